@@ -1,0 +1,67 @@
+"""lookaway: multimodal LLMs that stop looking at the image once they have seen enough.
+
+Public names are imported on first use; importing the package changes nothing and loads no heavy dependency.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "attach": "lookaway.engine.attach",
+    "reference": "lookaway.engine.reference",
+    "load": "lookaway.policies",
+    "KeepAll": "lookaway.policies.fixed",
+    "ExitAt": "lookaway.policies.fixed",
+    "RandomExit": "lookaway.policies.fixed",
+    "VisualExit": "lookaway.policies.visual_exit",
+    "chain": "lookaway.policies.compose",
+    "ExitGates": "lookaway.modules.gates",
+    "Decision": "lookaway.core.decision",
+    "LayerView": "lookaway.core.decision",
+    "Policy": "lookaway.core.decision",
+    "TokenLayout": "lookaway.core.layout",
+    "Sample": "lookaway.core.record",
+    "Trace": "lookaway.core.record",
+    "LookawayError": "lookaway.core.errors",
+}
+_PACKAGES = ("anatomy", "policies")  # callable packages: la.anatomy(model), la.policies()
+
+__all__ = ["__version__", *sorted(_HOME), *_PACKAGES]
+
+if TYPE_CHECKING:
+    from . import anatomy as anatomy
+    from . import policies as policies
+    from .core.decision import Decision as Decision
+    from .core.decision import LayerView as LayerView
+    from .core.decision import Policy as Policy
+    from .core.errors import LookawayError as LookawayError
+    from .core.layout import TokenLayout as TokenLayout
+    from .core.record import Sample as Sample
+    from .core.record import Trace as Trace
+    from .engine.attach import attach as attach
+    from .engine.reference import reference as reference
+    from .modules.gates import ExitGates as ExitGates
+    from .policies import load as load
+    from .policies.compose import chain as chain
+    from .policies.fixed import ExitAt as ExitAt
+    from .policies.fixed import KeepAll as KeepAll
+    from .policies.fixed import RandomExit as RandomExit
+    from .policies.visual_exit import VisualExit as VisualExit
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    if name in _PACKAGES:
+        return importlib.import_module(f"lookaway.{name}")
+    raise AttributeError(f"module 'lookaway' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

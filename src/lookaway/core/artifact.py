@@ -1,0 +1,147 @@
+"""A policy on disk: `config.json` + `model.safetensors` + a model card. No pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .errors import DataError, ModelMismatch
+from .files import atomic_directory, write_json, write_text
+
+if TYPE_CHECKING:
+    from .decision import Policy
+
+__all__ = ["BaseModel", "SavedPolicy", "push_policy", "read_policy", "save_policy"]
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Fingerprint of the model that a trained policy belongs to."""
+
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    id: str = ""
+    """Hub id or folder name; for people, never compared."""
+    revision: str = ""
+    """Hub revision; for people, never compared."""
+
+    def check(self, other: BaseModel) -> None:
+        """Raise ModelMismatch, naming both values, unless `other` (the model at hand) has this fingerprint."""
+        for name in ("architecture", "num_layers", "hidden_size", "vocab_size"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                raise ModelMismatch(
+                    f"This policy was made for {self.id or self.architecture} ({name} = {ours!r}), but the model has "
+                    f"{name} = {theirs!r}. Train one for this model: lookaway train --method dyvte --model ..."
+                )
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """What was read from a folder."""
+
+    name: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    base: BaseModel | None
+    version: str
+
+
+def save_policy(
+    directory: Path, name: str, config: dict[str, Any], tensors: dict[str, Tensor], base: BaseModel | None, card: str
+) -> Path:
+    """Write the folder atomically and return it."""
+    from safetensors.torch import save_file
+
+    from .. import __version__
+
+    document = {
+        "policy": name,
+        "config": config,
+        "base_model": asdict(base) if base else None,
+        "library_name": "lookaway",
+        "library_version": __version__,
+    }
+    with atomic_directory(directory) as folder:
+        write_json(folder / CONFIG, document)
+        if tensors:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / WEIGHTS)
+        write_text(folder / CARD, _card(document, card))
+    return directory
+
+
+def read_policy(path_or_hub_id: str | Path) -> SavedPolicy:
+    """Read a folder, or fetch a hub id (`user/name`) and read it.
+
+    Raises:
+        DataError: the folder does not exist, or a file in it is missing or damaged; the text names the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    directory = Path(path_or_hub_id)
+    if not directory.is_dir():
+        directory = _download(str(path_or_hub_id))
+    try:
+        document = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        name, config = document["policy"], document["config"]
+        base = document.get("base_model")
+    except FileNotFoundError:
+        raise DataError(f"{directory} holds no {CONFIG}: it is not a saved lookaway policy.") from None
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError) as error:
+        raise DataError(f"{directory / CONFIG} is not a saved lookaway policy ({error!r}). Save it again.") from error
+    tensors: dict[str, Tensor] = {}
+    if (directory / WEIGHTS).exists():
+        try:
+            tensors = load_file(directory / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{directory / WEIGHTS} is damaged ({error}). Copy or train it again.") from error
+    known = {field.name for field in fields(BaseModel)}
+    base_model = BaseModel(**{key: value for key, value in base.items() if key in known}) if base else None
+    return SavedPolicy(name, config, tensors, base_model, document.get("library_version", "unknown"))
+
+
+def push_policy(policy: Policy, repo_id: str, **kwargs: Any) -> str:
+    """Save to a temporary folder and upload it; returns the commit's address."""
+    import tempfile
+
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True, **kwargs)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = policy.save_pretrained(Path(folder) / "policy")
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(saved), commit_message="Upload lookaway policy"))
+
+
+def _download(repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+    except HFValidationError:
+        raise DataError(f"There is no folder {repo_id!r}, and it is not a hub id either.") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"There is no folder {repo_id!r}, and the hub did not give it ({error}).") from error
+
+
+def _card(document: dict[str, Any], body: str) -> str:
+    base = document["base_model"] or {}
+    front = ["---", "library_name: lookaway", "tags: [lookaway, visual-token-exit]"]
+    if "/" in base.get("id", ""):
+        front.append(f"base_model: {base['id']}")
+    title = f"# {document['policy']} for {base.get('id') or base.get('architecture') or 'any model'}"
+    usage = (
+        "```python\nimport lookaway as la\n\nwith la.attach(model, la.load('this-folder')) as run:\n"
+        "    out = model.generate(**inputs)\nprint(run.trace.exit_layers)\n```"
+    )
+    return "\n".join([*front, "---", "", title, "", body, "", "## Use", "", usage, ""])

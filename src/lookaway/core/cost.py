@@ -1,0 +1,106 @@
+"""What a run costs in closed form: FLOPs of the decoder's prefill and bytes of its KV cache.
+
+Two FLOPs numbers are printed side by side, because papers differ by a factor of up to 3.4 (docs/measuring.md):
+
+- *counted*: 2 FLOPs a multiply-add, the model's real projections (grouped KV heads, two- or three-matrix FFN), the full
+  n x n of attention. Equal to `torch.utils.flop_counter` (tests/core/test_cost.py).
+- *FastV formula*: 4nd^2 + 2n^2d + 2ndm multiply-adds a layer (FastV, Eq. 5), for comparing with papers.
+
+The vision tower, the projector and the language head are outside both: no policy here changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Cost", "DecoderShape", "prefill_cost"]
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes that a decoder's cost depends on."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    dtype_bytes: int = 4
+    """Bytes of one element of the KV cache."""
+    ffn_matrices: int = 3
+    """3 for gated FFNs (SwiGLU), 2 for plain ones."""
+
+    def layer_flops(self, tokens: int) -> int:
+        """Counted FLOPs of one decoder layer over `tokens` positions of one row."""
+        d, width = self.hidden_size, self.num_heads * self.head_dim
+        linear = d * width * 2 + 2 * d * self.num_kv_heads * self.head_dim  # q, o, k, v
+        linear += self.ffn_matrices * d * self.intermediate_size
+        return 2 * tokens * linear + 4 * tokens * tokens * width
+
+    def layer_fastv(self, tokens: int) -> int:
+        """Multiply-adds of one layer by FastV's Eq. 5."""
+        d, m = self.hidden_size, self.intermediate_size
+        return 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * m
+
+    def kv_bytes(self, slots: int) -> int:
+        """Bytes of keys and values that one layer stores for `slots` positions of one row."""
+        return 2 * slots * self.num_kv_heads * self.head_dim * self.dtype_bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one prefill, summed over the rows of the batch, beside that of the unpruned run."""
+
+    flops: int
+    full_flops: int
+    fastv_flops: int
+    full_fastv_flops: int
+    kv_bytes: int
+    full_kv_bytes: int
+    visual_tokens: float
+    """Visual tokens that a layer processed, averaged over layers and rows."""
+    full_visual_tokens: float
+
+    @property
+    def flops_share(self) -> float:
+        """Counted FLOPs / those of the unpruned run (1.0 = nothing saved)."""
+        return self.flops / self.full_flops
+
+    @property
+    def fastv_share(self) -> float:
+        return self.fastv_flops / self.full_fastv_flops
+
+    @property
+    def kv_share(self) -> float:
+        return self.kv_bytes / self.full_kv_bytes
+
+
+def prefill_cost(
+    shape: DecoderShape,
+    tokens: Sequence[Sequence[int]],
+    visual: Sequence[Sequence[int]],
+    cache_slots: Sequence[Sequence[int]] | None = None,
+) -> Cost:
+    """Cost of a prefill from what each layer processed.
+
+    Args:
+        tokens: [L][B] real tokens (visual and text) of each layer and row.
+        visual: [L][B] visual tokens among them.
+        cache_slots: [L][B] positions that the KV cache holds, padding included; None: as `tokens`.
+    """
+    slots = tokens if cache_slots is None else cache_slots
+    rows, layers = len(tokens[0]), len(tokens)
+    full, full_slots = tokens[0], slots[0]  # layer 0 always sees everything
+    return Cost(
+        flops=sum(shape.layer_flops(n) for layer in tokens for n in layer),
+        full_flops=layers * sum(shape.layer_flops(n) for n in full),
+        fastv_flops=sum(shape.layer_fastv(n) for layer in tokens for n in layer),
+        full_fastv_flops=layers * sum(shape.layer_fastv(n) for n in full),
+        kv_bytes=sum(shape.kv_bytes(n) for layer in slots for n in layer),
+        full_kv_bytes=layers * sum(shape.kv_bytes(n) for n in full_slots),
+        visual_tokens=sum(n for layer in visual for n in layer) / (layers * rows),
+        full_visual_tokens=sum(visual[0]) / rows,
+    )

@@ -1,0 +1,105 @@
+"""What a policy sees, what it answers, and what a policy is. Engine and policies meet only here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from .artifact import BaseModel, push_policy, save_policy
+from .layout import TokenLayout
+
+__all__ = ["KEEP", "Decision", "LayerView", "Policy"]
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What a policy sees before decoder layer `layer` (0-based). Tensors are read-only."""
+
+    layer: int
+    """The layer about to run: what is dropped now is never seen by it; `layer` layers have seen it."""
+    num_layers: int
+    layout: TokenLayout
+    """Layout of what is LEFT, over [B, S]."""
+    hidden: Tensor  # [B, S, D]
+    """Residual stream entering the layer, before its norm; visual rows included."""
+    initial_visual: Tensor  # int64 [B]
+    """Visual tokens each row had before anything was dropped."""
+    scores: Tensor | None = None  # [B, S]
+    """What the policy asked for with `scores_at`; None where it did not."""
+
+    @property
+    def waiting(self) -> Tensor:
+        """Rows that still have visual tokens to drop, bool [B]."""
+        return self.layout.visual_counts > 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A policy's answer at one layer."""
+
+    keep: Tensor | None = None  # bool [B, S]
+    """Positions that stay (True). Text must stay; padding is ignored. None: everything stays."""
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Numbers a row for the trace, each [B], e.g. {'exit_probability': p}. Not used by the engine."""
+
+    @classmethod
+    def drop_visual(cls, view: LayerView, rows: Tensor, **notes: Tensor) -> Decision:
+        """All visual tokens of the rows in `rows` (bool [B]) leave."""
+        return cls(keep=~(view.layout.visual & rows[:, None]), notes=notes)
+
+
+KEEP = Decision()
+"""The decision that changes nothing."""
+
+
+class Policy(ABC):
+    """A method, as a small value: it decides, and knows no model. Subclasses register with `@registry.register(name)`.
+
+    A policy keeps no state of a run: the same object may serve several models and threads. `base` names the model that
+    a trained policy was made for; None fits any model.
+    """
+
+    name: ClassVar[str] = ""
+    base: BaseModel | None = None
+
+    @abstractmethod
+    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
+        """The layers before which the policy wants to be asked, ascending, each in [first_prunable, num_layers).
+
+        An empty tuple means that it never drops anything. Raises ValueError where its own settings do not fit a decoder
+        of this depth.
+        """
+
+    @abstractmethod
+    def decide(self, view: LayerView) -> Decision:
+        """Answer for all rows of the batch at once. Called once a layer of `layers`, in prefill only."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Settings as plain JSON values; `from_config` takes them back."""
+        raise TypeError(f"{type(self).__name__} has no saved form.")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Learned weights, by name; empty for policies without."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        return cls(**config)
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write `config.json`, `model.safetensors` (where there are weights) and a model card; returns the folder."""
+        return save_policy(Path(directory), self.name, self.to_config(), self.tensors(), self.base, self.card())
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Save and upload to the hub; keyword arguments go to `huggingface_hub.HfApi.create_repo`."""
+        return push_policy(self, repo_id, **kwargs)
+
+    def card(self) -> str:
+        """Text of the model card's body (Markdown)."""
+        lines = (type(self).__doc__ or "").strip().splitlines()
+        return lines[0] if lines else self.name

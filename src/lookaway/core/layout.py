@@ -1,0 +1,110 @@
+"""Where the visual tokens, the text and the padding of a batch are.
+
+Letters used for shapes everywhere in lookaway: B batch, S sequence, V visual tokens, K kept positions, D hidden size,
+L decoder layers, T text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+__all__ = ["ImageSpan", "TokenLayout"]
+
+
+class ImageSpan(NamedTuple):
+    """One contiguous run of visual tokens in one row."""
+
+    start: int
+    """First position of the run in the original (unpruned) sequence."""
+    length: int
+    """Number of visual tokens in it."""
+    grid: tuple[int, int] | None = None
+    """(rows, columns) of patches in raster order, where the anatomy knows it."""
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Which positions of this batch are visual, text, padding.
+
+    The three masks are disjoint bool tensors [B, S] that together cover every position.
+    """
+
+    visual: Tensor  # bool [B, S]
+    text: Tensor  # bool [B, S]
+    padding: Tensor  # bool [B, S]
+    spans: tuple[tuple[ImageSpan, ...], ...] = ()
+    """Per row, the image spans in ORIGINAL positions; unchanged by pruning."""
+
+    @classmethod
+    def from_masks(
+        cls, visual: Tensor, attention_mask: Tensor | None = None, grid: tuple[int, int] | None = None
+    ) -> TokenLayout:
+        """Build a layout from a visual mask bool [B, S] and an attention mask [B, S] (1 = real token, None = all real).
+
+        Raises:
+            DataError: the masks differ in shape, or a visual token stands where there is padding.
+        """
+        if attention_mask is None:
+            padding = torch.zeros_like(visual)
+        else:
+            if attention_mask.shape != visual.shape:
+                raise DataError(
+                    f"attention_mask has shape {tuple(attention_mask.shape)}, the tokens {tuple(visual.shape)}; "
+                    "give one entry a token."
+                )
+            padding = attention_mask == 0
+        if bool((visual & padding).any()):
+            raise DataError("An image token is masked out by attention_mask: padding must not cover the image.")
+        spans = tuple(_spans(row, grid) for row in visual.cpu())
+        return cls(visual, ~visual & ~padding, padding, spans)
+
+    @property
+    def visual_counts(self) -> Tensor:
+        """Visual tokens of each row, int64 [B]."""
+        return self.visual.sum(dim=1)
+
+    @property
+    def counts(self) -> Tensor:
+        """Real tokens (visual and text) of each row, int64 [B]."""
+        return (~self.padding).sum(dim=1)
+
+    def gather(self, index: Tensor, valid: Tensor) -> TokenLayout:
+        """The layout after keeping the columns `index` int64 [B, K]; slots where `valid` bool [B, K] is False pad."""
+        return TokenLayout(
+            self.visual.gather(1, index) & valid,
+            self.text.gather(1, index) & valid,
+            self.padding.gather(1, index) | ~valid,
+            self.spans,
+        )
+
+    def question_mask(self) -> Tensor:
+        """Text after the first visual token of its row, bool [B, S]: the prompt less its system part.
+
+        Rows without a visual token count all their text.
+        """
+        seen = self.visual.cumsum(dim=1) > 0
+        without_image = ~self.visual.any(dim=1, keepdim=True)
+        return self.text & (seen | without_image)
+
+
+def _spans(row: Tensor, grid: tuple[int, int] | None) -> tuple[ImageSpan, ...]:
+    """Contiguous runs of True in a bool row [S]; a run longer than one image's grid is cut into images."""
+    padded = torch.nn.functional.pad(row.int(), (1, 1))
+    edges = padded.diff().nonzero().flatten().tolist()
+    runs = [(start, stop - start) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    if grid is None:
+        return tuple(ImageSpan(start, length) for start, length in runs)
+    size = grid[0] * grid[1]
+    spans: list[ImageSpan] = []
+    for start, length in runs:
+        if length % size:
+            spans.append(ImageSpan(start, length))
+        else:
+            spans.extend(ImageSpan(start + i, size, grid) for i in range(0, length, size))
+    return tuple(spans)

@@ -1,0 +1,139 @@
+"""Evidence: a sample that goes in, a trace of what a run really did, and records (JSONL), all that reports read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .cost import Cost, DecoderShape, prefill_cost
+from .errors import DataError
+
+__all__ = ["RecordWriter", "Sample", "Trace", "read_records"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about zero or more images, in the chat format of Hugging Face processors."""
+
+    id: str
+    messages: list[dict[str, Any]]
+    """Chat messages; content parts are {'type': 'image'} and {'type': 'text', 'text': ...}. The last is the user's."""
+    images: tuple[Any, ...] = ()
+    """PIL images or paths, in the order of the image parts."""
+    answer: str | None = None
+    """Ground truth; None where there is none."""
+    family: str | None = None
+    """Question family, for tables split by it."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message."""
+        content = self.messages[-1]["content"]
+        if isinstance(content, str):
+            return content
+        return " ".join(part["text"] for part in content if part.get("type") == "text")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What really happened in the prefill of one batch, per layer and row."""
+
+    shape: DecoderShape
+    exit_layers: list[int | None]
+    """[B]: the visual tokens were removed before this layer (k layers saw them); None: they never all left."""
+    visual_tokens: list[list[int]]
+    """[L][B]: visual tokens that each layer processed."""
+    tokens: list[list[int]]
+    """[L][B]: visual and text tokens that each layer processed, padding apart."""
+    cache_slots: list[int]
+    """[L]: positions that the layer's KV cache holds for every row after prefill, padding included."""
+    notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    """Per layer, the numbers a row that the policy noted, e.g. {12: {'exit_probability': [0.93, 0.12]}}."""
+
+    @property
+    def nothing_to_drop(self) -> bool:
+        """True where no row had a visual token: a policy was attached and could do nothing."""
+        return not any(self.visual_tokens[0])
+
+    def cost(self) -> Cost:
+        """FLOPs and KV bytes of this prefill, beside those of the unpruned run."""
+        rows = len(self.exit_layers)
+        slots = [[n] * rows for n in self.cache_slots]
+        return prefill_cost(self.shape, self.tokens, self.visual_tokens, slots)
+
+
+class RecordWriter:
+    """Appends records to a JSONL file, one flushed line each, so that a kill loses at most the line being written.
+
+    A record is a JSON object with `kind` (str) and plain values. An existing file is kept and continued; a last line
+    that a kill cut short is dropped first.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, **values: Any) -> None:
+        line = json.dumps({"kind": kind, **values}, ensure_ascii=False, default=_plain)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[dict[str, Any]]:
+    """Yield the records of one or several JSONL files.
+
+    Raises:
+        DataError: a file is missing, or a line is no record; the text names file and line.
+    """
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"Cannot read records from {path}: {error.strerror or error}.") from error
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                record["kind"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise DataError(f"{path}, line {number} is no record: {line[:80]!r}.") from None
+            yield record
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
