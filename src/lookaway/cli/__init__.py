@@ -1,0 +1,1 @@
+"""The door from outside: one small module a command."""

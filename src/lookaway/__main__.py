@@ -1,0 +1,5 @@
+"""`python -m lookaway`."""
+
+from .cli.app import main
+
+main()

