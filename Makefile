@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`. Both work on a fresh clone with Python >= 3.11 and nothing else.
+VENV ?= .venv
+RUN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := src tests examples benchmarks
+
+.PHONY: demo test check lint types fast format clean help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(INSTALLED): pyproject.toml dev/install dev/constraints.txt
+	dev/install $(VENV)
+	touch $@
+
+demo: $(INSTALLED) ## the default model, its exit gates, with and without, and out/demo/report.html
+	$(RUN)/lookaway demo --out out/demo
+
+test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
+	$(RUN)/python -m pytest -m "not gpu and not hub"
+
+check: lint types fast ## lint + types + fast tests: before every commit
+
+lint: $(INSTALLED)
+	$(RUN)/ruff check $(SOURCES)
+	$(RUN)/ruff format --check $(SOURCES)
+
+types: $(INSTALLED)
+	$(RUN)/mypy
+
+fast: $(INSTALLED)
+	$(RUN)/python -m pytest -m "not slow and not gpu and not hub"
+
+format: $(INSTALLED) ## let ruff write the format and the safe fixes
+	$(RUN)/ruff format $(SOURCES)
+	$(RUN)/ruff check --fix $(SOURCES)
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache
