@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """List the policies, one line each."""
 
