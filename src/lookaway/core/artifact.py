@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .errors import DataError, ModelMismatch
-from .files import atomic_directory, write_json, write_text
+from .files import atomic_path, write_json, write_text
 
 if TYPE_CHECKING:
     from .decision import Policy
@@ -58,7 +58,7 @@ class SavedPolicy:
 def save_policy(
     directory: Path, name: str, config: dict[str, Any], tensors: dict[str, Tensor], base: BaseModel | None, card: str
 ) -> Path:
-    """Write the folder atomically and return it."""
+    """Write the folder's files, each atomically, the config last; other files in the folder are left alone."""
     from safetensors.torch import save_file
 
     from .. import __version__
@@ -70,11 +70,13 @@ def save_policy(
         "library_name": "lookaway",
         "library_version": __version__,
     }
-    with atomic_directory(directory) as folder:
-        write_json(folder / CONFIG, document)
-        if tensors:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / WEIGHTS)
-        write_text(folder / CARD, _card(document, card))
+    if tensors:
+        with atomic_path(directory / WEIGHTS) as temporary:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+    else:
+        (directory / WEIGHTS).unlink(missing_ok=True)
+    write_text(directory / CARD, _card(document, card))
+    write_json(directory / CONFIG, document)
     return directory
 
 

@@ -42,21 +42,21 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target`; on success it becomes `target` (an older one is replaced)."""
+    """Yield a temporary folder beside `target`; on success it becomes `target`, on any error it is removed.
+
+    Raises:
+        LookawayError: `target` exists and is not empty (nothing a user has is replaced), or the disk refuses.
+    """
     target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LookawayError(f"{target} exists already. Choose another folder, or remove it first.")
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         yield temporary
         os.chmod(temporary, 0o755)
-        if target.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
+        os.replace(temporary, target)
     except OSError as error:
         raise LookawayError(f"Could not write {target}: {error.strerror or error}. Nothing was replaced.") from error
     finally:
