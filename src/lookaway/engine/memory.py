@@ -1,0 +1,81 @@
+"""What a KV cache remembers of the removal: it goes with the cache through beams, copies and later turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .sequence import Kept
+
+__all__ = ["Memory", "recall", "remember"]
+
+_ATTRIBUTE = "_lookaway_memory"
+
+
+@dataclass
+class Memory:
+    """Which columns of the prompt each layer's cache holds."""
+
+    kept_at: list[Kept | None]  # [L]
+    length: int
+    """Columns of the whole prompt; layer 0 holds them all."""
+
+    @property
+    def first_layer(self) -> int:
+        """First layer whose cache is shorter than the prompt."""
+        return next((layer for layer, kept in enumerate(self.kept_at) if kept), len(self.kept_at))
+
+    def rows(self, rows: Tensor) -> Memory:
+        """The memory of other rows int64 [B']."""
+        moved = {id(kept): kept.rows(rows) for kept in self.kept_at if kept}
+        return Memory([moved[id(kept)] if kept else None for kept in self.kept_at], self.length)
+
+
+def recall(cache: Any) -> Memory | None:
+    """What the cache remembers; None where it was filled without removal."""
+    return getattr(cache, _ATTRIBUTE, None)
+
+
+def remember(cache: Any, memory: Memory) -> None:
+    """Let the cache carry `memory` along when its rows are reordered, repeated, selected or copied."""
+    if not isinstance(cache, _Remembering):
+        cache.__class__ = _remembering(type(cache))  # type: ignore[arg-type]
+    setattr(cache, _ATTRIBUTE, memory)
+
+
+class _Remembering:
+    """Mixed into the class of one cache object: moves the memory's rows with the cache's."""
+
+    def _move(self, rows: Tensor) -> None:
+        memory = recall(self)
+        if memory is not None:
+            setattr(self, _ATTRIBUTE, memory.rows(rows))
+
+    def _batch(self) -> int:
+        memory = recall(self)
+        return next((len(kept.index) for kept in memory.kept_at if kept), 0) if memory else 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._move(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self._move(torch.arange(self._batch()).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._move(indices)
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[misc]
+        setattr(self, _ATTRIBUTE, None)
+
+
+@lru_cache
+def _remembering(cache_class: type) -> type:
+    return type(cache_class.__name__, (_Remembering, cache_class), {"__module__": cache_class.__module__})

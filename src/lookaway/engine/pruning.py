@@ -1,0 +1,150 @@
+"""One prompt on its way through the decoder: what is left of it, and what happened to it. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..core.cost import DecoderShape
+from ..core.decision import Decision, LayerView, Policy
+from ..core.errors import InvalidDecision
+from ..core.layout import TokenLayout
+from ..core.record import Trace
+from .sequence import Kept
+
+__all__ = ["Prompt", "compact"]
+
+
+class Prompt:
+    """The state of one prefill: asked layer by layer, it turns decisions into kept columns."""
+
+    def __init__(self, layout: TokenLayout, num_layers: int) -> None:
+        self.initial = layout
+        self.layout = layout
+        """Layout of what is left, over the current slots."""
+        self.length = layout.visual.shape[1]
+        self.num_layers = num_layers
+        self.kept: Kept | None = None
+        """Columns that are left; None: all."""
+        self.kept_at: list[Kept | None] = [None] * num_layers
+        """The same for each layer that has run; a cache remembers this list."""
+        self.waiting = any(layout.spans)
+        """Some row still has visual tokens (known on the host)."""
+        self.pad_right = self.waiting and bool(layout.padding[:, -1].any())
+        self._initial_visual = layout.visual_counts
+        self._changes = [(0, layout.visual_counts, layout.counts, self.length)]
+        self._notes: dict[int, Mapping[str, Tensor]] = {}
+
+    def ask(self, policy: Policy, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Ask the policy before `layer` about the current slots, whose states are `hidden` [B, S, D].
+
+        Returns:
+            The slots that stay, `(index [B, K], valid [B, K])`; None where nothing leaves.
+
+        Raises:
+            InvalidDecision: the policy drops text or answers something that is no mask of the slots.
+        """
+        decision = policy.decide(LayerView(layer, self.num_layers, self.layout, hidden, self._initial_visual))
+        if not isinstance(decision, Decision):
+            raise InvalidDecision(f"Policy {_name(policy)} answered {type(decision).__name__}, not a Decision.")
+        if decision.notes:
+            self._notes[layer] = decision.notes
+        if decision.keep is None:
+            return None
+        keep = _checked(decision.keep, self.layout, policy, layer)
+
+        # All that the host must know, in one read.
+        counts = keep.sum(dim=1)
+        most, fewest, stay, real, seen, text_lost = torch.stack(
+            [
+                counts.max(),
+                counts.min(),
+                counts.sum(),
+                self.layout.counts.sum(),
+                (keep & self.layout.visual).sum(),
+                (self.layout.text & ~keep).sum(),
+            ]
+        ).tolist()
+        if text_lost:
+            raise InvalidDecision(
+                f"Policy {_name(policy)} dropped {text_lost} text tokens before layer {layer}; only visual tokens may "
+                "leave. Set keep to True wherever view.layout.visual is False."
+            )
+        if stay == real:
+            return None
+        index, valid = compact(keep, most, self.pad_right)
+        before = self.kept or _everything(self.initial)
+        self.kept = before.select(index, valid, full=most == fewest == index.shape[1])
+        self.layout = self.layout.gather(index, valid)
+        self.waiting = seen > 0
+        self._changes.append((layer, self.layout.visual_counts, self.layout.counts, index.shape[1]))
+        return index, valid
+
+    def trace(self, shape: DecoderShape) -> Trace:
+        """What happened, as plain numbers."""
+        visual: list[list[int]] = []
+        tokens: list[list[int]] = []
+        slots: list[int] = []
+        changes = [(layer, v.tolist(), t.tolist(), n) for layer, v, t, n in self._changes]
+        for layer in range(self.num_layers):
+            _, v, t, n = [change for change in changes if change[0] <= layer][-1]
+            visual.append(v)
+            tokens.append(t)
+            slots.append(n)
+        exits = [_exit_layer([layer[row] for layer in visual]) for row in range(len(visual[0]))]
+        notes = {
+            layer: {name: torch.as_tensor(value).detach().float().tolist() for name, value in values.items()}
+            for layer, values in self._notes.items()
+        }
+        return Trace(shape, exits, visual, tokens, slots, notes)
+
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """Original columns that the outputs stand for, `(index [B, K], valid [B, K])`; padding is not valid."""
+        kept = self.kept or _everything(self.initial)
+        return kept.index, kept.valid & ~self.layout.padding
+
+
+def compact(keep: Tensor, most: int, pad_right: bool) -> tuple[Tensor, Tensor]:
+    """Slots that stay, in order, as a rectangle: `(index [B, K], valid [B, K])`.
+
+    Args:
+        keep: bool [B, S], slots that stay.
+        most: largest number of them in a row; K is this number, or S where nothing would shrink.
+        pad_right: where rows that keep fewer get their padding; else left, so that the last token stays last.
+    """
+    rows, slots = keep.shape
+    if most == slots:
+        return torch.arange(slots, device=keep.device).expand(rows, -1), keep
+    if pad_right:
+        index = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    else:
+        index = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, slots - most :]
+    return index, keep.gather(1, index)
+
+
+def _checked(keep: Tensor, layout: TokenLayout, policy: Policy, layer: int) -> Tensor:
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != layout.visual.shape:
+        found = f"{keep.dtype} {tuple(keep.shape)}" if isinstance(keep, Tensor) else type(keep).__name__
+        raise InvalidDecision(
+            f"Policy {_name(policy)} must answer bool {tuple(layout.visual.shape)} before layer {layer}, not {found}."
+        )
+    return keep & ~layout.padding
+
+
+def _everything(layout: TokenLayout) -> Kept:
+    rows, columns = layout.visual.shape
+    index = torch.arange(columns, device=layout.visual.device).expand(rows, -1)
+    return Kept(index, torch.ones_like(layout.visual), full=True)
+
+
+def _exit_layer(visual: list[int]) -> int | None:
+    """First layer that saw none of a row's visual tokens; None for rows that had none or kept some."""
+    if visual[0] == 0 or visual[-1] != 0:
+        return None
+    return visual.index(0)
+
+
+def _name(policy: Policy) -> str:
+    return policy.name or type(policy).__name__

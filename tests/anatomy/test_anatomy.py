@@ -1,0 +1,87 @@
+"""Every family is found, layouts are right, and what is not a supported model is refused by name."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import lookaway as la
+from lookaway.anatomy.base import FAMILIES
+from lookaway.anatomy.tiny import BATCH_KINDS, PAD, TINY, tiny
+from lookaway.core.errors import UnknownAnatomy, UnsupportedModel
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_what_is_found_works(family):
+    model = tiny(family, num_layers=3).model
+    found = la.anatomy(model)
+    assert found.family == family in FAMILIES
+    assert found.num_layers == found.shape.num_layers == len(found.layers) == 3
+    assert found.base.architecture == type(model).__name__
+    assert found.shape.vocab_size == found.head.out_features
+    assert found.shape.kv_bytes(1) == 2 * 2 * 8 * 4
+    hidden = torch.randn(1, 2, found.shape.hidden_size)
+    assert found.head(found.norm(hidden)).shape == (1, 2, found.base.vocab_size)
+    assert "3 layers" in str(found)
+
+
+@pytest.mark.parametrize("batch", BATCH_KINDS)
+@pytest.mark.parametrize("family", TINY)
+def test_the_layout_covers_every_position_once(family, batch):
+    model = tiny(family)
+    inputs = model.inputs(batch)
+    layout = la.anatomy(model.model).layout(inputs["input_ids"], inputs["attention_mask"])
+    assert (layout.visual.int() + layout.text.int() + layout.padding.int() == 1).all()
+    assert torch.equal(layout.padding, inputs["input_ids"] == PAD)
+    if batch != "single":
+        assert [len(spans) for spans in layout.spans] == [1, 1, 0, 2]
+        assert layout.visual_counts[2] == 0
+    counts = layout.visual_counts.tolist()
+    assert family == "llava" or len(set(counts)) == len(counts)  # pictures of different size
+
+
+def test_llava_knows_its_grid_and_cuts_neighbouring_images_apart():
+    found = la.anatomy(tiny("llava").model)
+    assert found.grid == (4, 4)
+    layout = found.layout(torch.tensor([[9, *[5] * 32, 9]]))
+    assert [(span.start, span.length) for span in layout.spans[0]] == [(1, 16), (17, 16)]
+
+
+def test_the_image_is_found_in_embeddings_before_it_is_merged():
+    model = tiny("llava")
+    found, inputs = la.anatomy(model.model), model.inputs("left_padded")
+    embeds = model.model.get_input_embeddings()(inputs["input_ids"])
+    layout = found.layout_of_embeddings(embeds, inputs["attention_mask"])
+    assert torch.equal(layout.visual, inputs["input_ids"] == 5)
+    with pytest.raises(UnsupportedModel, match="input_ids"):
+        found.layout_of_embeddings(embeds[:, :, :] + 1, inputs["attention_mask"])
+
+
+def test_text_only_models_are_refused_with_the_reason():
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9))
+    with pytest.raises(UnsupportedModel, match="text-only"):
+        la.anatomy(model)
+
+
+def test_a_part_of_a_model_is_refused():
+    with pytest.raises(UnsupportedModel, match="no language head"):
+        la.anatomy(tiny("llava").model.model)
+
+
+def test_unknown_architectures_are_told_which_are_known():
+    model = nn.Linear(1, 1)
+    model.config = type("Config", (), {"model_type": "lava", "vision_config": None})()
+    with pytest.raises(UnknownAnatomy, match=r"'lava'.*Did you mean 'llava'.*llava_onevision.*adding-a-model"):
+        la.anatomy(model)
+    with pytest.raises(UnknownAnatomy, match="NoneType"):
+        la.anatomy(None)
+
+
+def test_tiny_models_are_the_same_for_the_same_seed_and_leave_the_random_state_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    first, second, other = tiny("llava").model, tiny("llava").model, tiny("llava", seed=1).model
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first.lm_head.weight, second.lm_head.weight)
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
