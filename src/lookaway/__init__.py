@@ -33,8 +33,7 @@ _PACKAGES = ("anatomy", "policies")  # callable packages: la.anatomy(model), la.
 __all__ = ["__version__", *sorted(_HOME), *_PACKAGES]
 
 if TYPE_CHECKING:
-    from . import anatomy as anatomy
-    from . import policies as policies
+    from .anatomy.base import Anatomy
     from .core.decision import Decision as Decision
     from .core.decision import LayerView as LayerView
     from .core.decision import Policy as Policy
@@ -51,6 +50,12 @@ if TYPE_CHECKING:
     from .policies.fixed import KeepAll as KeepAll
     from .policies.fixed import RandomExit as RandomExit
     from .policies.visual_exit import VisualExit as VisualExit
+
+    def anatomy(model: Any) -> Anatomy:
+        """What was found in a model: where its decoder layers, norm, head and visual tokens are."""
+
+    def policies() -> dict[str, str]:
+        """Names of the registered policies, with one line each."""
 
 
 def __getattr__(name: str) -> Any:
