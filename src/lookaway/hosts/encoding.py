@@ -1,0 +1,170 @@
+"""Samples -> tensors: one prompt a sample, left-padded, with the answer behind it where teacher forcing wants one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import DataError
+from ..core.record import Sample
+
+__all__ = ["Encoded", "encode", "group_by_image", "open_image"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch, ready for `model(**inputs)` or `model.generate(**inputs)`."""
+
+    inputs: dict[str, Tensor]
+    """input_ids and attention_mask [B, S], left-padded, and what the family wants beside (pixel_values, ...)."""
+    answer_mask: Tensor | None  # bool [B, S]
+    """Positions of the teacher-forced answer, its end token among them; None where there is no answer."""
+    samples: tuple[Sample, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def encode(
+    processor: Any,
+    samples: Sequence[Sample],
+    device: Any = "cpu",
+    answers: Sequence[str | Sequence[int]] | None = None,
+) -> Encoded:
+    """Encode samples as the model sees them.
+
+    Args:
+        processor: the model's Hugging Face processor.
+        samples: chat messages with their images.
+        device: where the tensors go.
+        answers: one an entry, text or token ids, appended behind the prompt with the end token: then greedy generation
+            gives the answer exactly if the argmax agrees at every answer position.
+
+    Raises:
+        DataError: an image cannot be read, images and placeholders do not match, or the processor refuses a sample.
+    """
+    if not samples:
+        raise DataError("There is no sample to encode.")
+    if answers is not None and len(answers) != len(samples):
+        raise DataError(f"{len(answers)} answers were given for {len(samples)} samples.")
+    texts = [_prompt(processor, sample) for sample in samples]
+    images = [[open_image(image) for image in sample.images] for sample in samples]
+    bos = processor.tokenizer.bos_token
+    try:
+        features = processor(
+            text=texts,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            add_special_tokens=not (bos and texts[0].startswith(bos)),
+        )
+    except (ValueError, IndexError, TypeError) as error:
+        raise DataError(f"The processor refused samples {[s.id for s in samples]}: {error}") from error
+    inputs = {name: value.to(device) for name, value in features.items() if isinstance(value, Tensor)}
+    answer_mask = None
+    if answers is not None:
+        ids = [_answer_ids(processor.tokenizer, answer) for answer in answers]
+        inputs, answer_mask = _append(inputs, ids, _pad_id(processor.tokenizer))
+    return Encoded(inputs, answer_mask, tuple(samples))
+
+
+def group_by_image(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
+    """Batches of up to `batch_size` samples that keep the questions of one image together.
+
+    What is made for all exit layers of a sample is several times cheaper where a batch shares its images. Images are
+    told apart by path, or by object; groups come in the order of their first sample.
+    """
+    groups: dict[Any, list[Sample]] = {}
+    for sample in samples:
+        key = tuple(str(image) if isinstance(image, str | Path) else id(image) for image in sample.images)
+        groups.setdefault(key, []).append(sample)
+    batches: list[list[Sample]] = [[]]
+    for group in groups.values():
+        if len(batches[-1]) + len(group) > batch_size and batches[-1]:
+            batches.append([])
+        for sample in group:
+            if len(batches[-1]) == batch_size:
+                batches.append([])
+            batches[-1].append(sample)
+    return [batch for batch in batches if batch]
+
+
+def open_image(image: Any) -> Any:
+    """A PIL image in RGB, from a path or a PIL image.
+
+    Raises:
+        DataError: there is no such file, or it is no image; the text names it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(image, Image.Image):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if not isinstance(image, str | Path):
+        raise DataError(f"An image must be a path or a PIL image, not {type(image).__name__}.")
+    try:
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"There is no image file {str(image)!r}.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{str(image)!r} cannot be read as an image ({error}).") from error
+
+
+def _prompt(processor: Any, sample: Sample) -> str:
+    """The sample's messages through the chat template, ready for the answer."""
+    parts = [
+        part for message in sample.messages if not isinstance(message["content"], str) for part in message["content"]
+    ]
+    placeholders = sum(part.get("type") == "image" for part in parts)
+    if placeholders != len(sample.images):
+        raise DataError(
+            f"Sample {sample.id!r} has {len(sample.images)} image(s) for {placeholders} image placeholder(s) in its "
+            "messages; give one {'type': 'image'} part an image."
+        )
+    messages = [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message["content"], str)
+        else message
+        for message in sample.messages
+    ]
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"The model's processor has no chat template that takes sample {sample.id!r} ({error}). Set "
+            "processor.chat_template, or take the -hf version of the model."
+        ) from error
+
+
+def _answer_ids(tokenizer: Any, answer: str | Sequence[int]) -> list[int]:
+    ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"]) if isinstance(answer, str) else list(answer)
+    end = tokenizer.eos_token_id
+    return ids if ids and ids[-1] == end else [*ids, end]
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
+def _append(inputs: dict[str, Tensor], answers: list[list[int]], pad_id: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Prompts [B, S] with their answers behind them, left-padded again, and the mask of the answers."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows = [
+        torch.cat([row[real.bool()], torch.tensor(answer, device=ids.device)])
+        for row, real, answer in zip(ids, mask, answers, strict=True)
+    ]
+    width = max(map(len, rows))
+    longer = ids.new_full((len(rows), width), pad_id)
+    longer_mask = mask.new_zeros(len(rows), width)
+    answer_mask = torch.zeros(len(rows), width, dtype=torch.bool, device=ids.device)
+    for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        longer[i, width - len(row) :] = row
+        longer_mask[i, width - len(row) :] = 1
+        answer_mask[i, width - len(answer) :] = True
+    return {**inputs, "input_ids": longer, "attention_mask": longer_mask}, answer_mask
