@@ -30,7 +30,9 @@ def run(options: Options) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
     console = Console()
-    results = make_mini(options, options.out, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    results = make_mini(
+        options, options.out, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    )
     for variant, found in results.items():
         table = Table("family", "own image", "shuffled", "no image", title=f"lookaway-mini, {variant}", box=None)
         for family in found["own"]:

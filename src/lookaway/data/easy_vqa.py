@@ -43,6 +43,12 @@ def _folder(part: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data" / part
 
 
+def _family(text: str, answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "easy-yesno"
+    return "easy-colour" if text.startswith("what color") or "the color" in text else "easy-shape"
+
+
 @lru_cache
 def items(split: str) -> tuple[Item, ...]:
     """All questions of a split, in the package's order."""
@@ -52,9 +58,8 @@ def items(split: str) -> tuple[Item, ...]:
     rows = json.loads((_folder(part) / "questions.json").read_text())
     found = []
     for text, answer, image in rows:
-        kind = "yesno" if answer in ("yes", "no") else "colour" if text.startswith("what color") or "the color" in text else "shape"
         if low <= image < high:
-            found.append(Item(image, f"easy-{kind}", text, answer))
+            found.append(Item(image, _family(text, answer), text, answer))
     return tuple(found)
 
 

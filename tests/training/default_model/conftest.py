@@ -26,7 +26,9 @@ def tokens() -> Tokens:
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "isolated")]
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, additional_special_tokens=SPECIAL, chat_template=CHAT_TEMPLATE)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, additional_special_tokens=SPECIAL, chat_template=CHAT_TEMPLATE
+    )
 
     def template(messages: list, add_generation_prompt: bool = False) -> str:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)

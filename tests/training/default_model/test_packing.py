@@ -72,10 +72,14 @@ def test_budget_and_subset():
     shown = np.zeros(VISUAL_TOKENS, dtype=bool)
     shown[50:60] = True
     chosen = choose_visual(rng, shown, 70)
-    assert len(chosen) == 70 and (np.diff(chosen) > 0).all() and np.isin(np.arange(50, 60), chosen).sum() >= 9
+    assert len(chosen) == 70
+    assert (np.diff(chosen) > 0).all()
+    assert np.isin(np.arange(50, 60), chosen).sum() >= 9
     assert (choose_visual(rng, shown, 196) == np.arange(196)).all()
 
 
 def test_budget_leaves_out_what_does_not_fit(tokens):
     p = pack(tokens, [asked(10)], np.arange(VISUAL_TOKENS)[None], budget=40, closing=0.0, rng=np.random.default_rng(0))
-    assert p.text.shape[1] <= 40 and 0 < len(p.asked) < 10 and bool(p.first.all())
+    assert p.text.shape[1] <= 40
+    assert 0 < len(p.asked) < 10
+    assert bool(p.first.all())

@@ -46,7 +46,8 @@ def test_lessons_grow_harder_and_are_deterministic():
     from lookaway.training.default_model.lessons import lesson
 
     first, again = (lesson(scenes.stream("align", 0, 5), 0.9, 0.0, 16) for _ in range(2))
-    assert first.questions == again.questions and (first.pixels == again.pixels).all()
+    assert first.questions == again.questions
+    assert (first.pixels == again.pixels).all()
     assert len({q.text for q in first.questions}) == len(first.questions) > 6
     early = [lesson(scenes.stream("align", 0, i), 0.0, 0.0, 4).shown.sum() for i in range(20)]
     late = [lesson(scenes.stream("align", 0, i), 1.0, 0.0, 4).shown.sum() for i in range(20)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lookaway.data import scenes
 
+from .hardware import autocast
 from .lessons import lesson
 from .loop import optimise
 from .packed_run import embed, logits_at, run_layers
@@ -39,13 +40,13 @@ class AlignOptions:
     """Steps really made, where fewer."""
     images: int = 3
     """Pictures a step."""
-    columns: int = 230
+    columns: int = 170
     """Text tokens a picture at most."""
     asked: int = 16
     """Questions a picture at most."""
     easy: float = 0.25
     """Share of easy-VQA pictures; the others are scenes."""
-    visual: tuple[int, int] = (48, 96)
+    visual: tuple[int, int] = (44, 92)
     """Visual tokens shown in a step, drawn from this range."""
     all_visual: float = 0.1
     """Share of steps that show all visual tokens."""
@@ -95,6 +96,7 @@ def align(
 ) -> None:  # fmt: skip
     """Run one phase; resumes from its folder."""
     language, o = students.language, options
+    device = next(students.projector.parameters()).device
 
     def step_fn(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = scenes.stream("align", o.seed, step)
@@ -103,18 +105,36 @@ def align(
         keep = VISUAL_TOKENS if rng.random() < o.all_visual else int(rng.integers(o.visual[0], o.visual[1] + 1))
         leaves = int(rng.integers(o.exit_layers[0], o.exit_layers[1] + 1)) if rng.random() < o.exit_share else None
         chosen = np.stack([choose_visual(rng, one.shown, keep) for one in lessons])
-        p = pack(tokens, [one.questions for one in lessons], chosen, budget=o.columns, closing=o.closing, rng=rng)
+        p = pack(tokens, [one.questions for one in lessons], chosen, budget=o.columns, closing=o.closing, rng=rng).to(
+            device
+        )
+        shown = torch.from_numpy(np.stack([one.pixels for one in lessons])).to(device)
         with torch.no_grad():
-            seen = features(students.tower, torch.from_numpy(np.stack([one.pixels for one in lessons])))
-        hidden = run_layers(language, embed(language, students.projector(seen), p), p, exit_at=leaves)
-        logits = logits_at(language, hidden, p)
+            seen = features(students.tower, shown)
+        with autocast(device):
+            hidden = run_layers(language, embed(language, students.projector(seen), p), p, exit_at=leaves)
+            logits = logits_at(language, hidden, p).float()
         each = nn.functional.cross_entropy(logits, p.labels, reduction="none")
         weight = torch.where(p.first, 1.0, 0.3)
         loss = (each * weight).sum() / weight.sum()
         hit = (logits.detach().argmax(-1) == p.labels).float()
-        numbers = {"right": float(hit[p.first].mean()), "questions": len(p.asked), "tokens": p.mask.shape[-1] * o.images}
+        numbers = {
+            "right": float(hit[p.first].mean()),
+            "questions": len(p.asked),
+            "tokens": p.mask.shape[-1] * o.images,
+        }
         return loss, {**numbers, **_by_family(hit[p.first].tolist(), [q.family for _, q in p.asked])}
 
-    optimise({"language": language, "projector": students.projector}, {"language": o.lr, "projector": o.projector_lr},
-             step_fn, steps=o.steps, stop=o.stop, folder=folder, warmup=30, weight_decay=0.0, save_every=save_every, report=report,
-             on_save=on_save)  # fmt: skip
+    optimise(
+        {"language": language, "projector": students.projector},
+        {"language": o.lr, "projector": o.projector_lr},
+        step_fn,
+        steps=o.steps,
+        stop=o.stop,
+        folder=folder,
+        warmup=30,
+        weight_decay=0.0,
+        save_every=save_every,
+        report=report,
+        on_save=on_save,
+    )

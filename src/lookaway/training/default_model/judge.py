@@ -20,8 +20,8 @@ from lookaway.data import easy_vqa, scenes
 from lookaway.data.scenes import Question
 
 from .dense import pixels
-from .packing import VISUAL_TOKENS, Pack, Tokens, pack
 from .packed_run import embed, logits_at, run_layers
+from .packing import VISUAL_TOKENS, Pack, Tokens, pack
 from .tower import features
 
 __all__ = ["Exam", "Scores", "exams", "judge", "judge_exits", "summary"]
@@ -70,16 +70,31 @@ def _batches(tokens: Tokens, todo: Sequence[Exam], size: int) -> Iterable[tuple[
         yield group, pack(tokens, [e.questions for e in group], np.tile(np.arange(VISUAL_TOKENS), (len(group), 1)))
 
 
+def _see(tower: Any, projector: Any, shown: Sequence[Exam]) -> Tensor:  # [B, 196, D]
+    device = next(projector.parameters()).device
+    return projector(features(tower, torch.from_numpy(np.stack([e.pixels for e in shown])).to(device)))
+
+
 @torch.no_grad()
 def judge(
-    language: Any, tower: Any, projector: Any, tokens: Tokens, todo: Sequence[Exam], *, image: str = "own", size: int = 4
+    language: Any,
+    tower: Any,
+    projector: Any,
+    tokens: Tokens,
+    todo: Sequence[Exam],
+    *,
+    image: str = "own",
+    size: int = 4,
 ) -> Scores:
-    """Accuracy per family; `image` is 'own', 'shuffled' (another exam's picture) or 'none' (no visual tokens at all)."""
+    """Accuracy per family; `image` is 'own', 'shuffled' (another exam's picture) or 'none' (no visual tokens)."""
     found: dict[str, list[bool]] = defaultdict(list)
     shift = len(todo) // 2 + 1
     for number, (group, p) in enumerate(_batches(tokens, todo, size)):
-        shown = group if image != "shuffled" else [todo[(number * size + i + shift) % len(todo)] for i in range(len(group))]
-        visual = projector(features(tower, torch.from_numpy(np.stack([e.pixels for e in shown]))))
+        shown = (
+            group if image != "shuffled" else [todo[(number * size + i + shift) % len(todo)] for i in range(len(group))]
+        )
+        visual = _see(tower, projector, shown)
+        p = p.to(visual.device)
         hidden = embed(language, visual, p)
         hidden = run_layers(language, hidden, p, exit_at=0 if image == "none" else None)
         for (_, q), ok in zip(p.asked, right(logits_at(language, hidden, p), p).tolist(), strict=True):
@@ -89,12 +104,19 @@ def judge(
 
 @torch.no_grad()
 def judge_exits(
-    language: Any, tower: Any, projector: Any, tokens: Tokens, todo: Sequence[Exam], layers: Sequence[int], size: int = 4
+    language: Any,
+    tower: Any,
+    projector: Any,
+    tokens: Tokens,
+    todo: Sequence[Exam],
+    layers: Sequence[int],
+    size: int = 4,
 ) -> dict[int, Scores]:
     """Accuracy per family where the visual tokens leave before each of `layers`."""
     found: dict[int, dict[str, list[bool]]] = {k: defaultdict(list) for k in layers}
     for group, p in _batches(tokens, todo, size):
-        visual = projector(features(tower, torch.from_numpy(np.stack([e.pixels for e in group]))))
+        visual = _see(tower, projector, group)
+        p = p.to(visual.device)
         tape: list[Tensor] = []
         full = run_layers(language, embed(language, visual, p), p, tape=tape)
         for k in layers:

@@ -22,10 +22,19 @@ __all__ = ["FAMILY_WEIGHTS", "Lesson", "easy_lesson", "lesson", "scene_lesson"]
 FAMILY_WEIGHTS: Mapping[str, float] = {"colour": 1, "shape": 1, "exist": 2, "count": 1, "relation": 2.5, "hop": 3,
                                        "comparison": 1.5, "size": 1, "read": 1.5, "text": 0.5}  # fmt: skip
 POSITIVE = ("does the image contain a {}?", "is a {} present?", "is there a {} in the image?", "is there a {}?")
-NEGATIVE = ("does the image not contain a {}?", "is no {} present?", "is there not a {} in the image?", "is there not a {}?")
+NEGATIVE = (
+    "does the image not contain a {}?",
+    "is no {} present?",
+    "is there not a {} in the image?",
+    "is there not a {}?",
+)
 COLOUR_FORMS = ("what color is the {}?", "what is the color of the {}?")
-SHAPE_FORMS = ("what is the {} shape?", "what shape does the image contain?", "what shape is in the image?",
-               "what shape is present?")  # fmt: skip
+SHAPE_FORMS = (
+    "what is the {} shape?",
+    "what shape does the image contain?",
+    "what shape is in the image?",
+    "what shape is present?",
+)
 EASY_SHAPES = ("circle", "rectangle", "triangle")
 
 

@@ -49,12 +49,15 @@ def optimise(
     """Train the parameters of `modules` that require gradients; `step_fn(step)` answers (loss, numbers to log);
     numbers named `x+` and `x#` are logged as the share x = sum of + / sum of #.
 
-    `stop` ends before the schedule (`steps`) does. Writes `checkpoint.pt` about every `save_every` seconds and `log.jsonl`; resumes from the checkpoint if there is one.
+    `stop` ends before the schedule (`steps`) does. Writes `checkpoint.pt` about every `save_every` seconds and
+    `log.jsonl`; resumes from the checkpoint if there is one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = {n: [p for p in m.parameters() if p.requires_grad] for n, m in modules.items()}
     optimiser = torch.optim.AdamW(
-        [{"params": p, "lr": rates[n], "peak": rates[n]} for n, p in groups.items()], weight_decay=weight_decay, betas=(0.9, 0.98)
+        [{"params": p, "lr": rates[n], "peak": rates[n]} for n, p in groups.items()],
+        weight_decay=weight_decay,
+        betas=(0.9, 0.98),
     )
     trained = [p for ps in groups.values() for p in ps]
     checkpoint, first, last = folder / "checkpoint.pt", 0, min(steps, stop or steps)
@@ -67,7 +70,9 @@ def optimise(
 
     def save(step: int) -> None:
         with atomic_path(checkpoint) as path:
-            torch.save({"parameters": [p.data for p in trained], "optimiser": optimiser.state_dict(), "step": step}, path)
+            torch.save(
+                {"parameters": [p.data for p in trained], "optimiser": optimiser.state_dict(), "step": step}, path
+            )
         on_save(step)
 
     saved = began = time.monotonic()
@@ -86,7 +91,9 @@ def optimise(
         if (step + 1) % log_every == 0:
             shares = {n[:-1]: round(v / sums[n[:-1] + "#"], 3) for n, v in sums.items() if n.endswith("+")}
             means = {n: round(v, 4) for n, v in sums.items() if n[-1] not in "+#"}
-            line = json.dumps({"step": step + 1, "of": steps, "seconds": round(time.monotonic() - began, 1), **means, **shares})
+            line = json.dumps(
+                {"step": step + 1, "of": steps, "seconds": round(time.monotonic() - began, 1), **means, **shares}
+            )
             with (folder / "log.jsonl").open("a") as log:
                 log.write(line + "\n")
             report(line)

@@ -1,4 +1,4 @@
-"""What can be set in the default model's recipe (the defaults made the shipped weights). Imports no torch: help is fast."""
+"""What can be set in the default model's recipe (the defaults made the shipped weights). Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class RecipeOptions:
     """Seed of all weights, pictures and questions."""
     projector_steps: int = 250
     """Steps of the projector's regression onto word embeddings."""
-    common_steps: int = 540
+    common_steps: int = 520
     """Plain alignment steps that both variants share."""
-    branch_steps: int = 340
+    branch_steps: int = 250
     """Alignment steps of each branch after that."""
     images: int = 3
     """Pictures a step, each with about 15 questions."""
-    columns: int = 230
+    columns: int = 170
     """Text tokens a picture at most."""
     easy: float = 0.25
     """Share of easy-VQA pictures; the others are scenes."""

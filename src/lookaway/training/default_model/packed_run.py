@@ -41,9 +41,17 @@ def without_visual(pack: Pack, hidden: Tensor, mask: Tensor, rotary: Rotary) -> 
 
 
 def run_layers(
-    language: Any, hidden: Tensor, pack: Pack, exit_at: int | None = None, first: int = 0, tape: list[Tensor] | None = None
-) -> Tensor:  # [B, 3 + T, D] or [B, S, D]
-    """Layers `first` to the last; the visual tokens leave before layer `exit_at` (None: never). `tape` gets each input."""
+    language: Any,
+    hidden: Tensor,
+    pack: Pack,
+    exit_at: int | None = None,
+    first: int = 0,
+    tape: list[Tensor] | None = None,
+) -> Tensor:  # [B, 1 + T, D] or [B, S, D]
+    """Layers `first` to the last; the visual tokens leave before layer `exit_at` (None: never).
+
+    `tape`, where given, gets the input of every layer.
+    """
     model = core(language).model
     mask, rotary = pack.mask.to(hidden.dtype), model.rotary_emb(hidden, position_ids=pack.positions)
     for index, layer in enumerate(model.layers):

@@ -1,6 +1,6 @@
 """Many questions in one sequence behind one image: about six times fewer tokens than a sequence a question.
 
-Columns: [3 of '<|im_start|>user\\n' | V visual | T of the questions]. Each question block sees the prefix, the visual
+Columns: ['<|im_start|>' | V visual | T of the questions]. Each question block sees the prefix, the visual
 tokens and itself; its positions begin where they would begin if it stood alone behind the whole image. Visual tokens
 may be a subset: they keep their own positions, as if the others had been masked. Since the visual tokens are columns
 of their own, an exit is a cut of columns.
@@ -22,7 +22,7 @@ from lookaway.hosts.mini_parts import IMAGE_TOKEN, VISUAL_TOKENS
 
 __all__ = ["Pack", "Tokens", "choose_visual", "pack"]
 
-PREFIX = 3
+PREFIX = 1
 MARK = "\x00"
 
 
@@ -45,9 +45,9 @@ class Tokens:
 
 @dataclass
 class Pack:
-    """A batch of B images with their questions; S = 3 + V + T columns."""
+    """A batch of B images with their questions; S = 1 + V + T columns."""
 
-    prefix: Tensor  # [3] token ids
+    prefix: Tensor  # [1] token ids
     visual: Tensor  # [B, V] patch indices, ascending
     text: Tensor  # [B, T] token ids
     mask: Tensor  # [B, 1, S, S] 0 or a very negative number, added to the scores

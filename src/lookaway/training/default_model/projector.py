@@ -56,11 +56,11 @@ def train_projector(
     table = table.detach()
     tables, mean = word_targets(table, tokenizer), table.mean(0)
     with torch.no_grad():
-        shown, _ = batch("align", seed + 1999, 0, 64, easy, (2, 9))
+        shown = batch("align", seed + 1999, 0, 64, easy, (2, 9))[0].to(table.device)
         fold_whitening(projector, features(tower, shown).flatten(0, 1))
 
     def step_fn(step: int) -> tuple[Tensor, dict[str, float]]:
-        shown, labels = batch("align", seed + 2000, step, images, easy, (2, 7))
+        shown, labels = (t.to(table.device) for t in batch("align", seed + 2000, step, images, easy, (2, 7)))
         with torch.no_grad():
             seen = features(tower, shown)
             target = mean + sum(t[labels[..., i].clamp_min(-1)] for i, t in enumerate(tables))

@@ -17,6 +17,7 @@ from lookaway.hosts.mini_parts import cache_root, language_model, llava_config, 
 from lookaway.hosts.mini_weights_io import lora_tensors, write_weights
 
 from .align import AlignOptions, Students, align, with_lora
+from .hardware import best_device
 from .judge import exams, judge, judge_exits
 from .options import RecipeOptions
 from .packing import Tokens
@@ -34,17 +35,32 @@ class Studio:
 
     def __init__(self, options: RecipeOptions, folder: Path, report: Report) -> None:
         self.options, self.folder, self.report = options, folder, report
+        device = best_device()
         language, tokenizer = language_model(cache_root())
+        language.to(device)
         self.tokens = Tokens(make_processor(tokenizer))
         self.tower_options = TowerOptions(seed=options.seed)
         tower, self.heads = train_tower(self.tower_options, folder / "tower", report)
         self.vision = vision_config(self.tower_options.width, self.tower_options.layers)
         torch.manual_seed(options.seed)
-        projector = LlavaMultiModalProjector(llava_config(language.config, self.vision.to_diff_dict()))
-        train_projector(tower, projector, language.model.embed_tokens.weight, tokenizer, steps=options.projector_steps,
-                        images=32, easy=0.25, lr=2e-3, seed=options.seed, folder=folder / "projector", report=report)  # fmt: skip
+        projector = LlavaMultiModalProjector(llava_config(language.config, self.vision.to_diff_dict())).to(device)
+        train_projector(
+            tower,
+            projector,
+            language.model.embed_tokens.weight,
+            tokenizer,
+            steps=options.projector_steps,
+            images=32,
+            easy=0.25,
+            lr=2e-3,
+            seed=options.seed,
+            folder=folder / "projector",
+            report=report,
+        )
         language.requires_grad_(False)
-        self.students = Students(with_lora(language, options.rank, options.alpha, options.seed), projector, tower)
+        self.students = Students(
+            with_lora(language, options.rank, options.alpha, options.seed).to(device), projector, tower
+        )
 
     def trained(self) -> dict[str, torch.Tensor]:
         """A copy of what alignment trains."""
@@ -78,8 +94,13 @@ class Studio:
     def save(self, name: str, note: str) -> None:
         """Write the tower and this variant into `weights/`."""
         o = self.options
-        description = {"vision": self.vision.to_diff_dict(), "lora": {"rank": o.rank, "alpha": o.alpha}, "note": note,
-                       "recipe": {k: getattr(o, k) for k in o.__dataclass_fields__}, "torch": torch.__version__}  # fmt: skip
+        description = {
+            "vision": self.vision.to_diff_dict(),
+            "lora": {"rank": o.rank, "alpha": o.alpha},
+            "note": note,
+            "recipe": {k: getattr(o, k) for k in RecipeOptions.__dataclass_fields__},
+            "torch": torch.__version__,
+        }
         vision = dict(self.students.tower.named_parameters())
         write_weights(self.folder / "weights", {"vision": vision, name: self.tensors()}, description)
 

@@ -18,6 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from lookaway.data import easy_vqa, scenes
 
 from .dense import ATTRIBUTES, IGNORE, PATCH, easy_labels, pixels, scene_labels
+from .hardware import best_device
 from .loop import optimise
 
 __all__ = ["DenseHeads", "TowerOptions", "batch", "dense_accuracy", "features", "make_tower", "train_tower"]
@@ -123,7 +124,8 @@ def batch(split: str, seed: int, step: int, n: int, easy: float, things: tuple[i
 @torch.no_grad()
 def dense_accuracy(tower: CLIPVisionModel, heads: DenseHeads, split: str, n: int = 192) -> dict[str, float]:
     """Share of patches read right, per attribute, on scenes of 2 to 6 things of a split."""
-    images, labels = batch(split, 777, 0, n, 0.0, (2, 6))
+    device = next(heads.parameters()).device
+    images, labels = (t.to(device) for t in batch(split, 777, 0, n, 0.0, (2, 6)))
     read = heads(torch.cat([features(tower, part) for part in images.split(48)]))
     found = {}
     for column, name in enumerate(ATTRIBUTES):
@@ -135,14 +137,18 @@ def dense_accuracy(tower: CLIPVisionModel, heads: DenseHeads, split: str, n: int
     return found
 
 
-def train_tower(options: TowerOptions, folder: Path, report: Callable[[str], object]) -> tuple[CLIPVisionModel, DenseHeads]:
+def train_tower(
+    options: TowerOptions, folder: Path, report: Callable[[str], object]
+) -> tuple[CLIPVisionModel, DenseHeads]:
     """Train tower and heads; crowded scenes teach most per picture."""
-    tower, heads = make_tower(options), DenseHeads(options.width)
+    device = best_device()
+    tower, heads = make_tower(options).to(device), DenseHeads(options.width).to(device)
     for number, phase in enumerate(options.phases, 1):
 
         def step_fn(step: int, number: int = number, phase: Phase = phase) -> tuple[Tensor, dict[str, float]]:
-            images, labels = batch("align", options.seed + 1000 * number + (number > 1), step, phase.images, phase.easy,
-                                   phase.things, phase.bold)  # fmt: skip
+            made = batch("align", options.seed + 1000 * number + (number > 1), step, phase.images, phase.easy,
+                         phase.things, phase.bold)  # fmt: skip
+            images, labels = (t.to(device) for t in made)
             read = heads(features(tower, images))
             losses = {}
             for column, name in enumerate(ATTRIBUTES):
@@ -154,6 +160,16 @@ def train_tower(options: TowerOptions, folder: Path, report: Callable[[str], obj
         def show(step: int) -> None:
             report(f"step {step} held-out {dense_accuracy(tower, heads, 'calibration')}")
 
-        optimise({"tower": tower, "heads": heads}, {"tower": phase.lr, "heads": phase.lr}, step_fn, steps=phase.steps,
-                 stop=phase.stop, folder=folder / f"phase-{number}", warmup=60, weight_decay=0.05, report=report, on_save=show)  # fmt: skip
+        optimise(
+            {"tower": tower, "heads": heads},
+            {"tower": phase.lr, "heads": phase.lr},
+            step_fn,
+            steps=phase.steps,
+            stop=phase.stop,
+            folder=folder / f"phase-{number}",
+            warmup=60,
+            weight_decay=0.05,
+            report=report,
+            on_save=show,
+        )
     return tower.eval().requires_grad_(False), heads.eval().requires_grad_(False)
