@@ -1,0 +1,132 @@
+"""Paired runs: every sample answered with the policy and without it, by the model's own `generate`, and the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ..core.cost import prefill_cost
+from ..core.decision import Policy
+from ..core.record import RecordWriter, Sample, Trace
+from ..engine.attach import attach
+from ..hosts.encoding import encode, group_by_image
+from .scoring import is_right, same_answer
+
+__all__ = ["PairedResult", "evaluate_policy", "results_from_records"]
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """One sample with the policy and without it. Costs are of its prefill alone, padding apart."""
+
+    variant: str
+    """Name of the policy in tables, e.g. 'gates'."""
+    id: str
+    family: str | None
+    question: str
+    truth: str | None
+    answer_without: str
+    answer_with: str
+    right_without: bool | None
+    """None where there is no ground truth."""
+    right_with: bool | None
+    agree: bool
+    """Both answers are the same text."""
+    exit_layer: int | None
+    """None: the visual tokens never left, or there were none."""
+    num_layers: int
+    visual_tokens: list[int]
+    """[L] visual tokens that each layer processed."""
+    flops: int
+    full_flops: int
+    fastv_flops: int
+    full_fastv_flops: int
+    kv_bytes: int
+    full_kv_bytes: int
+
+
+def evaluate_policy(
+    model: Any,
+    processor: Any,
+    policy: Policy,
+    samples: Sequence[Sample],
+    *,
+    variant: str = "policy",
+    writer: RecordWriter | None = None,
+    done: Iterable[PairedResult] = (),
+    batch_size: int = 8,
+    max_new_tokens: int = 32,
+    progress: Callable[[int], object] = lambda count: None,
+) -> list[PairedResult]:
+    """Answer every sample twice, greedily, in the same batches; what decides and what is measured is one path.
+
+    Args:
+        samples: with or without ground truth (then only agreement is judged).
+        writer: gets one 'sample' record each, as soon as its batch is done.
+        done: results of an earlier, interrupted run under this variant: their samples are not run again.
+        progress: called with the number of samples that were just finished.
+
+    Returns:
+        One result a sample, in the order of `samples`.
+    """
+    found = {result.id: result for result in done if result.variant == variant}
+    waiting = [sample for sample in samples if sample.id not in found]
+    for batch in group_by_image(waiting, batch_size):
+        inputs = encode(processor, batch, device=model.device).inputs
+        without = _answers(model, processor, inputs, max_new_tokens)
+        with attach(model, policy) as attached:
+            answers = _answers(model, processor, inputs, max_new_tokens)
+        for row, sample in enumerate(batch):
+            result = _result(variant, sample, without[row], answers[row], attached.trace, row)
+            found[sample.id] = result
+            if writer is not None:
+                writer.write("sample", **asdict(result))
+        progress(len(batch))
+    return [found[sample.id] for sample in samples]
+
+
+def results_from_records(records: Iterable[dict[str, Any]]) -> list[PairedResult]:
+    """The paired results among records; of several for one variant and id the last counts."""
+    latest: dict[tuple[str, str], PairedResult] = {}
+    for record in records:
+        if record["kind"] == "sample":
+            values = {name: record[name] for name in PairedResult.__dataclass_fields__}
+            latest[values["variant"], values["id"]] = PairedResult(**values)
+    return list(latest.values())
+
+
+@torch.no_grad()
+def _answers(model: Any, processor: Any, inputs: dict[str, Any], max_new_tokens: int) -> list[str]:
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    texts = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trace, row: int) -> PairedResult:
+    tokens = [[layer[row]] for layer in trace.tokens]
+    visual = [[layer[row]] for layer in trace.visual_tokens]
+    cost = prefill_cost(trace.shape, tokens, visual)
+    return PairedResult(
+        variant=variant,
+        id=sample.id,
+        family=sample.family,
+        question=sample.question,
+        truth=sample.answer,
+        answer_without=without,
+        answer_with=answer,
+        right_without=is_right(without, sample.answer),
+        right_with=is_right(answer, sample.answer),
+        agree=same_answer(answer, without),
+        exit_layer=trace.exit_layers[row],
+        num_layers=trace.shape.num_layers,
+        visual_tokens=[layer[row] for layer in trace.visual_tokens],
+        flops=cost.flops,
+        full_flops=cost.full_flops,
+        fastv_flops=cost.fastv_flops,
+        full_fastv_flops=cost.full_fastv_flops,
+        kv_bytes=cost.kv_bytes,
+        full_kv_bytes=cost.full_kv_bytes,
+    )
