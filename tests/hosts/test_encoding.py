@@ -112,4 +112,4 @@ def test_questions_of_one_image_stay_together():
     samples = [sample(str(i), "x", second if i % 2 else first) for i in range(6)] + [sample("n", "x")]
     batches = group_by_image(samples, 4)
     assert [[s.id for s in batch] for batch in batches] == [["0", "2", "4"], ["1", "3", "5", "n"]]
-    assert [len(batch) for batch in group_by_image(samples, 2)] == [2, 1, 2, 1, 1]
+    assert [len(batch) for batch in group_by_image(samples, 2)] == [2, 1, 2, 2]

@@ -22,7 +22,7 @@ from .memory import Memory, recall, remember
 from .pruning import Prompt
 from .sequence import LayerCall, gather_rows
 
-__all__ = ["Attachment", "attach"]
+__all__ = ["Attachment", "attach", "check_detached"]
 
 _attached: WeakValueDictionary[int, Attachment] = WeakValueDictionary()
 """What is attached, by the id of the backbone; the hooks keep an attachment alive as long as its model lives."""
@@ -43,6 +43,16 @@ def attach(model: Any, policy: Policy) -> Attachment:
     return Attachment(model, policy)
 
 
+def check_detached(anatomy: Anatomy) -> None:
+    """Raise AttachError where a policy is attached to this model."""
+    other = _attached.get(id(anatomy.backbone))
+    if other is not None:
+        raise AttachError(
+            f"{other.policy!r} is attached to this model already. Detach it first, or join the two: "
+            "la.attach(model, la.chain(first, second))."
+        )
+
+
 class Attachment:
     """A policy attached to a model, until `detach()` or the end of its `with` block."""
 
@@ -50,12 +60,7 @@ class Attachment:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
         self._layers = _policy_layers(policy, self.anatomy)
-        other = _attached.get(id(self.anatomy.backbone))
-        if other is not None:
-            raise AttachError(
-                f"{other.policy!r} is attached to this model already. Detach it first, or join the two: "
-                "la.attach(model, la.chain(first, second))."
-            )
+        check_detached(self.anatomy)
         if policy.base is not None:
             policy.base.check(self.anatomy.base)
         self._prompt: Prompt | None = None
