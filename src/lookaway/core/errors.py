@@ -8,6 +8,7 @@ __all__ = [
     "MissingDependency",
     "ModelMismatch",
     "PreparationError",
+    "SettingsError",
     "UnknownAnatomy",
     "UnsupportedModel",
 ]
@@ -35,6 +36,10 @@ class InvalidDecision(LookawayError):
 
 class ModelMismatch(LookawayError):
     """A saved policy was made for another model than the one it is attached to."""
+
+
+class SettingsError(LookawayError, ValueError):
+    """A setting is out of range, or does not fit the model or table at hand."""
 
 
 class DataError(LookawayError):

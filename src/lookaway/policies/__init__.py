@@ -1,0 +1,39 @@
+"""Floor 3: the methods, one file each. `la.policies()` lists them, `la.load(path)` reads a saved one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.artifact import read_policy
+from ..core.callable_module import make_callable
+from ..core.decision import Policy
+from ..core.registry import registered_policies
+from . import fixed
+
+__all__ = ["fixed", "list_policies", "load"]
+
+
+def load(path_or_hub_id: str | Path) -> Policy:
+    """Read a saved policy from a folder or from the hub.
+
+    Raises:
+        DataError: there is none, or a file of it is missing or damaged.
+        LookawayError: it is of a method that this version does not know.
+    """
+    saved = read_policy(path_or_hub_id)
+    policy = registered_policies[saved.name].from_config(saved.config, saved.tensors)
+    if saved.base is not None:
+        object.__setattr__(policy, "base", saved.base)  # policies may be frozen
+    return policy
+
+
+def list_policies() -> dict[str, str]:
+    """Names of the registered policies, with one line each."""
+    lines = {}
+    for name in registered_policies:
+        text = (registered_policies[name].__doc__ or "").strip()
+        lines[name] = text.splitlines()[0] if text else ""
+    return lines
+
+
+make_callable(__name__, list_policies)
