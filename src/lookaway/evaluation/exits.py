@@ -1,0 +1,109 @@
+"""What every sample would answer for every exit, exactly, for about three prefills a sample.
+
+Two teacher-forced tables give both questions their exact answer for greedy decoding: against the ground truth, 'would
+it be right?'; against the full model's own answer, 'would it be the same?'. Where the full model is right the first
+table answers both, so the second is made for the other samples only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..anatomy.base import anatomy_of
+from ..core.exit_table import ExitTable
+from ..core.record import Sample
+from ..engine.exit_table import collect_exit_table
+from ..hosts.encoding import encode, group_by_image
+from .curves import ExitOutcomes
+from .scoring import require_answers
+
+__all__ = ["collect_outcomes"]
+
+
+def collect_outcomes(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    *,
+    cache_dir: str | Path | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[ExitTable, ExitOutcomes]:
+    """(exit table against the ground truth, outcomes of all exits) for samples with images and answers.
+
+    Both are in the order of `samples`; `progress` is called with numbers of samples, at most two for each.
+
+    Raises:
+        DataError: a sample has no answer.
+    """
+    samples = list(samples)
+    require_answers(samples)
+    device = model.device
+    batches = group_by_image(samples, batch_size)
+    truth = collect_exit_table(
+        model,
+        (encode(processor, batch, device, answers=[str(s.answer) for s in batch]) for batch in batches),
+        progress=progress,
+        cache_dir=cache_dir,
+    )
+    truth = _in_order(truth, samples)
+    agree = truth.match.clone()
+    wrong = [sample for sample, right in zip(samples, truth.full_match.tolist(), strict=True) if not right]
+    if wrong:
+        own = _in_order(_own_table(model, processor, wrong, batch_size, max_new_tokens, progress, cache_dir), wrong)
+        agree[~truth.full_match] = own.match
+    visual, text = _token_counts(model, processor, batches, samples)
+    right = torch.cat([truth.match, truth.full_match[:, None]], dim=1).numpy()
+    same = np.concatenate([agree.numpy(), np.ones((len(samples), 1), dtype=bool)], axis=1)
+    anatomy = anatomy_of(model)
+    return truth, ExitOutcomes((*truth.layers, anatomy.num_layers), right, same, visual, text, anatomy.shape)
+
+
+def _own_table(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    batch_size: int,
+    max_new_tokens: int,
+    progress: Callable[[int], None] | None,
+    cache_dir: str | Path | None,
+) -> ExitTable:
+    """The table whose target is the full model's own greedy answer, as token ids."""
+    end = processor.tokenizer.eos_token_id
+
+    def encoded() -> Any:
+        for batch in group_by_image(samples, batch_size):
+            inputs = encode(processor, batch, model.device).inputs
+            with torch.no_grad():
+                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            said = ids[:, inputs["input_ids"].shape[1] :].tolist()
+            answers = [row[: row.index(end)] if end in row else row for row in said]
+            yield encode(processor, batch, model.device, answers=answers)
+
+    return collect_exit_table(model, encoded(), progress=progress, cache_dir=cache_dir, target="own")
+
+
+def _in_order(table: ExitTable, samples: Sequence[Sample]) -> ExitTable:
+    place = {name: row for row, name in enumerate(table.ids)}
+    return table.subset([place[sample.id] for sample in samples])
+
+
+def _token_counts(
+    model: Any, processor: Any, batches: Sequence[Sequence[Sample]], samples: Sequence[Sample]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Visual and text tokens of each sample's prompt, two int64 [N]."""
+    anatomy = anatomy_of(model)
+    counts: dict[str, tuple[int, int]] = {}
+    for batch in batches:
+        inputs = encode(processor, batch).inputs
+        layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
+        for sample, visual, every in zip(batch, layout.visual_counts.tolist(), layout.counts.tolist(), strict=True):
+            counts[sample.id] = (visual, every - visual)
+    both = np.array([counts[sample.id] for sample in samples], dtype=np.int64)
+    return both[:, 0], both[:, 1]

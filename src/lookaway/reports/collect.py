@@ -1,0 +1,108 @@
+"""Records -> the plain data that tables and figures need. No drawing here, so all of it is tested without a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import DataError
+from ..core.record import read_records
+
+__all__ = ["ReportData", "collect", "histograms"]
+
+
+@dataclass
+class ReportData:
+    """Everything that one report shows; each part may be empty."""
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Sample id -> base64 PNG."""
+    summaries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Variant -> rows."""
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Family -> curve."""
+    fronts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Variant -> points by threshold."""
+    comparisons: dict[str, dict[str, Any]] = field(default_factory=dict)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    calibrations: list[dict[str, Any]] = field(default_factory=list)
+    trainings: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The latest run's header."""
+        return self.runs[-1]
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.run["base_model"]["num_layers"])
+
+
+def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
+    """Read record files into one report's data; of several records for the same thing the last counts.
+
+    Raises:
+        DataError: there is no 'run' header (a report that cannot name its run is not drawn), the runs are of different
+            models or data, or a file is missing or damaged.
+    """
+    data = ReportData()
+    samples: dict[tuple[str, str], dict[str, Any]] = {}
+    timings: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in read_records(paths):
+        kind = record["kind"]
+        if kind == "run":
+            data.runs.append(record)
+        elif kind == "sample":
+            samples[record["variant"], record["id"]] = record
+        elif kind == "picture":
+            data.pictures[record["id"]] = record["png"]
+        elif kind == "summary":
+            data.summaries[record["variant"]] = record["rows"]
+        elif kind == "curve":
+            data.curves[record["family"]] = record
+        elif kind == "front":
+            data.fronts[record["variant"]] = record["points"]
+        elif kind == "comparison":
+            data.comparisons[record["variant"]] = record
+        elif kind == "timing":
+            timings[record["variant"], record["part"]] = record
+        elif kind == "calibration":
+            data.calibrations.append(record)
+        elif kind == "training":
+            data.trainings.append(record)
+    data.samples, data.timings = list(samples.values()), list(timings.values())
+    _check_runs(data.runs)
+    return data
+
+
+def _check_runs(runs: list[dict[str, Any]]) -> None:
+    if not runs:
+        raise DataError(
+            "These records have no 'run' header, so nobody could tell what they measured. Draw complete files."
+        )
+    first = runs[0]
+    for run in runs[1:]:
+        for name in ("model", "data"):
+            if run[name] != first[name]:
+                raise DataError(
+                    f"Records of different {'models' if name == 'model' else 'data'} are mixed: {first[name]!r} and "
+                    f"{run[name]!r}. Draw one report for each."
+                )
+
+
+def histograms(data: ReportData, variant: str) -> dict[str, list[int]]:
+    """Family -> number of samples for each exit layer 0 .. L (L: never), samples with an image only; 'all' first."""
+    depth = data.num_layers
+    counts: dict[str, list[int]] = {"all": [0] * (depth + 1)}
+    for sample in data.samples:
+        if sample["variant"] != variant or not sample["visual_tokens"][0]:
+            continue
+        layer = depth if sample["exit_layer"] is None else sample["exit_layer"]
+        for family in ("all", sample["family"]):
+            if family is not None:
+                counts.setdefault(family, [0] * (depth + 1))[layer] += 1
+    return {"all": counts.pop("all"), **dict(sorted(counts.items()))}

@@ -1,0 +1,150 @@
+"""Figures as inline SVG: transparent, in colours that read on light and on dark, text as text.
+
+Axes and words are drawn in one placeholder colour that becomes `currentColor`, so the page's theme sets it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import MissingDependency
+from .collect import ReportData, histograms
+
+__all__ = ["exit_curves", "exit_histogram", "front", "speed"]
+
+INK = "#123456"  # replaced by currentColor
+PALETTE = ("#3b82f6", "#e07b39", "#2aa876", "#c0558f", "#8b6fd6", "#b3932b", "#3aa6b9", "#d1495b", "#7a8b99", "#5f9e3f",
+           "#a65e2e", "#6b7fd7", "#c77dba")  # fmt: skip
+GATE, FIXED, ORACLE, RANDOM = "#2aa876", "#3b82f6", "#b3932b", "#8a94a3"
+
+
+def exit_curves(data: ReportData) -> str:
+    """Accuracy for a fixed exit at every layer, one line a family, the mean in bold."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        families = [name for name in data.curves if name != "all"]
+        for number, family in enumerate(families):
+            curve = data.curves[family]
+            heights = [point["accuracy"] for point in curve["fixed"]]
+            axes.plot(curve["layers"], heights, color=PALETTE[number % len(PALETTE)], lw=1.3, label=family)
+        whole = data.curves["all"]
+        axes.plot(whole["layers"], [p["accuracy"] for p in whole["fixed"]], color=INK, lw=2.8, label="all questions")
+        axes.set(xlabel="visual tokens removed before layer", ylabel="accuracy", ylim=(0, 1.03),
+                 xlim=(0, whole["layers"][-1]))  # fmt: skip
+        axes.grid(alpha=0.18, color=INK)
+        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+
+    return _svg(draw, "Accuracy against the layer before which all visual tokens are removed, for each question family")
+
+
+def exit_histogram(data: ReportData, variant: str) -> str:
+    """At which layer samples looked away, stacked by family."""
+    counts = histograms(data, variant)
+    depth = data.num_layers
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        base = [0] * (depth + 1)
+        for number, (family, heights) in enumerate((f, h) for f, h in counts.items() if f != "all"):
+            axes.bar(range(depth + 1), heights, bottom=base, color=PALETTE[number % len(PALETTE)], width=0.85,
+                     label=family)  # fmt: skip
+            base = [a + b for a, b in zip(base, heights, strict=True)]
+        if not any(base):
+            axes.bar(range(depth + 1), counts["all"], color=GATE, width=0.85)
+        ticks = list(range(0, depth, 5))
+        axes.set_xticks([*ticks, depth], [*map(str, ticks), "never"])
+        axes.set(xlabel="layer before which the visual tokens left", ylabel="questions", xlim=(0, depth + 0.9))
+        axes.grid(alpha=0.18, color=INK, axis="y")
+        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+
+    return _svg(draw, "Number of questions for each layer at which the gates let the visual tokens leave")
+
+
+def front(data: ReportData, measure: str = "accuracy") -> str:
+    """Accuracy (or agreement) against prefill FLOPs: gates at all thresholds, fixed exits, random exits, oracle."""
+    curve = data.curves["all"]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        fixed = curve["fixed"]
+        shares = [p["flops_share"] for p in fixed]
+        axes.plot(shares, [p[measure] for p in fixed], color=FIXED, lw=1.8, marker="o", ms=3.2, label="fixed exit")
+        if "random" in curve:
+            rows = curve["random"]
+            axes.plot([p["flops_share"] for p in rows], [p[measure] for p in rows], color=RANDOM, lw=1.4, ls="--",
+                      label="random exit")  # fmt: skip
+        for number, (variant, points) in enumerate(data.fronts.items()):
+            colour = GATE if number == 0 else PALETTE[(number + 2) % len(PALETTE)]
+            axes.plot([p["flops_share"] for p in points], [p[measure] for p in points], color=colour, lw=2.4,
+                      label=f"{variant}, any threshold")  # fmt: skip
+        for variant, found in data.comparisons.items():
+            axes.plot(found["policy"]["flops_share"], found["policy"][measure], color=GATE, marker="D", ms=8, ls="",
+                      label=f"{variant}, chosen threshold")  # fmt: skip
+        oracle = curve["oracle"]
+        axes.plot(oracle["flops_share"], oracle[measure], color=ORACLE, marker="*", ms=13, ls="", label="oracle")
+        axes.set(xlabel="prefill FLOPs, as a share of the unpruned run", ylabel=measure)
+        axes.grid(alpha=0.18, color=INK)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+
+    return _svg(
+        draw, f"{measure.capitalize()} against prefill FLOPs for gates, fixed exits, random exits and the oracle"
+    )
+
+
+def speed(data: ReportData) -> str:
+    """Measured against implied speed-up of the decoder's prefill, one point an exit layer, with quartiles."""
+    rows = [t for t in data.timings if t["part"] == "decoder" and t["exit_layer"] is not None]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        top = 1.05 * max(max(row["implied"], row["speedup_quartiles"][1]) for row in rows)
+        axes.plot([1, top], [1, top], color=RANDOM, lw=1.2, ls="--", label="what the saved work implies")
+        for row in rows:
+            low, high = row["speedup_quartiles"]
+            spread = [[row["speedup"] - low], [high - row["speedup"]]]
+            axes.errorbar(row["implied"], row["speedup"], yerr=spread, color=GATE, marker="o", ms=6, capsize=3)
+            axes.annotate(row["variant"], (row["implied"], row["speedup"]), xytext=(8, -12), color=INK,
+                          textcoords="offset points", fontsize=8)  # fmt: skip
+        axes.set(
+            xlabel="speed-up implied by FLOPs", ylabel="measured speed-up", xlim=(0.95, top * 1.08), ylim=(0.95, top)
+        )
+        axes.grid(alpha=0.18, color=INK)
+        axes.legend(frameon=False, fontsize=8)
+
+    return _svg(draw, "Measured against implied speed-up of the prefill for several exit layers")
+
+
+def _svg(draw: Callable[[Any], None], alternative: str) -> str:
+    """Run `draw(figure)` and return the SVG element, with `alternative` as its accessible name."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependency.of("matplotlib", "report") from None
+    style: Any = {"text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
+             "ytick.color": INK, "svg.fonttype": "none", "svg.hashsalt": "lookaway", "font.size": 9.5,
+             "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure.patch.set_alpha(0)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+            axes.margins(x=0.02)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace("DejaVu Sans", "inherit")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    # the page scales it; ids are made unique so that two figures on one page do not share clip paths
+    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
+    mark = f"f{zlib.crc32(alternative.encode()):08x}"
+    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", svg).replace('xlink:href="#', f'xlink:href="#{mark}-')
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{alternative}" ', 1)

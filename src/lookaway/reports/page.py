@@ -1,0 +1,65 @@
+"""One self-contained HTML page from records: no network, no script, light and dark, readable on a phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import DataError, MissingDependency
+from ..core.files import write_text
+from . import figures
+from .collect import ReportData, collect
+from .words import comparison_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
+
+__all__ = ["render", "write_report"]
+
+
+def write_report(records: str | Path | list[str | Path], target: str | Path) -> Path:
+    """Draw the page of these record files and write it atomically.
+
+    Raises:
+        DataError: the records cannot be drawn (see `collect`).
+        MissingDependency: jinja2 or matplotlib is missing.
+    """
+    return write_text(target, render(collect(records)))
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    try:
+        from jinja2 import Environment, PackageLoader
+        from markupsafe import Markup
+    except ImportError:
+        raise MissingDependency.of("jinja2", "report") from None
+    if not (data.summaries or data.curves or data.timings):
+        raise DataError("These records hold no results yet (no summary, curve or timing), so there is nothing to draw.")
+    environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
+    return environment.get_template("report.html").render(
+        data=data,
+        tiles=tiles(data),
+        comparisons=[
+            (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
+        ],
+        figures=[(Markup(svg), words) for svg, words in _figures(data)],
+        tables=[(variant, summary_rows(rows)) for variant, rows in data.summaries.items()],
+        timings=timing_rows(data),
+        promises=[promise_words(found) for found in data.calibrations],
+        samples=sample_cards(data),
+    )
+
+
+def _figures(data: ReportData) -> list[tuple[str, str]]:
+    """(SVG, caption) of each figure that the records allow."""
+    found: list[tuple[str, Any]] = []
+    if "all" in data.curves:
+        words = "Accuracy against cost; left and up is better. Above the line of fixed exits: it knows its samples."
+        found.append((figures.front(data), words))
+        words = "Accuracy if all questions' visual tokens leave before the same layer. Flat: the image has been read."
+        found.append((figures.exit_curves(data), words))
+    for variant in data.summaries:
+        found.append((figures.exit_histogram(data, variant), f"Where the questions looked away ({variant})."))
+    if any(t["part"] == "decoder" and t["exit_layer"] is not None for t in data.timings):
+        found.append(
+            (figures.speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")
+        )
+    return found
