@@ -126,9 +126,10 @@ def _svg(draw: Callable[[Any], None], alternative: str) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependency.of("matplotlib", "report") from None
-    style: Any = {"text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
-             "ytick.color": INK, "svg.fonttype": "none", "svg.hashsalt": "lookaway", "font.size": 9.5,
-             "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    style: Any = {f"{part}.color": INK for part in ("text", "xtick", "ytick")}
+    style |= {"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False}
+    style |= {"font.size": 9.5, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "lookaway"}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         figure.patch.set_alpha(0)

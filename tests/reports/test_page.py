@@ -1,0 +1,98 @@
+"""The page is self-contained, complete and names its run; the data under the figures is right without drawing."""
+
+import re
+
+import pytest
+from made_up_run import DEPTH, write_made_up_run
+
+from lookaway.core.errors import DataError
+from lookaway.core.record import RecordWriter
+from lookaway.reports.collect import collect, histograms
+from lookaway.reports.page import write_report
+from lookaway.reports.words import promise_words, summary_rows, tiles
+
+
+@pytest.fixture(scope="module")
+def page(records, tmp_path_factory):
+    return write_report(records, tmp_path_factory.mktemp("page") / "report.html").read_text()
+
+
+def test_the_page_needs_no_network_and_no_script(page):
+    assert "<script" not in page
+    loaded = re.findall(r'(?:src|href)="(?!data:|#)([^"]+)"', page)
+    assert loaded == []
+    assert "url(http" not in page
+
+
+def test_everything_has_a_name_for_those_who_do_not_see_it(page):
+    figures = re.findall(r"<svg [^>]*>", page)
+    assert len(figures) == 4
+    assert all('role="img"' in svg and re.search(r'aria-label="[^"]{20,}"', svg) for svg in figures)
+    assert all('alt="' in image for image in re.findall(r"<img [^>]*>", page))
+
+
+def test_ids_of_two_figures_never_meet(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'xlink:href="#([^"]+)"', page))
+    assert used <= set(ids)
+
+
+def test_the_theme_sets_the_ink(page):
+    assert "currentColor" in page
+    assert "#123456" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_numbers_of_the_records_stand_on_the_page(page):
+    for text in (
+        "made-up-model",
+        "run abc",
+        "a made-up machine",
+        "97.0 %",
+        "looked away before layer 9 of 30",
+        "exit at 15",
+    ):
+        assert text in page, text
+
+
+def test_histograms_count_every_sample_with_an_image(records):
+    counts = histograms(collect(records), "gates")
+    assert list(counts) == ["all", "colour", "count", "easy-yesno", "shape"]
+    assert sum(counts["all"]) == 160
+    assert counts["all"][DEPTH] == 18  # never: None stands in the last place
+    assert [sum(column) for column in zip(*(counts[f] for f in counts if f != "all"), strict=True)] == counts["all"]
+
+
+def test_records_without_a_run_or_of_two_models_are_refused(tmp_path, records):
+    with RecordWriter(tmp_path / "a.jsonl") as writer:
+        writer.write("summary", variant="x", rows=[])
+    with pytest.raises(DataError, match="no 'run' header"):
+        collect(tmp_path / "a.jsonl")
+    other = write_made_up_run(tmp_path / "b.jsonl", model="another")
+    with pytest.raises(DataError, match="different models are mixed: 'made-up-model' and 'another'"):
+        collect([records, other])
+    other = write_made_up_run(tmp_path / "c.jsonl", data="other")
+    with pytest.raises(DataError, match="different data"):
+        collect([records, other])
+
+
+def test_a_run_without_results_is_not_drawn_and_nothing_is_left(tmp_path, records):
+    first = records.read_text().splitlines()[0]
+    (tmp_path / "r.jsonl").write_text(first + "\n")
+    with pytest.raises(DataError, match="no results yet"):
+        write_report(tmp_path / "r.jsonl", tmp_path / "report.html")
+    assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_words():
+    assert "at most 2.0 % of the answers differ" in promise_words(
+        {"threshold": 0.8, "epsilon": 0.02, "delta": 0.05, "samples": 500, "changed": 3, "bound": 0.0154}
+    )
+    assert "never exits" in promise_words({"threshold": None, "epsilon": 0.01, "delta": 0.05, "samples": 50})
+
+
+def test_cells_and_tiles(records):
+    data = collect(records)
+    assert tiles(data)[0] == ("56 %", "fewer prefill FLOPs (gates)")
+    assert summary_rows(data.summaries["gates"])[0][:5] == ["all", "40", "90.0 %", "88.0 %", "98.0 % (95.0 to 100.0)"]
