@@ -34,8 +34,12 @@ def run(options: Options) -> dict[str, Any]:
         options, options.out, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
     )
     for variant, found in results.items():
-        table = Table("family", "own image", "shuffled", "no image", title=f"lookaway-mini, {variant}", box=None)
+        table = Table(
+            "family", "own image", "shuffled", "no image", "prior of words", title=f"lookaway-mini, {variant}", box=None
+        )
         for family in found["own"]:
-            table.add_row(family, *(f"{found[k].get(family, float('nan')):.3f}" for k in ("own", "shuffled", "none")))
+            table.add_row(
+                family, *(f"{found[k].get(family, float('nan')):.3f}" for k in ("own", "shuffled", "none", "prior"))
+            )
         console.print(table)
     return results

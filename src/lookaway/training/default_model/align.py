@@ -44,6 +44,8 @@ class AlignOptions:
     """Text tokens a picture at most."""
     asked: int = 16
     """Questions a picture at most."""
+    described: float = 0.0
+    """Share of a scene's questions that ask to describe a thing; above 0, names in questions are predicted too."""
     easy: float = 0.25
     """Share of easy-VQA pictures; the others are scenes."""
     visual: tuple[int, int] = (44, 92)
@@ -101,13 +103,12 @@ def align(
     def step_fn(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = scenes.stream("align", o.seed, step)
         progress = o.progress[0] + (o.progress[1] - o.progress[0]) * step / o.steps
-        lessons = [lesson(rng, progress, o.easy, o.asked) for _ in range(o.images)]
+        lessons = [lesson(rng, progress, o.easy, o.asked, o.described) for _ in range(o.images)]
         keep = VISUAL_TOKENS if rng.random() < o.all_visual else int(rng.integers(o.visual[0], o.visual[1] + 1))
         leaves = int(rng.integers(o.exit_layers[0], o.exit_layers[1] + 1)) if rng.random() < o.exit_share else None
         chosen = np.stack([choose_visual(rng, one.shown, keep) for one in lessons])
-        p = pack(tokens, [one.questions for one in lessons], chosen, budget=o.columns, closing=o.closing, rng=rng).to(
-            device
-        )
+        asked, named = [one.questions for one in lessons], o.described > 0
+        p = pack(tokens, asked, chosen, budget=o.columns, closing=o.closing, rng=rng, phrases=named).to(device)
         shown = torch.from_numpy(np.stack([one.pixels for one in lessons])).to(device)
         with torch.no_grad():
             seen = features(students.tower, shown)
@@ -115,8 +116,7 @@ def align(
             hidden = run_layers(language, embed(language, students.projector(seen), p), p, exit_at=leaves)
             logits = logits_at(language, hidden, p).float()
         each = nn.functional.cross_entropy(logits, p.labels, reduction="none")
-        weight = torch.where(p.first, 1.0, 0.3)
-        loss = (each * weight).sum() / weight.sum()
+        loss = (each * p.weight).sum() / p.weight.sum()
         hit = (logits.detach().argmax(-1) == p.labels).float()
         numbers = {
             "right": float(hit[p.first].mean()),

@@ -7,7 +7,7 @@ suffix after each exit is replayed on the text columns alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookaway.core.record import Sample
 from lookaway.data import easy_vqa, scenes
 from lookaway.data.scenes import Question
 
@@ -24,7 +23,7 @@ from .packed_run import embed, logits_at, run_layers
 from .packing import VISUAL_TOKENS, Pack, Tokens, pack
 from .tower import features
 
-__all__ = ["Exam", "Scores", "exams", "judge", "judge_exits", "summary"]
+__all__ = ["Exam", "Scores", "exams", "judge", "judge_exits", "prior", "summary"]
 
 Scores = dict[str, float]
 
@@ -36,16 +35,37 @@ class Exam(NamedTuple):
     questions: list[Question]
 
 
-def exams(split: str, scene_questions: int, easy_questions: int, seed: int = 0) -> list[Exam]:
-    """The very samples that `scenes.samples` and `easy_vqa.samples` give, gathered by picture."""
-    drawn: list[Sample] = scenes.samples(split, scene_questions, seed) + easy_vqa.samples(split, easy_questions, seed)
+def exams(split: str, scene_pictures: int, easy_pictures: int, seed: int = 0) -> list[Exam]:
+    """The samples of `scenes.samples`, one question of each family a picture, and easy-VQA pictures with all theirs."""
     groups: dict[str, Exam] = {}
-    for sample in drawn:
-        key = f"s{sample.meta['scene']}" if "scene" in sample.meta else f"e{sample.meta['image']}"
+    for sample in scenes.samples(split, scene_pictures * len(scenes.FAMILIES), seed):
+        key = f"s{sample.meta['scene']}"
         if key not in groups:
             groups[key] = Exam(pixels(sample.images[0]), [])
         groups[key].questions.append(Question(sample.family or "", sample.question, sample.answer or ""))
-    return sorted(groups.values(), key=lambda e: len(e.questions))  # like lengths together: little padding
+    by_image: dict[int, list[Question]] = defaultdict(list)
+    for item in easy_vqa.items(split):
+        by_image[item.image].append(Question(item.family, item.text, item.answer))
+    chosen = np.random.default_rng([seed, 1]).permutation(sorted(by_image))[:easy_pictures]
+    drawn = [*groups.values(), *(Exam(pixels(easy_vqa.picture(split, int(i))), by_image[int(i)]) for i in chosen)]
+    return sorted(drawn, key=lambda e: len(e.questions))  # like lengths together: little padding
+
+
+def prior(todo: Sequence[Exam], pictures: int = 1500) -> Scores:
+    """What the words alone are worth: the commonest answer to each question string (else to its family) in `align`."""
+    strings: dict[str, Counter[str]] = defaultdict(Counter)
+    families: dict[str, Counter[str]] = defaultdict(Counter)
+    known = [Question(i.family, i.text, i.answer) for i in easy_vqa.items("align")]
+    for index in range(pictures):
+        known += scenes.full_scene(scenes.stream("align", 9, index), 2 + index % 5)[1]
+    for q in known:
+        strings[q.text][q.answer] += 1
+        families[q.family][q.answer] += 1
+    found: dict[str, list[bool]] = defaultdict(list)
+    for q in (q for exam in todo for q in exam.questions):
+        best = strings[q.text] if q.text in strings else families[q.family]
+        found[q.family].append(best.most_common(1)[0][0] == q.answer)
+    return summary(found)
 
 
 def right(logits: Tensor, p: Pack) -> Tensor:  # [questions] bool

@@ -15,7 +15,7 @@ import numpy as np
 
 from lookaway.data import easy_vqa, scenes
 
-from .dense import easy_facts, easy_labels, pixels, scene_labels
+from .dense import ATTRIBUTES, easy_facts, easy_labels, pixels, scene_labels
 
 __all__ = ["FAMILY_WEIGHTS", "Lesson", "easy_lesson", "lesson", "scene_lesson"]
 
@@ -46,13 +46,30 @@ class Lesson(NamedTuple):
     questions: list[scenes.Question]
 
 
-def scene_lesson(rng: np.random.Generator, things: int, asked: int) -> Lesson:
-    """A scene and about `asked` different questions."""
+def describe(scene: scenes.Scene, rng: np.random.Generator) -> scenes.Question | None:
+    """Name a thing by one property, answer all others: five labels a question, all about what goes with what."""
+    t = scene.things[rng.integers(len(scene.things))]
+    place = f"{ATTRIBUTES['row'][t.row]} {ATTRIBUTES['col'][t.col]}"
+    mark = f" {t.symbol}" if t.symbol else ""
+    kind = rng.integers(3)
+    if kind == 0:
+        return scenes.Question("describe", f"describe the {place}.", f"{t.size} {t.colour} {t.shape}{mark}")
+    field, name, other = ("colour", f"{t.colour} shape", t.shape) if kind == 1 else ("shape", t.shape, t.colour)
+    if sum(getattr(o, field) == getattr(t, field) for o in scene.things) > 1:
+        return None
+    return scenes.Question("describe", f"describe the {name}.", f"{other} {t.size} {place}{mark}")
+
+
+def scene_lesson(rng: np.random.Generator, things: int, asked: int, described: float = 0.0) -> Lesson:
+    """A scene and about `asked` different questions, a share of them to describe a thing."""
     scene = scenes.make_scene(rng, things)
+    told = [describe(scene, rng) for _ in range(rng.binomial(asked, described))] if described else []
     names = list(FAMILY_WEIGHTS)
     weights = np.array(list(FAMILY_WEIGHTS.values()))
     families = [names[i] for i in rng.choice(len(names), 2 * asked, p=weights / weights.sum())]
-    found = list(dict.fromkeys(scenes.questions(scene, rng, families)))[:asked]
+    found = list(dict.fromkeys([q for q in told if q] + scenes.questions(scene, rng, families)))[:asked]
+    if described:
+        found = [found[i] for i in rng.permutation(len(found))]  # where columns run out, all families lose alike
     return Lesson(pixels(scenes.draw(scene)), scene_labels(scene)[:, 0] > 0, found)
 
 
@@ -90,9 +107,9 @@ def easy_lesson(rng: np.random.Generator, asked: int, split: str = "align") -> L
     return Lesson(pixels(picture), easy_labels(split, image, picture)[:, 0] > 0, found)
 
 
-def lesson(rng: np.random.Generator, progress: float, easy: float, asked: int) -> Lesson:
+def lesson(rng: np.random.Generator, progress: float, easy: float, asked: int, described: float = 0.0) -> Lesson:
     """The lesson for a moment of training (0 begin, 1 end): two things first, then up to three, then up to six."""
     if rng.random() < easy:
         return easy_lesson(rng, asked)
     most = 2 if progress < 0.08 else 3 if progress < 0.25 else 6
-    return scene_lesson(rng, int(rng.integers(2, most + 1)), asked)
+    return scene_lesson(rng, int(rng.integers(2, most + 1)), asked, described)

@@ -9,15 +9,27 @@ __all__ = ["RecipeOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Train lookaway-mini: tower, projector, a plain phase, and from there an exit-aware and a plain branch."""
+    """Train lookaway-mini: tower, projector, two plain phases, and from there an exit-aware and a plain branch."""
 
     seed: int = 0
     """Seed of all weights, pictures and questions."""
     projector_steps: int = 250
     """Steps of the projector's regression onto word embeddings."""
-    common_steps: int = 520
-    """Plain alignment steps that both variants share."""
-    branch_steps: int = 250
+    common_schedule: int = 770
+    """Length of the first phase's learning-rate schedule and curriculum."""
+    common_steps: int = 348
+    """Steps really made of it: questions of all families."""
+    binding_schedule: int = 530
+    """Length of the second phase's learning-rate schedule and curriculum."""
+    binding_steps: int = 320
+    """Second phase: descriptions are mixed in and names in questions predicted, to learn what goes with what."""
+    described: float = 0.4
+    """Share of descriptions in the second phase."""
+    binding_easy: float = 0.15
+    """Share of easy-VQA pictures in the second phase."""
+    branch_described: float = 0.15
+    """Share of descriptions in the branches."""
+    branch_steps: int = 210
     """Alignment steps of each branch after that."""
     images: int = 3
     """Pictures a step, each with about 15 questions."""
@@ -39,9 +51,9 @@ class RecipeOptions:
     """The first layer before which they may leave."""
     exit_last: int = 29
     """The last layer before which they may leave."""
-    judge_questions: int = 2000
-    """Held-out questions of each source (scenes, easy-VQA) in the final judgement."""
-    judge_exit_questions: int = 600
-    """Held-out questions of each source for the accuracy by exit layer."""
+    judge_scenes: int = 120
+    """Test scenes in the final judgement, ten questions each; a third of them for the accuracy by exit layer."""
+    judge_easy: int = 150
+    """easy-VQA test pictures in the final judgement with all their questions; a third of them by exit layer."""
     variants: tuple[str, ...] = ("exit-aware", "plain")
     """Branches to train, in this order."""

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookaway.data.scenes import Question
+from lookaway.data.scenes import COLOURS, SHAPES, Question
 from lookaway.hosts.mini_parts import IMAGE_TOKEN, VISUAL_TOKENS
 
 __all__ = ["Pack", "Tokens", "choose_visual", "pack"]
 
 PREFIX = 1
 MARK = "\x00"
+NAMING = ("relation", "hop", "comparison", "size", "read")  # families whose questions name only what is there
 
 
 class Tokens:
@@ -36,8 +37,14 @@ class Tokens:
         before, self.after = whole.split(IMAGE_TOKEN + MARK)
         self.prefix = self.ids(before)
         self.end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.shapes = {self.ids(" " + shape)[-1] for shape in SHAPES}
+        self.colours = {self.ids(" " + colour)[-1] for colour in COLOURS}
         self.question = lru_cache(maxsize=100_000)(lambda text: tuple(self.ids(text + self.after)))
         self.answer = lru_cache(maxsize=10_000)(lambda text: tuple(self.ids(text)))
+
+    def named(self, stem: Sequence[int]) -> list[int]:
+        """Where in a question a shape's name follows a colour's."""
+        return [i for i in range(1, len(stem)) if stem[i] in self.shapes and stem[i - 1] in self.colours]
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -56,6 +63,7 @@ class Pack:
     labels: Tensor  # [N] the token each predicts
     question: Tensor  # [N] which question the row belongs to
     first: Tensor  # [N] bool: the row predicts an answer's first token
+    weight: Tensor  # [N] share in the loss
     asked: list[tuple[int, Question]]  # (image, question)
 
     def to(self, device: torch.device) -> Pack:
@@ -79,15 +87,17 @@ def pack(
     budget: int | None = None,
     closing: float = 1.0,
     rng: np.random.Generator | None = None,
+    phrases: bool = False,
 ) -> Pack:
     """Lay out the questions of B images; `visual` [B, V].
 
     Args:
         budget: text columns at most; questions that do not fit are left out.
+        phrases: also predict the shape in each 'the red circle' of a question, from the image and what stands before.
         closing: share of the questions that also train (or judge) the rest of the answer and the end token.
     """
     built: list[tuple[list[int], list[int], list[int], list[bool]]] = []
-    rows, labels, owner, first, asked = [], [], [], [], []
+    rows, labels, owner, first, weight, asked = [], [], [], [], [], []
     for image, group in enumerate(questions):
         ids: list[int] = []
         block: list[int] = []
@@ -95,7 +105,7 @@ def pack(
         sees: list[bool] = []
         for number, q in enumerate(group):
             stem, answer = tokens.question(q.text), tokens.answer(q.answer)
-            close = closing >= 1.0 or (rng is not None and rng.random() < closing)
+            close = closing >= 1.0 or q.family == "describe" or (rng is not None and rng.random() < closing)
             line = [*stem, *(answer if close else ())]
             if budget is not None and len(ids) + len(line) > budget:
                 continue
@@ -105,6 +115,14 @@ def pack(
                 labels.append(target)
                 owner.append(len(asked))
                 first.append(offset == 0)
+                later = 0.3 if not phrases else 0.15 if target == tokens.end else 0.5
+                weight.append(1.0 if offset == 0 else later)
+            for column in tokens.named(stem) if phrases and q.family in NAMING else ():
+                rows.append((image, len(ids) + column - 1))
+                labels.append(stem[column])
+                owner.append(len(asked))
+                first.append(False)
+                weight.append(0.5)
             looks = q.family != "text"
             start = PREFIX + VISUAL_TOKENS * looks
             ids += line
@@ -131,4 +149,4 @@ def pack(
     mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
     return Pack(torch.tensor(tokens.prefix), torch.from_numpy(visual), torch.from_numpy(text), mask,
                 torch.from_numpy(position), torch.tensor(rows), torch.tensor(labels), torch.tensor(owner),
-                torch.tensor(first), asked)  # fmt: skip
+                torch.tensor(first), torch.tensor(weight), asked)  # fmt: skip

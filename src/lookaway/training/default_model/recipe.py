@@ -18,7 +18,7 @@ from lookaway.hosts.mini_weights_io import lora_tensors, write_weights
 
 from .align import AlignOptions, Students, align, with_lora
 from .hardware import best_device
-from .judge import exams, judge, judge_exits
+from .judge import exams, judge, judge_exits, prior
 from .options import RecipeOptions
 from .packing import Tokens
 from .projector import train_projector
@@ -71,16 +71,23 @@ class Studio:
         self.students.load_state_dict(state, strict=False)
 
     def phase(self, name: str) -> AlignOptions:
-        """The alignment options of `common`, `exit-aware` or `plain`."""
+        """The alignment options of `common`, `binding`, `exit-aware` or `plain`."""
         o = self.options
-        whole = o.common_steps + o.branch_steps
-        shared: dict[str, Any] = {"images": o.images, "columns": o.columns, "easy": o.easy}
+        shared: dict[str, Any] = {"images": o.images, "columns": o.columns}
         if name == "common":
-            return AlignOptions(steps=whole, stop=o.common_steps, lr=o.lr, seed=o.seed, progress=(0.0, 1.0), **shared)
-        share = o.exit_share if name == "exit-aware" else 0.0
-        return AlignOptions(steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, exit_share=share,
-                            exit_layers=(o.exit_first, o.exit_last), progress=(o.common_steps / whole, 1.0),
-                            all_visual=0.25, **shared)  # fmt: skip
+            return AlignOptions(
+                steps=o.common_schedule, stop=o.common_steps, lr=o.lr, seed=o.seed, easy=o.easy, **shared
+            )
+        if name == "binding":
+            return AlignOptions(
+                steps=o.binding_schedule, stop=o.binding_steps, lr=o.lr, seed=o.seed + 2, easy=o.binding_easy,
+                described=o.described, visual=(20, 60), progress=(0.5, 1.0), all_visual=0.05, **shared,
+            )  # fmt: skip
+        return AlignOptions(
+            steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, easy=o.easy,
+            described=o.branch_described, exit_share=o.exit_share if name == "exit-aware" else 0.0,
+            exit_layers=(o.exit_first, o.exit_last), progress=(0.5, 1.0), all_visual=0.25, **shared,
+        )  # fmt: skip
 
     def align(self, name: str, on_save: Callable[[int], Any] = lambda step: None) -> None:
         """Run (or take up) one phase from the weights that are in place."""
@@ -106,25 +113,27 @@ class Studio:
 
 
 def judgement(studio: Studio, split: str = "test", seed: int = 0) -> dict[str, Any]:
-    """All tables of one set of weights: own image, shuffled image, no image, and by exit layer."""
+    """All tables of one set of weights: own image, shuffled image, no image, the words' prior, and by exit layer."""
     o, s = studio.options, studio.students
-    papers = exams(split, o.judge_questions, o.judge_questions, seed)
-    fewer = exams(split, o.judge_exit_questions, o.judge_exit_questions, seed)
+    papers = exams(split, o.judge_scenes, o.judge_easy, seed)
+    fewer = exams(split, o.judge_scenes // 3, o.judge_easy // 3, seed)
     parts = (s.language, s.tower, s.projector, studio.tokens)
-    found: dict[str, Any] = {"questions": sum(len(e.questions) for e in papers), "pictures": len(papers)}
-    for image in ("own", "shuffled", "none"):
-        found[image] = judge(*parts, papers, image=image)
-        studio.report(f"{image}: {found[image]}")
-    curve = judge_exits(*parts, fewer, EXIT_LAYERS)
-    found["by_exit_layer"] = {str(k): v for k, v in curve.items()}
-    found["by_exit_layer_questions"] = sum(len(e.questions) for e in fewer)
+    found: dict[str, Any] = {"pictures": len(papers), "questions": sum(len(e.questions) for e in papers)}
+    found["questions_shuffled_and_by_exit_layer"] = sum(len(e.questions) for e in fewer)
+    found["prior"] = prior(papers)
+    found["own"] = judge(*parts, papers)
+    studio.report(f"own image: {found['own']}")
+    found["none"] = judge(*parts, papers, image="none")
+    found["shuffled"] = judge(*parts, fewer, image="shuffled")
+    found["by_exit_layer"] = {str(k): v for k, v in judge_exits(*parts, fewer, EXIT_LAYERS).items()}
     return found
 
 
 def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str, Any]:
     """Run the recipe; answers and writes (`judgement.json`) the tables of all variants."""
     studio = Studio(options, folder, report)
-    studio.align("common", lambda step: studio.save("common", f"plain alignment, {step} steps"))
+    for name in ("common", "binding"):
+        studio.align(name, lambda step, name=name: studio.save("common", f"plain phase {name!r}, {step} steps"))  # type: ignore[misc]
     common = studio.trained()
     results: dict[str, Any] = {}
     for name in options.variants:
