@@ -1,0 +1,88 @@
+"""Several policies as one: each sees what the ones before it left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from ..core.decision import KEEP, Decision, LayerView, Policy
+from ..core.errors import SettingsError
+from ..core.layout import TokenLayout
+from ..core.registry import register, registered_policies
+
+__all__ = ["Chain", "chain"]
+
+
+def chain(*policies: Policy) -> Chain:
+    """One policy that asks `policies` in this order, e.g. `la.chain(schedule, exit)`.
+
+    Raises:
+        SettingsError: one of them is no policy.
+        ModelMismatch: they were made for different models.
+    """
+    return Chain(tuple(policies))
+
+
+@register("chain")
+@dataclass(frozen=True)
+class Chain(Policy):
+    """Several policies in a row: each decides on what the ones before it left."""
+
+    parts: tuple[Policy, ...]
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if not isinstance(part, Policy):
+                raise SettingsError(f"chain() joins policies, not {part!r}. la.load(path) reads a saved one.")
+        bases = [part.base for part in self.parts if part.base is not None]
+        for base in bases[1:]:
+            bases[0].check(base)
+        object.__setattr__(self, "base", bases[0] if bases else None)
+
+    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
+        asked: set[int] = set()
+        for part in self.parts:
+            asked.update(part.layers(num_layers, first_prunable))
+        return tuple(sorted(asked))
+
+    def decide(self, view: LayerView) -> Decision:
+        keep: Tensor | None = None
+        notes: dict[str, Tensor] = {}
+        for index, part in enumerate(self.parts):
+            # Which layers a part wants depends on the depth alone; what it may not use was refused at attachment.
+            if view.layer not in part.layers(view.num_layers, 0):
+                continue
+            decision = part.decide(view)
+            notes.update({_free(name, index, notes): value for name, value in decision.notes.items()})
+            if decision.keep is not None:
+                keep = decision.keep if keep is None else keep & decision.keep
+                view = replace(view, layout=_left(view.layout, decision.keep))
+        return KEEP if keep is None and not notes else Decision(keep, notes)
+
+    def to_config(self) -> dict[str, Any]:
+        return {"parts": [{"policy": part.name, "config": part.to_config()} for part in self.parts]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{i}.{name}": value for i, part in enumerate(self.parts) for name, value in part.tensors().items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        parts = []
+        for i, entry in enumerate(config["parts"]):
+            own = {name.removeprefix(f"{i}."): value for name, value in tensors.items() if name.startswith(f"{i}.")}
+            parts.append(registered_policies[entry["policy"]].from_config(entry["config"], own))
+        return cls(tuple(parts))
+
+    def card(self) -> str:
+        return "In this order:\n\n" + "\n\n".join(f"{i}. **{p.name}** {p.card()}" for i, p in enumerate(self.parts, 1))
+
+
+def _left(layout: TokenLayout, keep: Tensor) -> TokenLayout:
+    """The layout after dropping what is not in `keep`, its slots still there as padding."""
+    return TokenLayout(layout.visual & keep, layout.text & keep, layout.padding | ~keep, layout.spans)
+
+
+def _free(name: str, index: int, taken: dict[str, Tensor]) -> str:
+    return f"{name}_{index}" if name in taken else name

@@ -1,0 +1,219 @@
+"""DyVTE: all visual tokens of a row leave before the first layer whose gate says the text has seen enough.
+
+Source: arXiv 2411.19628 (NeurIPS 2025), section 4. `docs/methods/dyvte.md` says what is different here and why.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..core.artifact import BaseModel
+from ..core.decision import Decision, LayerView, Policy
+from ..core.errors import DataError, ModelMismatch, SettingsError
+from ..core.exit_table import ExitTable
+from ..core.registry import register
+from ..modules.gates import ExitGates, text_features
+from .fixed import check_layers
+
+__all__ = ["Threshold", "VisualExit", "exit_probabilities", "simulate"]
+
+Threshold = float | Sequence[float] | None
+
+
+@register("visual-exit")
+class VisualExit(Policy):
+    """All visual tokens leave before the first layer whose gate says the text has seen enough (DyVTE).
+
+    Rows decide for themselves, once, in prefill; a row whose gates never fire keeps its tokens. No attention map is
+    needed, and nothing is read by the host here.
+
+    Args:
+        gates: trained exit gates.
+        threshold: exit where the gate's probability is above this; one for all candidate layers, or one for each of
+            `gates.layers`. None: never exit (no threshold kept the promise).
+        min_layer: no exit before a layer below this one.
+        layers: ask only at these of the gates' layers; None: at all.
+        base: the model that the gates were trained for.
+        promise: what calibration found (`training.calibration`), kept with the policy.
+        training: how the gates were trained, kept with the policy.
+
+    Raises:
+        SettingsError: a threshold outside [0, 1], or layers that have no gate.
+    """
+
+    def __init__(
+        self,
+        gates: ExitGates,
+        threshold: Threshold = 0.5,
+        min_layer: int = 1,
+        layers: Sequence[int] | None = None,
+        base: BaseModel | None = None,
+        promise: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.gates, self.min_layer, self.base = gates, min_layer, base
+        self.asked = None if layers is None else tuple(layers)
+        for layer in self.asked or ():
+            gates.place(layer)
+        self.threshold = threshold if threshold is None or isinstance(threshold, int | float) else tuple(threshold)
+        self._thresholds = threshold_row(gates, threshold)
+        self.promise, self.training = promise, training
+        self._copies: dict[torch.device, ExitGates] = {}
+
+    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
+        if self._thresholds is None:
+            return ()
+        if self.gates.layers[-1] >= num_layers:
+            raise ModelMismatch(
+                f"These gates read layers up to {self.gates.layers[-1]}, but the model has {num_layers}. Train gates "
+                "for this model: lookaway train --method dyvte --model ..."
+            )
+        asked = [k for k in self.asked or self.gates.layers if k >= self.min_layer]
+        check_layers(asked, num_layers, first_prunable, "VisualExit (set min_layer higher)")
+        return tuple(sorted(asked))
+
+    @torch.no_grad()
+    def decide(self, view: LayerView) -> Decision:
+        assert self._thresholds is not None
+        if view.hidden.shape[-1] != self.gates.hidden_size:
+            raise ModelMismatch(
+                f"These gates read states of {self.gates.hidden_size} numbers, not of {view.hidden.shape[-1]}: they "
+                "were made for another model."
+            )
+        gates = self._on(view.hidden.device)
+        logits = gates(text_features(view.hidden, view.layout), view.layer)  # [B]
+        probability = logits.sigmoid()
+        leaves = view.waiting & (probability > self._thresholds[gates.place(view.layer)])
+        return Decision.drop_visual(view, leaves, exit_probability=probability)
+
+    def _on(self, device: torch.device) -> ExitGates:
+        """The gates on a device; the given ones are not moved, other models may use them elsewhere."""
+        if self.gates.w1.device == device:
+            return self.gates
+        if device not in self._copies:
+            self._copies[device] = copy.deepcopy(self.gates).to(device)
+        return self._copies[device]
+
+    # on disk ---------------------------------------------------------------------------------------------------------
+
+    def to_config(self) -> dict[str, Any]:
+        return {
+            "gates": self.gates.to_config(),
+            "threshold": list(self.threshold) if isinstance(self.threshold, Sequence) else self.threshold,
+            "min_layer": self.min_layer,
+            "layers": None if self.asked is None else list(self.asked),
+            "promise": None if self.promise is None else dict(self.promise),
+            "training": None if self.training is None else dict(self.training),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"gates.{name}": value for name, value in self.gates.state_dict().items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        settings = dict(config)
+        weights = {name.removeprefix("gates."): value for name, value in tensors.items()}
+        try:
+            gates = ExitGates.from_config(settings.pop("gates"), weights)
+            return cls(gates, **settings)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"This is no visual-exit policy of this version ({error!r}). Train it again.") from error
+
+    def with_threshold(self, threshold: Threshold, promise: Mapping[str, Any] | None = None) -> VisualExit:
+        """The same gates at another threshold, with the promise that goes with it."""
+        return VisualExit(self.gates, threshold, self.min_layer, self.asked, self.base, promise, self.training)
+
+    def card(self) -> str:
+        promise, layers = self.promise, self.gates.layers
+        if promise is None:
+            words = "Not calibrated: nothing is promised about how many answers change."
+        elif self.threshold is None:
+            words = f"Calibrated, but this policy never exits. {promise.get('reason', '')}"
+        else:
+            words = (
+                f"Promise: with confidence {1 - promise['delta']:.0%}, at most {promise['epsilon']:.1%} of the answers "
+                f"differ from the full model's, on inputs like the {promise['samples']} calibration samples "
+                f"({promise['changed']} of them changed; exact upper bound {promise['bound']:.2%})."
+            )
+        threshold = "never" if self.threshold is None else f"above {self.threshold}"
+        return (
+            f"Exit gates (DyVTE, arXiv 2411.19628): {self.gates.extra_repr()}. Candidate layers {layers[0]} to "
+            f"{layers[-1]}; exit where the gate's probability is: {threshold}; not before layer {self.min_layer}.\n\n"
+            f"{words}"
+        )
+
+    def __repr__(self) -> str:
+        return f"VisualExit({self.gates.extra_repr()}; threshold={self.threshold}, min_layer={self.min_layer})"
+
+
+def threshold_row(gates: ExitGates, threshold: Threshold) -> tuple[float, ...] | None:
+    """One threshold for each of the gates' layers; None where the policy never exits."""
+    if threshold is None:
+        return None
+    many = isinstance(threshold, Sequence)
+    row = tuple(float(t) for t in threshold) if many else (float(threshold),) * len(gates.layers)  # type: ignore
+    if len(row) != len(gates.layers):
+        raise SettingsError(f"{len(row)} thresholds for {len(gates.layers)} gates: give one, or one a gate.")
+    for value in row:
+        if not 0 <= value <= 1:
+            raise SettingsError(f"A threshold is a probability from 0 to 1 (1: never exit), not {value}.")
+    return row
+
+
+@torch.no_grad()
+def exit_probabilities(gates: ExitGates, table: ExitTable) -> Tensor:
+    """Probability of exit at each of the table's layers, float32 [N, C]; 0 at layers without a gate.
+
+    Raises:
+        DataError: the table has none of the gates' layers, or states of another size.
+    """
+    if table.features.shape[-1] != 2 * gates.hidden_size:
+        raise DataError(
+            f"The table's features have {table.features.shape[-1]} numbers, the gates read {2 * gates.hidden_size}: "
+            "they are of different models."
+        )
+    known = [c for c, layer in enumerate(table.layers) if layer in gates.layers]
+    if not known:
+        raise DataError(f"The table has layers {list(table.layers)}, the gates {list(gates.layers)}: none in common.")
+    found = torch.zeros(len(table), len(table.layers))
+    for c in known:
+        found[:, c] = gates(table.features[:, c].to(gates.w1.device), table.layers[c]).sigmoid().cpu()
+    return found
+
+
+@torch.no_grad()
+def simulate(
+    gates: ExitGates,
+    table: ExitTable,
+    threshold: Threshold,
+    min_layer: int = 1,
+    layers: Sequence[int] | None = None,
+    probabilities: Tensor | None = None,
+) -> Tensor:
+    """Where the policy would exit on each sample of a table, without running the model.
+
+    Args:
+        gates, threshold, min_layer, layers: as for VisualExit.
+        table: exit table of the samples.
+        probabilities: `exit_probabilities(gates, table)`, where it is known already.
+
+    Returns:
+        int64 [N]: index into `table.layers` of the first candidate whose gate fires; `len(table.layers)` = never.
+    """
+    row = threshold_row(gates, threshold)
+    never = len(table.layers)
+    if row is None:
+        return torch.full((len(table),), never)
+    p = exit_probabilities(gates, table) if probabilities is None else probabilities
+    usable = [k in gates.layers and k >= min_layer and (layers is None or k in layers) for k in table.layers]
+    # A layer that may not be used gets a threshold that no probability is above.
+    limits = torch.tensor(
+        [row[gates.place(k)] if ok else 2.0 for k, ok in zip(table.layers, usable, strict=True)], dtype=p.dtype
+    )
+    fires = p > limits  # [N, C]
+    return torch.where(fires.any(1), fires.int().argmax(1), never)

@@ -1,0 +1,89 @@
+"""What holds for every policy of the table."""
+
+import pytest
+import torch
+from cases import CASES, HIDDEN, LAYERS, ROWS
+
+import lookaway as la
+from lookaway.anatomy.tiny import tiny
+from lookaway.core.layout import TokenLayout
+
+
+def view_of(layer, rows=ROWS, seed=0, slots=14):
+    draw = torch.Generator().manual_seed(seed)
+    visual = torch.zeros(rows, slots, dtype=torch.bool)
+    visual[:, 3:9] = True
+    visual[rows // 2] = False  # a row without image
+    mask = torch.ones(rows, slots, dtype=torch.long)
+    mask[-1, :2] = 0
+    layout = TokenLayout.from_masks(visual, mask)
+    hidden = torch.randn(rows, slots, HIDDEN, generator=draw)
+    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts)
+
+
+def test_every_registered_policy_has_a_row():
+    rows = {CASES[name].make(ROWS).name for name in CASES}
+    assert rows == set(la.policies())
+    assert all(la.policies().values())
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestEvery:
+    def test_layers_are_valid_for_the_depth(self, name):
+        layers = CASES[name].make(ROWS).layers(LAYERS, 1)
+        assert list(layers) == sorted(set(layers))
+        assert all(1 <= layer < LAYERS for layer in layers)
+
+    def test_keeps_all_text_and_shapes(self, name):
+        policy = CASES[name].make(ROWS)
+        for layer in policy.layers(LAYERS, 1):
+            view = view_of(layer)
+            before = view.hidden.clone()
+            decision = policy.decide(view)
+            assert torch.equal(view.hidden, before)
+            assert all(note.shape == (ROWS,) for note in decision.notes.values())
+            if decision.keep is not None:
+                assert decision.keep.shape == view.layout.text.shape
+                assert decision.keep.dtype == torch.bool
+                assert bool(decision.keep[view.layout.text].all())
+
+    def test_is_deterministic(self, name):
+        first, second = CASES[name].make(ROWS), CASES[name].make(ROWS)
+        for layer in first.layers(LAYERS, 1):
+            a, b, c = first.decide(view_of(layer)), first.decide(view_of(layer)), second.decide(view_of(layer))
+            for other in (b, c):
+                assert (a.keep is None) == (other.keep is None)
+                assert a.keep is None or torch.equal(a.keep, other.keep)
+
+    def test_round_trip(self, name, tmp_path):
+        policy = CASES[name].make(ROWS)
+        loaded = la.load(policy.save_pretrained(tmp_path / "policy"))
+        assert type(loaded) is type(policy)
+        assert loaded.to_config() == policy.to_config()
+        assert loaded.layers(LAYERS, 1) == policy.layers(LAYERS, 1)
+        for layer in policy.layers(LAYERS, 1):
+            ours, theirs = policy.decide(view_of(layer)), loaded.decide(view_of(layer))
+            assert torch.equal(ours.keep, theirs.keep)
+        assert (tmp_path / "policy" / "README.md").read_text().count("```") == 2
+
+    @pytest.mark.parametrize("kind", ["single", "left_padded", "right_padded"])
+    def test_removal_equals_masking(self, name, kind):
+        example = tiny("llava", num_layers=LAYERS)
+        inputs = example.inputs(kind)
+        rows = len(inputs["input_ids"])
+        with torch.no_grad():
+            with la.attach(example.model, CASES[name].make(rows)) as run:
+                fast = example.model(**inputs).logits
+            with la.reference(example.model, CASES[name].make(rows)) as slow_run:
+                slow = example.model(**inputs).logits
+        assert run.trace.exit_layers == slow_run.trace.exit_layers
+        index, valid = run.kept_columns()
+        slow = slow.gather(1, index[:, :, None].expand(-1, -1, slow.shape[-1]))
+        assert torch.allclose(fast[valid], slow[valid], atol=1e-5)
+
+    def test_really_drops(self, name):
+        example = tiny("llava", num_layers=LAYERS)
+        with torch.no_grad(), la.attach(example.model, CASES[name].make(ROWS)) as run:
+            example.model(**example.inputs("left_padded"))
+        dropped = run.trace.visual_tokens[-1] != run.trace.visual_tokens[0]
+        assert dropped == CASES[name].exits
