@@ -43,8 +43,6 @@ class Options(Base):
             raise ValueError(f"--rate must be above 0, not {self.rate}")
 
 
-
-
 def call(*arguments):
     seen = {}
 
@@ -124,7 +122,8 @@ def test_help_lists_all_commands_without_loading_torch():
     import subprocess
     import sys
 
-    code = "import sys\nfrom lookaway.cli.app import app\ntry:\n app(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    code = "import sys\nfrom lookaway.cli.app import app\ntry:\n app(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
     assert all(name in done.stdout for name in cli_app.COMMANDS)

@@ -1,15 +1,24 @@
-"""What several commands share: which policy is meant."""
+"""What several commands share: which policy is meant, progress bars, resuming, tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from ..core.errors import DataError
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
+    from ..evaluation.runner import PairedResult
+    from ..evaluation.summary import SummaryRow
 
-__all__ = ["choose_policy"]
+__all__ = ["choose_policy", "earlier_results", "progress", "show_summary"]
 
 
 def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy:
@@ -27,3 +36,60 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
 
         return la.load(shipped_gates(model))
     raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")
+
+
+@contextmanager
+def progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields what advances it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def earlier_results(records: Path, options: Any) -> list[PairedResult]:
+    """Results that an interrupted run of the same job left in its records.
+
+    Raises:
+        DataError: the records are of another job; nothing of them is overwritten.
+    """
+    from dataclasses import asdict
+
+    from ..core.record import RecordWriter, read_records
+    from ..evaluation.runner import results_from_records
+
+    if not records.exists():
+        return []
+    RecordWriter(records).close()  # drops a line that a kill cut short
+    found = list(read_records(records))
+    ours = {key: str(value) for key, value in asdict(options).items() if key not in FREE}
+    for record in found:
+        theirs = {key: str(value) for key, value in record.get("options", {}).items() if key not in FREE}
+        if record["kind"] == "run" and theirs != ours:
+            differs = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+            raise DataError(
+                f"{records} is of another run (different: {', '.join(differs)}). Give another --out, or remove it."
+            )
+    return results_from_records(found)
+
+
+FREE = ("out", "batch_size", "device", "pictures", "curve")
+"""Options that may change when an interrupted run goes on."""
+
+
+def show_summary(name: str, rows: Sequence[SummaryRow], page: Path) -> None:
+    """The short table of a paired evaluation."""
+    table = Table("family", "n", "without", "with", "same answer", "mean exit", "FLOPs", "KV", box=None, title=name)
+    for row in rows:
+        table.add_row(
+            row.family, str(row.samples), _share(row.accuracy_without), _share(row.accuracy_with),
+            _share(row.agreement.value), "–" if row.mean_exit is None else f"{row.mean_exit:.1f}",
+            _share(row.flops_share), _share(row.kv_share),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(f"report: {page}", highlight=False)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -60,7 +60,8 @@ def exit_histogram(data: ReportData, variant: str) -> str:
         axes.set_xticks([*ticks, depth], [*map(str, ticks), "never"])
         axes.set(xlabel="layer before which the visual tokens left", ylabel="questions", xlim=(0, depth + 0.9))
         axes.grid(alpha=0.18, color=INK, axis="y")
-        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+        if len(counts) > 1:
+            figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
     return _svg(draw, "Number of questions for each layer at which the gates let the visual tokens leave")
 
@@ -131,7 +132,7 @@ def _svg(draw: Callable[[Any], None], alternative: str) -> str:
     style |= {"font.size": 9.5, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
     style |= {"svg.fonttype": "none", "svg.hashsalt": "lookaway"}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.8, 3.9), layout="constrained")
         figure.patch.set_alpha(0)
         draw(figure)
         for axes in figure.axes:

@@ -1,0 +1,124 @@
+"""`lookaway eval`: a policy against the unpruned model, on the same samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ..core.record import Sample
+    from ..evaluation.runner import PairedResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Evaluate a policy against the unpruned model on the same samples: accuracy, agreement, exits, cost."""
+
+    model: str = "lookaway-mini"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    policy: str | None = None
+    """Folder or hub id of a saved policy; without it the default model's own gates."""
+    exit_at: int | None = None
+    """Instead of a policy: remove the visual tokens before this decoder layer."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    split: str = "test"
+    """train, calibration, test; or all of your own file."""
+    limit: int | None = 500
+    """At most so many samples."""
+    score: Literal["accuracy", "agreement"] = "accuracy"
+    """accuracy needs answers in the data; agreement compares with the unpruned model only."""
+    curve: bool = True
+    """Also every fixed exit, the oracle and random exits, from one tape a sample (needs answers)."""
+    out: Path = Path("out/eval")
+    """Folder of records.jsonl and report.html; an interrupted run goes on from its records."""
+    name: str = "gates"
+    """What the policy is called in tables."""
+    pictures: int = 12
+    """Samples shown on the page."""
+    batch_size: int = 8
+    """Samples a batch."""
+    max_new_tokens: int = 32
+    """Longest answer, in tokens."""
+    seed: int = 0
+    """Seed of the data."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from ..core.record import RecordWriter
+    from ..data import load_samples
+    from ..evaluation.exits import collect_outcomes
+    from ..evaluation.gate_curves import write_curves
+    from ..evaluation.header import run_header
+    from ..evaluation.runner import evaluate_policy
+    from ..evaluation.scoring import require_answers
+    from ..evaluation.summary import summarise
+    from ..hosts.loading import load_model
+    from ..reports.page import write_report
+    from .common import choose_policy, earlier_results, progress, show_summary
+
+    policy = choose_policy(options.model, options.policy, options.exit_at)
+    samples = load_samples(options.data, options.split, options.limit, options.seed)
+    if options.score == "accuracy":
+        require_answers(samples)
+    model, processor = load_model(options.model, device=options.device)
+    records = options.out / "records.jsonl"
+    done = earlier_results(records, options)
+    with RecordWriter(records) as writer:
+        writer.write("run", **run_header("eval", model, options.data, options, options.seed, options.model))
+        with progress("answering with and without", len(samples)) as advance:
+            results = evaluate_policy(
+                model, processor, policy, samples, variant=options.name, writer=writer, done=done,
+                batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, progress=advance,
+            )  # fmt: skip
+        rows = summarise(results)
+        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows])
+        write_pictures(writer, samples, results, options.pictures)
+        seen = [sample for sample in samples if sample.images and sample.answer is not None]
+        if options.curve and seen:
+            with progress("all exits of each sample", len(seen)) as advance:
+                table, outcomes = collect_outcomes(
+                    model, processor, seen, cache_dir=options.out / "cache", batch_size=options.batch_size,
+                    max_new_tokens=options.max_new_tokens, progress=advance,
+                )  # fmt: skip
+            write_curves(writer, options.name, policy, table, outcomes, [sample.family for sample in seen])
+    page = write_report(records, options.out / "report.html")
+    show_summary(options.name, rows, page)
+    return {"summary": [asdict(row) for row in rows], "records": str(records), "report": str(page)}
+
+
+def write_pictures(writer: Any, samples: list[Sample], results: list[PairedResult], count: int) -> None:
+    """Thumbnails of a choice of samples: earliest and latest exits, changed answers, one of each family."""
+    import base64
+    import io
+
+    from ..hosts.encoding import open_image
+
+    images = {sample.id: sample.images[0] for sample in samples if len(sample.images) == 1}
+    for result in chosen(results, count):
+        if result.id in images:
+            picture = open_image(images[result.id]).copy()
+            picture.thumbnail((224, 224))
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            writer.write("picture", id=result.id, png=base64.b64encode(buffer.getvalue()).decode())
+
+
+def chosen(results: list[PairedResult], count: int) -> list[PairedResult]:
+    """A third of changed answers (at most), one of each family, then earliest and latest exits, no sample twice."""
+    seen = [result for result in results if result.visual_tokens[0]]
+
+    def depth(result: PairedResult) -> int:
+        return result.num_layers if result.exit_layer is None else result.exit_layer
+
+    order = [result for result in seen if not result.agree][: count // 3]
+    families: dict[str | None, PairedResult] = {}
+    for result in seen:
+        families.setdefault(result.family, result)
+    by_depth = sorted(seen, key=depth)
+    ends = [end for pair in zip(by_depth, by_depth[::-1], strict=True) for end in pair]
+    unique = {result.id: result for result in [*order, *families.values(), *ends]}
+    return list(unique.values())[:count]

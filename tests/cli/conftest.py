@@ -1,0 +1,54 @@
+"""A tiny LLaVA as an ordinary folder, and questions of a user's own about pictures made here."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    from lookaway.anatomy.tiny import tiny
+    from lookaway.anatomy.tiny_processor import tiny_processor
+
+    path = tmp_path_factory.mktemp("model")
+    tiny("llava").model.save_pretrained(path)
+    tiny_processor().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory):
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    entries = []
+    for number in range(40):
+        name = f"{number // 2}.png"
+        if number % 2 == 0:
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / name)
+        entries.append({"id": str(number), "image": name, "question": f"what is {number}?", "answer": "ab",
+                        "family": ("even", "odd")[number % 2]})  # fmt: skip
+    (folder / "data.json").write_text(json.dumps(entries))
+    return folder / "data.json"
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run `lookaway ...` in this process: (exit status, stdout, stderr)."""
+    import sys
+
+    from lookaway.cli import app
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lookaway", *map(str, arguments)])
+        try:
+            app.main()
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code or 0
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return run

@@ -1,0 +1,108 @@
+"""`lookaway eval`, `ask`, `report` on a user's own folder and data: what they leave, resume and refuse."""
+
+import json
+
+import pytest
+
+from lookaway.cli.app import finish
+from lookaway.cli.eval import Options, run
+from lookaway.core.record import read_records
+
+
+@pytest.fixture(scope="module")
+def evaluated(model_folder, data_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("eval")
+    options = Options(
+        model=str(model_folder), exit_at=2, data=str(data_file), split="all", limit=12, out=out, max_new_tokens=4
+    )
+    finish(run(options), out / "table.json")
+    return out
+
+
+def test_eval_leaves_records_a_table_and_a_page(evaluated):
+    kinds = [record["kind"] for record in read_records(evaluated / "records.jsonl")]
+    assert (kinds.count("run"), kinds.count("sample"), kinds.count("curve")) == (1, 12, 3)
+    table = json.loads((evaluated / "table.json").read_text())
+    whole = table["summary"][0]
+    assert (whole["family"], whole["samples"], whole["mean_exit"], whole["never_exits"]) == ("all", 12, 2.0, 0.0)
+    assert whole["visual_tokens"] == 8.0  # 16 tokens through 2 of 4 layers
+    assert "</html>" in (evaluated / "report.html").read_text()
+
+
+def test_the_curve_at_the_exit_layer_is_what_the_live_run_did(evaluated):
+    records = list(read_records(evaluated / "records.jsonl"))
+    curve = next(r for r in records if r["kind"] == "curve" and r["family"] == "all")
+    summary = next(r for r in records if r["kind"] == "summary")["rows"][0]
+    point = curve["fixed"][curve["layers"].index(2)]
+    assert point["agreement"] == summary["agreement"][0]
+    assert point["accuracy"] == summary["accuracy_with"]
+    assert point["flops_share"] == pytest.approx(summary["flops_share"])
+
+
+def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_folder, data_file, call):
+    records = evaluated / "records.jsonl"
+    whole = records.read_text()
+    lines = whole.splitlines(keepends=True)
+    samples = [line for line in lines if '"kind": "sample"' in line]
+    records.write_text(lines[0] + "".join(samples[:5]) + samples[5][:40])
+    common = ["eval", "--model", model_folder, "--data", data_file, "--split", "all", "--out", evaluated]
+    more = ["--limit", "12", "--max-new-tokens", "4"]
+    status, _, err = call(*common, *more, "--exit-at", "3")
+    assert status == 1
+    assert "is of another run (different: exit_at)" in err
+    assert call(*common, *more, "--exit-at", "2")[0] == 0
+    again = [r for r in read_records(records) if r["kind"] == "sample"]
+    assert sorted(r["id"] for r in again) == sorted(json.loads(line)["id"] for line in samples)
+    assert {r["id"]: r["answer_with"] for r in again} == {
+        json.loads(s)["id"]: json.loads(s)["answer_with"] for s in samples
+    }
+
+
+def test_report_draws_the_records_again(evaluated, tmp_path, call):
+    status, out, _ = call("report", "--records", evaluated / "records.jsonl", "--out", tmp_path / "r.html")
+    assert (status, (tmp_path / "r.html").exists()) == (0, True)
+    assert "wrote" in out
+
+
+def test_ask_prints_the_answer_and_where_it_looked_away(model_folder, data_file, call, tmp_path):
+    image = data_file.parent / "0.png"
+    status, out, _ = call("ask", "--model", model_folder, "--exit-at", "2", "--image", image, "--max-new-tokens", "3",
+                          "--json", tmp_path / "a.json", "what is it?")  # fmt: skip
+    assert status == 0
+    assert "looked away before layer 2 of 4: 16 visual tokens" in " ".join(out.split())
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["exit_layer"] == 2
+    assert 0 < found["prefill_flops_share"] < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "what?"], "No image: give one with --image"),
+        (["ask", "--exit-at", "2", "--policy", "x", "--image", "y.png", "what?"], "either --policy (x) or --exit-at (2)"),
+        (["ask", "--model", "MODEL", "--image", "y.png", "what?"], "No policy: give --policy DIR"),
+        (["ask", "--model", "MODEL", "--exit-at", "2", "--image", "missing.png", "what?"], "missing.png"),
+        (["ask", "--model", "MODEL", "--exit-at", "9", "--image", "IMAGE", "what?"], "layer 9"),
+        (["ask", "--model", "nowhere/nothing", "--exit-at", "2", "--image", "IMAGE", "what?"], "nowhere/nothing"),
+        (["eval", "--model", "MODEL", "--policy", "no-such-folder", "--data", "DATA"], "no-such-folder"),
+        (["eval", "--model", "MODEL", "--exit-at", "2", "--data", "no-such-file.json"], "No data at no-such-file.json"),
+        (["report"], "No records"),
+        (["report", "--records", "nothing.jsonl"], "nothing.jsonl"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_and_does_not_exit_with_zero(arguments, message, model_folder, data_file, call, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    places = {"MODEL": model_folder, "DATA": data_file, "IMAGE": data_file.parent / "0.png"}
+    status, _, err = call(*[places.get(a, a) for a in arguments])
+    assert status == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_score_without_answers_is_refused(model_folder, tmp_path, call, data_file):
+    picture = data_file.parent / "0.png"
+    (tmp_path / "d.json").write_text(json.dumps([{"image": str(picture), "question": "what?"}]))
+    common = ["eval", "--model", model_folder, "--exit-at", "2", "--data", tmp_path / "d.json", "--split", "all"]
+    status, _, err = call(*common, "--out", tmp_path / "out")
+    assert (status, "have no answer" in err) == (1, True)
+    assert call(*common, "--out", tmp_path / "out", "--score", "agreement", "--max-new-tokens", "3")[0] == 0
