@@ -79,7 +79,7 @@ def test_ask_prints_the_answer_and_where_it_looked_away(model_folder, data_file,
     ("arguments", "message"),
     [
         (["ask", "what?"], "No image: give one with --image"),
-        (["ask", "--exit-at", "2", "--policy", "x", "--image", "y.png", "what?"], "either --policy (x) or --exit-at (2)"),
+        (["ask", "--exit-at", "2", "--policy", "x", "--image", "y.png", "what?"], "--policy (x) or --exit-at (2)"),
         (["ask", "--model", "MODEL", "--image", "y.png", "what?"], "No policy: give --policy DIR"),
         (["ask", "--model", "MODEL", "--exit-at", "2", "--image", "missing.png", "what?"], "missing.png"),
         (["ask", "--model", "MODEL", "--exit-at", "9", "--image", "IMAGE", "what?"], "layer 9"),

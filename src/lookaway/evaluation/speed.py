@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ def measure_speed(
     new_tokens: int = 16,
     repeats: int = 15,
     writer: RecordWriter | None = None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> list[SpeedRow]:
     """Time fixed exits, the attached but idle engine and, where given, a policy, all in turns with the bare model.
 
@@ -72,6 +73,7 @@ def measure_speed(
         variants |= {name: _attached(model, chosen, run) for name, chosen in policies.items()}
         times = measure(variants, repeats=repeats, device=model.device)
         rows += [_row(model, name, part, times["bare"], times[name], variants[name].trace) for name in policies]
+        progress(1)
     for row in rows:
         if writer is not None:
             writer.write("timing", **vars(row), efficiency=row.efficiency, batch_size=batch_size)

@@ -1,0 +1,84 @@
+"""`lookaway bench`: is saved work saved time? And what do the engine and the gates cost themselves?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..evaluation.speed import SpeedRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure prefill, first token and decoding with and without a policy, in turns, in one process."""
+
+    model: str = "lookaway-mini"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    policy: str | None = None
+    """Folder or hub id of a saved policy; without it the default model's own gates, or none for other models."""
+    exits: tuple[int, ...] = ()
+    """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
+    data: str = "scenes"
+    """Where the timed sample comes from: its first question with an image."""
+    batch_size: int = 1
+    """Rows: the timed sample that many times."""
+    new_tokens: int = 16
+    """Tokens generated for the decode part."""
+    repeats: int = 30
+    """Rounds that count; every variant runs once a round."""
+    dtype: str | None = None
+    """float32, bfloat16, float16; default: float32 on a CPU, the checkpoint's own elsewhere."""
+    attention: str | None = None
+    """sdpa, eager, flash_attention_2; default: transformers' choice."""
+    out: Path = Path("out/bench")
+    """Folder of records.jsonl."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from ..anatomy.base import anatomy_of
+    from ..core.errors import DataError
+    from ..core.record import RecordWriter
+    from ..data import load_samples
+    from ..evaluation.header import run_header
+    from ..evaluation.speed import measure_speed
+    from ..hosts.loading import load_model
+    from .common import choose_policy, progress
+
+    model, processor = load_model(options.model, options.dtype, options.device, options.attention)
+    depth = anatomy_of(model).num_layers
+    policy = None
+    if options.policy is not None or options.model.startswith("lookaway-mini"):
+        policy = choose_policy(options.model, options.policy, None)
+    samples = [s for s in load_samples(options.data, limit=50) if s.images]
+    if not samples:
+        raise DataError(f"{options.data} has no question with an image to time.")
+    exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4)}))
+    with RecordWriter(options.out / "records.jsonl") as writer:
+        writer.write("run", **run_header("bench", model, options.data, options, 0, options.model))
+        with progress("timing", 3) as advance:
+            rows = measure_speed(
+                model, processor, samples[0], exits=exits, policy=policy, batch_size=options.batch_size,
+                new_tokens=options.new_tokens, repeats=options.repeats, writer=writer, progress=advance,
+            )  # fmt: skip
+    show(rows)
+    return {"timings": [{**vars(row), "efficiency": row.efficiency} for row in rows], "records": str(writer.path)}
+
+
+def show(rows: list[SpeedRow]) -> None:
+    """One line a variant and part."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "variant", "part", "ms", "bare ms", "speed-up", "quartiles", "implied", "measured / implied", box=None
+    )
+    for row in rows:
+        low, high = row.speedup_quartiles
+        implied = ("–", "–") if row.implied is None else (f"{row.implied:.2f}", f"{row.efficiency:.0%}")
+        table.add_row(row.variant, row.part, f"{1000 * row.seconds:.1f}", f"{1000 * row.baseline_seconds:.1f}",
+                      f"{row.speedup:.3f}", f"{low:.3f} to {high:.3f}", *implied)  # fmt: skip
+    Console().print(table)
