@@ -21,6 +21,7 @@ __all__ = ["FAMILY_WEIGHTS", "Lesson", "easy_lesson", "lesson", "scene_lesson"]
 
 FAMILY_WEIGHTS: Mapping[str, float] = {"colour": 1, "shape": 1, "exist": 2, "count": 1, "relation": 2.5, "hop": 3,
                                        "comparison": 1.5, "size": 1, "read": 1.5, "text": 0.5}  # fmt: skip
+PAIRED = ("relation", "hop", "comparison")
 POSITIVE = ("does the image contain a {}?", "is a {} present?", "is there a {} in the image?", "is there a {}?")
 NEGATIVE = (
     "does the image not contain a {}?",
@@ -46,12 +47,17 @@ class Lesson(NamedTuple):
     questions: list[scenes.Question]
 
 
-def describe(scene: scenes.Scene, rng: np.random.Generator) -> scenes.Question | None:
-    """Name a thing by one property, answer all others: five labels a question, all about what goes with what."""
+def describe(scene: scenes.Scene, rng: np.random.Generator, places: bool = False) -> scenes.Question | None:
+    """Name a thing by one property, answer all others: five labels a question, all about what goes with what.
+
+    `places` asks as often where a thing is, the first half of every question about two things.
+    """
     t = scene.things[rng.integers(len(scene.things))]
     place = f"{ATTRIBUTES['row'][t.row]} {ATTRIBUTES['col'][t.col]}"
     mark = f" {t.symbol}" if t.symbol else ""
-    kind = rng.integers(3)
+    kind = rng.integers(6 if places else 3)
+    if kind > 2:
+        return scenes.Question("where", f"where is the {t.name}?", place)
     if kind == 0:
         return scenes.Question("describe", f"describe the {place}.", f"{t.size} {t.colour} {t.shape}{mark}")
     field, name, other = ("colour", f"{t.colour} shape", t.shape) if kind == 1 else ("shape", t.shape, t.colour)
@@ -60,12 +66,17 @@ def describe(scene: scenes.Scene, rng: np.random.Generator) -> scenes.Question |
     return scenes.Question("describe", f"describe the {name}.", f"{other} {t.size} {place}{mark}")
 
 
-def scene_lesson(rng: np.random.Generator, things: int, asked: int, described: float = 0.0) -> Lesson:
-    """A scene and about `asked` different questions, a share of them to describe a thing."""
+def scene_lesson(
+    rng: np.random.Generator, things: int, asked: int, described: float = 0.0, pairs: float = 1.0
+) -> Lesson:
+    """A scene and about `asked` different questions, a share of them to describe a thing.
+
+    `pairs` weighs the families about two things; above 1, some descriptions ask where a thing is.
+    """
     scene = scenes.make_scene(rng, things)
-    told = [describe(scene, rng) for _ in range(rng.binomial(asked, described))] if described else []
+    told = [describe(scene, rng, pairs > 1) for _ in range(rng.binomial(asked, described))] if described else []
     names = list(FAMILY_WEIGHTS)
-    weights = np.array(list(FAMILY_WEIGHTS.values()))
+    weights = np.array([w * (pairs if n in PAIRED else 1.0) for n, w in FAMILY_WEIGHTS.items()])
     families = [names[i] for i in rng.choice(len(names), 2 * asked, p=weights / weights.sum())]
     found = list(dict.fromkeys([q for q in told if q] + scenes.questions(scene, rng, families)))[:asked]
     if described:
@@ -107,9 +118,11 @@ def easy_lesson(rng: np.random.Generator, asked: int, split: str = "align") -> L
     return Lesson(pixels(picture), easy_labels(split, image, picture)[:, 0] > 0, found)
 
 
-def lesson(rng: np.random.Generator, progress: float, easy: float, asked: int, described: float = 0.0) -> Lesson:
+def lesson(
+    rng: np.random.Generator, progress: float, easy: float, asked: int, described: float = 0.0, pairs: float = 1.0
+) -> Lesson:
     """The lesson for a moment of training (0 begin, 1 end): two things first, then up to three, then up to six."""
     if rng.random() < easy:
         return easy_lesson(rng, asked)
     most = 2 if progress < 0.08 else 3 if progress < 0.25 else 6
-    return scene_lesson(rng, int(rng.integers(2, most + 1)), asked, described)
+    return scene_lesson(rng, int(rng.integers(2, most + 1)), asked, described, pairs)

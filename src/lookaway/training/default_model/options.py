@@ -9,7 +9,7 @@ __all__ = ["RecipeOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Train lookaway-mini: tower, projector, two plain phases, and from there an exit-aware and a plain branch."""
+    """Train lookaway-mini: tower, projector, three plain phases, and from there an exit-aware and a plain branch."""
 
     seed: int = 0
     """Seed of all weights, pictures and questions."""
@@ -21,15 +21,27 @@ class RecipeOptions:
     """Steps really made of it: questions of all families."""
     binding_schedule: int = 530
     """Length of the second phase's learning-rate schedule and curriculum."""
-    binding_steps: int = 320
+    binding_steps: int = 251
     """Second phase: descriptions are mixed in and names in questions predicted, to learn what goes with what."""
     described: float = 0.4
     """Share of descriptions in the second phase."""
     binding_easy: float = 0.15
     """Share of easy-VQA pictures in the second phase."""
+    pairs_schedule: int = 300
+    """Length of the third phase's learning-rate schedule and curriculum."""
+    pairs_steps: int = 160
+    """Third phase: questions about two things come more often, and where a thing is is asked."""
+    pairs: float = 2.0
+    """Factor on the weights of relation, hop and comparison in the third phase."""
+    pairs_easy: float = 0.1
+    """Share of easy-VQA pictures in the third phase."""
+    pairs_described: float = 0.3
+    """Share of descriptions in the third phase."""
+    branch_pairs: float = 1.5
+    """Factor on the weights of relation, hop and comparison in the branches."""
     branch_described: float = 0.15
     """Share of descriptions in the branches."""
-    branch_steps: int = 210
+    branch_steps: int = 160
     """Alignment steps of each branch after that."""
     images: int = 3
     """Pictures a step, each with about 15 questions."""
@@ -45,15 +57,15 @@ class RecipeOptions:
     """Peak learning rate of LoRA in the common phase."""
     branch_lr: float = 6e-4
     """Peak learning rate of LoRA in the branches."""
-    exit_share: float = 0.5
+    exit_share: float = 0.6
     """Exit-aware branch: share of steps in which the visual tokens really leave before a random layer."""
     exit_first: int = 2
     """The first layer before which they may leave."""
     exit_last: int = 29
     """The last layer before which they may leave."""
-    judge_scenes: int = 120
+    judge_scenes: int = 100
     """Test scenes in the final judgement, ten questions each; a third of them for the accuracy by exit layer."""
-    judge_easy: int = 150
+    judge_easy: int = 100
     """easy-VQA test pictures in the final judgement with all their questions; a third of them by exit layer."""
     variants: tuple[str, ...] = ("exit-aware", "plain")
     """Branches to train, in this order."""

@@ -24,7 +24,7 @@ __all__ = ["Pack", "Tokens", "choose_visual", "pack"]
 
 PREFIX = 1
 MARK = "\x00"
-NAMING = ("relation", "hop", "comparison", "size", "read")  # families whose questions name only what is there
+NAMING = ("relation", "hop", "comparison", "size", "read", "where")  # families whose questions name only what is there
 
 
 class Tokens:
@@ -105,7 +105,7 @@ def pack(
         sees: list[bool] = []
         for number, q in enumerate(group):
             stem, answer = tokens.question(q.text), tokens.answer(q.answer)
-            close = closing >= 1.0 or q.family == "describe" or (rng is not None and rng.random() < closing)
+            close = closing >= 1.0 or q.family in ("describe", "where") or (rng is not None and rng.random() < closing)
             line = [*stem, *(answer if close else ())]
             if budget is not None and len(ids) + len(line) > budget:
                 continue

@@ -5,11 +5,15 @@ A finished stage is recognised by its last checkpoint, so the same call goes on 
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from lookaway.core.files import write_json
@@ -71,7 +75,7 @@ class Studio:
         self.students.load_state_dict(state, strict=False)
 
     def phase(self, name: str) -> AlignOptions:
-        """The alignment options of `common`, `binding`, `exit-aware` or `plain`."""
+        """The alignment options of `common`, `binding`, `pairs`, `exit-aware` or `plain`."""
         o = self.options
         shared: dict[str, Any] = {"images": o.images, "columns": o.columns}
         if name == "common":
@@ -83,8 +87,14 @@ class Studio:
                 steps=o.binding_schedule, stop=o.binding_steps, lr=o.lr, seed=o.seed + 2, easy=o.binding_easy,
                 described=o.described, visual=(20, 60), progress=(0.5, 1.0), all_visual=0.05, **shared,
             )  # fmt: skip
+        if name == "pairs":
+            return AlignOptions(
+                steps=o.pairs_schedule, stop=o.pairs_steps, lr=o.lr, seed=o.seed + 3, easy=o.pairs_easy,
+                described=o.pairs_described, pairs=o.pairs, visual=(20, 60), progress=(0.15, 1.0), all_visual=0.05,
+                **shared,
+            )  # fmt: skip
         return AlignOptions(
-            steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, easy=o.easy,
+            pairs=o.branch_pairs, steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, easy=o.easy,
             described=o.branch_described, exit_share=o.exit_share if name == "exit-aware" else 0.0,
             exit_layers=(o.exit_first, o.exit_last), progress=(0.5, 1.0), all_visual=0.25, **shared,
         )  # fmt: skip
@@ -130,9 +140,9 @@ def judgement(studio: Studio, split: str = "test", seed: int = 0) -> dict[str, A
 
 
 def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str, Any]:
-    """Run the recipe; answers and writes (`judgement.json`) the tables of all variants."""
+    """Run the recipe; answers and writes (`lookaway-mini.json`) the tables of all variants."""
     studio = Studio(options, folder, report)
-    for name in ("common", "binding"):
+    for name in ("common", "binding", "pairs"):
         studio.align(name, lambda step, name=name: studio.save("common", f"plain phase {name!r}, {step} steps"))  # type: ignore[misc]
     common = studio.trained()
     results: dict[str, Any] = {}
@@ -144,5 +154,37 @@ def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str,
         studio.set_trained(common)
         studio.align(name)  # finished: only loads its last checkpoint
         results[name] = judgement(studio)
-        write_json(folder / "judgement.json", results)
+        write_json(folder / "lookaway-mini.json", {"made": _provenance(studio), "variants": results})
     return results
+
+
+def _provenance(studio: Studio) -> dict[str, Any]:
+    """What a reader needs to repeat the numbers, and the questions and minutes that training took."""
+    phases: dict[str, Any] = {}
+    for log in sorted(studio.folder.glob("*/log.jsonl")):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        steps = {line["step"]: line for line in lines}  # a resumed run repeats some
+        every = min(steps) if steps else 0
+        phases[log.parent.name] = {
+            "steps": max(steps, default=0),
+            "questions": round(sum(line.get("questions", 0) * every for line in steps.values())),
+            "minutes": round(_seconds(lines) / 60, 1),
+        }
+    o = studio.options
+    return {
+        "command": "lookaway align --config configs/lookaway-mini.yaml --out DIR",
+        "options": {k: getattr(o, k) for k in RecipeOptions.__dataclass_fields__},
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {best_device()}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "phases": phases,
+    }
+
+
+def _seconds(lines: list[dict[str, Any]]) -> float:
+    """Seconds of all runs of a phase: the clock starts at 0 again where a run was taken up."""
+    clock = [line["seconds"] for line in lines]
+    return sum(a for a, b in zip(clock, [*clock[1:], 0.0], strict=True) if b < a)
