@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..evaluation.runner import PairedResult
     from ..evaluation.summary import SummaryRow
 
-__all__ = ["choose_policy", "earlier_results", "progress", "show_summary"]
+__all__ = ["cache_folder", "choose_policy", "earlier_results", "progress", "show_summary"]
 
 
 def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy:
@@ -36,6 +36,13 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
 
         return la.load(shipped_gates(model))
     raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")
+
+
+def cache_folder() -> Path:
+    """Where features and labels are kept; files are named by what they hold, so nothing stale is ever read."""
+    from ..hosts.mini_parts import cache_root
+
+    return cache_root() / "tables"
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Options:
     """accuracy needs answers in the data; agreement compares with the unpruned model only."""
     curve: bool = True
     """Also every fixed exit, the oracle and random exits, from one tape a sample (needs answers)."""
+    compare: tuple[str, ...] = ()
+    """Other saved gates for the same model, shown beside at all thresholds (from the same tape; needs --curve)."""
     out: Path = Path("out/eval")
     """Folder of records.jsonl and report.html; an interrupted run goes on from its records."""
     name: str = "gates"
@@ -48,10 +50,12 @@ class Options:
 
 
 def run(options: Options) -> dict[str, Any]:
+    import lookaway as la
+
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.exits import collect_outcomes
-    from ..evaluation.gate_curves import write_curves
+    from ..evaluation.gate_curves import write_curves, write_gates
     from ..evaluation.header import run_header
     from ..evaluation.runner import evaluate_policy
     from ..evaluation.scoring import require_answers
@@ -85,6 +89,8 @@ def run(options: Options) -> dict[str, Any]:
                     max_new_tokens=options.max_new_tokens, progress=advance,
                 )  # fmt: skip
             write_curves(writer, options.name, policy, table, outcomes, [sample.family for sample in seen])
+            for other in options.compare:
+                write_gates(writer, Path(other).name, la.load(other), table, outcomes)
     page = write_report(records, options.out / "report.html")
     show_summary(options.name, rows, page)
     return {"summary": [asdict(row) for row in rows], "records": str(records), "report": str(page)}

@@ -15,7 +15,9 @@ SPLITS = ("train", "calibration", "test")
 """What gates learn from, what thresholds are chosen on, what is reported: never the same pictures."""
 
 
-def load_samples(spec: str, split: str = "test", limit: int | None = None, seed: int = 0) -> list[Sample]:
+def load_samples(
+    spec: str, split: str = "test", limit: int | None = None, seed: int = 0, distinct_images: bool = False
+) -> list[Sample]:
     """Samples of a named set or of a user's file, of one split.
 
     Args:
@@ -23,6 +25,7 @@ def load_samples(spec: str, split: str = "test", limit: int | None = None, seed:
         split: 'train', 'calibration' or 'test'; 'all' takes a user's file whole.
         limit: at most so many; the generated sets make 1000 where it is None.
         seed: draws another part of the generated sets; a user's file is shuffled with it before `limit` cuts.
+        distinct_images: one question of each image, so that samples are independent draws.
 
     Raises:
         DataError: no such split or file, a damaged file, nothing in the split.
@@ -32,8 +35,13 @@ def load_samples(spec: str, split: str = "test", limit: int | None = None, seed:
     if limit is not None and limit < 1:
         raise DataError(f"--limit must be at least 1, not {limit}.")
     if spec in ("mini", "scenes", "easy-vqa"):
-        return _generated(spec, split, limit or 1000, seed)
-    return _own(spec, split, limit, seed)
+        if not distinct_images:
+            return _generated(spec, split, limit or 1000, seed)
+        return _generated_distinct(spec, split, limit or 1000, seed)
+    if not distinct_images:
+        return _own(spec, split, limit, seed)
+    samples = _one_per_image(_own(spec, split, None, seed), seed)
+    return samples[:limit]
 
 
 def _generated(spec: str, split: str, count: int, seed: int) -> list[Sample]:
@@ -48,6 +56,31 @@ def _generated(spec: str, split: str, count: int, seed: int) -> list[Sample]:
     half = count // 2
     easy = easy_vqa.samples(split, half, seed) if half else []
     return [*scenes.samples(split, count - half, seed), *easy]
+
+
+def _generated_distinct(spec: str, split: str, count: int, seed: int) -> list[Sample]:
+    """Enough questions are drawn that one of each image gives `count`; easy-VQA has too few images for many."""
+    from . import easy_vqa, scenes
+
+    if spec == "easy-vqa":
+        return _one_per_image(easy_vqa.samples(split, len(easy_vqa.items(split)), seed), seed)[:count]
+    half = 0 if spec == "scenes" else count // 2
+    easy = _generated_distinct("easy-vqa", split, half, seed) if half else []
+    many = scenes.samples(split, (count - len(easy)) * len(scenes.FAMILIES), seed)
+    return [*_one_per_image(many, seed), *easy]
+
+
+def _one_per_image(samples: list[Sample], seed: int) -> list[Sample]:
+    """One question of each image, drawn at random among its questions, in the order of the images."""
+    import random
+
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.images:
+            key = sample.images[0] if isinstance(sample.images[0], str) else sample.images[0].tobytes()
+            groups.setdefault(str(key), []).append(sample)
+    draw = random.Random(seed)
+    return [draw.choice(group) for group in groups.values()]
 
 
 def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:

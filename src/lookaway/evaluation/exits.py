@@ -57,7 +57,7 @@ def collect_outcomes(
     wrong = [sample for sample, right in zip(samples, truth.full_match.tolist(), strict=True) if not right]
     if wrong:
         own = _in_order(_own_table(model, processor, wrong, batch_size, max_new_tokens, progress, cache_dir), wrong)
-        agree[~truth.full_match] = own.match
+        agree[~truth.full_match] = own.agree
     visual, text = _token_counts(model, processor, batches, samples)
     right = torch.cat([truth.match, truth.full_match[:, None]], dim=1).numpy()
     same = np.concatenate([agree.numpy(), np.ones((len(samples), 1), dtype=bool)], axis=1)

@@ -15,7 +15,7 @@ from ..policies.fixed import ExitAt
 from ..policies.visual_exit import VisualExit, exit_probabilities, simulate
 from .curves import ExitOutcomes, Outcome
 
-__all__ = ["compare", "gate_front", "write_curves"]
+__all__ = ["compare", "gate_front", "write_curves", "write_gates"]
 
 
 def write_curves(
@@ -25,18 +25,25 @@ def write_curves(
     table: ExitTable,
     outcomes: ExitOutcomes,
     families: Sequence[str | None],
-) -> dict[str, Any] | None:
-    """Write 'curve' records for all samples and each family and, for gates, 'front' and 'comparison'.
-
-    Returns:
-        The comparison at the policy's own cost; None for policies that cannot be simulated on a table.
-    """
+) -> None:
+    """Write a 'curve' record for all samples and for each family, and what `write_gates` writes of the policy."""
     names = np.array([family or "" for family in families])
     for family in ["all", *sorted({name for name in names.tolist() if name})]:
         part = outcomes if family == "all" else outcomes.subset(names == family)
         writer.write("curve", family=family, samples=len(part), layers=list(part.layers),
                      fixed=[asdict(o) for o in part.fixed()], oracle=asdict(part.oracle()),
                      random=[asdict(part.random(mean)) for mean in part.layers])  # fmt: skip
+    write_gates(writer, variant, policy, table, outcomes)
+
+
+def write_gates(
+    writer: RecordWriter, variant: str, policy: Policy, table: ExitTable, outcomes: ExitOutcomes
+) -> dict[str, Any] | None:
+    """Write 'front' (gates at all thresholds) and 'comparison' (at the policy's own cost) records.
+
+    Returns:
+        The comparison; None for policies that cannot be simulated on a table.
+    """
     if isinstance(policy, VisualExit):
         writer.write("front", variant=variant, points=gate_front(policy, table, outcomes))
         columns = simulate(policy.gates, table, policy.threshold, policy.min_layer, policy.asked).numpy()

@@ -52,7 +52,7 @@ def retention(
     with_policy: Sequence[bool], without: Sequence[bool], confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
     """Accuracy with the policy / accuracy without it, same samples; NaN where the model without it knows nothing."""
-    return bootstrap_ratio([float(v) for v in with_policy], [float(v) for v in without], confidence)
+    return bootstrap_ratio([float(v) for v in with_policy], [float(v) for v in without], confidence, seed=seed)
 
 
 def mcnemar(with_policy: Sequence[bool], without: Sequence[bool]) -> float:

@@ -1,0 +1,72 @@
+"""`lookaway demo`: the whole story on the default model, from the other commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything once: train exit gates, promise, evaluate with and without on held-out questions, time, report."""
+
+    model: str = "lookaway-mini"
+    """lookaway-mini, lookaway-mini-plain, or any LLaVA folder or hub id."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    out: Path = Path("out/demo")
+    """Folder of the gates, the records and report.html; what is done already is not done again."""
+    train: int = 800
+    """Questions that the gates learn from."""
+    calibration: int = 300
+    """Questions that the promise is made on, one an image."""
+    test: int = 400
+    """Held-out questions that are reported."""
+    epsilon: float = 0.03
+    """The promise: at most this share of answers differs from the full model's ..."""
+    delta: float = 0.05
+    """... with confidence 1 - delta."""
+    repeats: int = 12
+    """Rounds of timing."""
+    exits: tuple[int, ...] = ()
+    """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
+    seed: int = 0
+    """Seed of everything."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from rich.console import Console
+
+    from ..core.record import read_records
+    from ..reports.page import write_report
+    from . import bench, calibrate, eval, train
+
+    o, say = options, Console(stderr=True).rule
+    gates, published, records = o.out / "gates", o.out / "published-preset", []
+    common: dict[str, Any] = {"model": o.model, "data": o.data, "device": o.device}
+
+    say("1 of 4: exit gates learn from the model's own answers")
+    for folder, preset in ((gates, "light"), (published, "published")):
+        if not (folder / "config.json").exists():
+            train.run(train.Options(**common, preset=preset, limit=o.train, out=folder, seed=o.seed))  # type: ignore[arg-type]
+
+    say("2 of 4: the promise")
+    promised = [r for r in read_records(gates / "records.jsonl") if r["kind"] == "calibration"]
+    if not promised:
+        calibrate.run(calibrate.Options(**common, policy=str(gates), limit=o.calibration, epsilon=o.epsilon,
+                                        delta=o.delta, seed=o.seed))  # fmt: skip
+
+    say("3 of 4: with and without, on held-out questions")
+    table = eval.run(eval.Options(**common, policy=str(gates), limit=o.test, compare=(str(published),), seed=o.seed,
+                                  out=o.out / "eval"))  # fmt: skip
+
+    say("4 of 4: seconds")
+    timed = bench.run(bench.Options(**common, policy=str(gates), exits=o.exits, repeats=o.repeats, out=o.out / "bench"))
+
+    records = [gates / "records.jsonl", o.out / "eval" / "records.jsonl", o.out / "bench" / "records.jsonl"]
+    page = write_report([str(path) for path in records], o.out / "report.html")
+    Console().print(f"[bold]report: {page}[/bold]")
+    return {"report": str(page), "summary": table["summary"], "timings": timed["timings"]}

@@ -1,0 +1,90 @@
+"""`lookaway train`: exit gates for a model, from samples, in two steps of which the first is cached."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..training.gate_training import GateOptions
+
+if TYPE_CHECKING:
+    from ..training.gate_training import GateRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(GateOptions):
+    """Train exit gates for a model on your data: labels for all layers once (cached), then the gates in seconds."""
+
+    method: Literal["dyvte"] = "dyvte"
+    """What to train; dyvte: visual-token exit (docs/methods/dyvte.md)."""
+    model: str = "lookaway-mini"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    split: str = "train"
+    """train; or all of your own file, where calibration and evaluation get another file."""
+    limit: int | None = 1000
+    """At most so many samples."""
+    target: Literal["auto", "answer", "own"] = "auto"
+    """answer: the ground truth; own: the full model's greedy answer; auto: ground truth where all samples have it."""
+    label_batch: int = 16
+    """Samples a run of the model while labels are made."""
+    max_new_tokens: int = 32
+    """Longest own answer, in tokens."""
+    out: Path = Path("gates")
+    """Folder of the policy; records.jsonl lies in it too."""
+    cache: Path | None = None
+    """Where features and labels are kept, so that another training costs no model run; default: lookaway's cache."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from ..anatomy.base import anatomy_of
+    from ..core.record import RecordWriter
+    from ..data import load_samples
+    from ..evaluation.header import run_header
+    from ..hosts.loading import load_model
+    from ..policies.visual_exit import VisualExit
+    from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
+    from ..training.gate_training import train_gates
+    from .common import cache_folder, progress
+
+    gate_options = GateOptions(**{field.name: getattr(options, field.name) for field in fields(GateOptions)})
+    label_options = LabelOptions(
+        target=options.target, batch_size=options.label_batch, max_new_tokens=options.max_new_tokens,
+        candidates=options.layers,
+    )  # fmt: skip
+    samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
+    model, processor = load_model(options.model, device=options.device)
+    with progress("labels for all layers", len(samples)) as advance:
+        table = make_exit_table(model, processor, samples, label_options, options.cache or cache_folder(), advance)
+    trained = train_gates(table, gate_options, image_names(samples))
+    policy = VisualExit(
+        trained.gates, trained.threshold, options.min_layer, base=anatomy_of(model).base, training=trained.summary
+    )
+    saved = policy.save_pretrained(options.out)
+    with RecordWriter(options.out / "records.jsonl") as writer:
+        writer.write("run", **run_header("train", model, options.data, options, options.seed, options.model))
+        writer.write("training", **trained.summary, history=trained.history)
+    show(trained, saved)
+    return {"policy": str(saved), **{k: v for k, v in trained.summary.items() if k != "good_share"},
+            "options": asdict(gate_options.filled())}  # fmt: skip
+
+
+def show(trained: GateRun, saved: Path) -> None:
+    """What was trained, what the validation part says, and what to do next."""
+    from rich.console import Console
+
+    found, console = trained.summary, Console(highlight=False)
+    console.print(
+        f"{found['parameters']:,} gate weights, {found['samples']} samples, {found['epochs']} epochs; at threshold "
+        f"{trained.threshold} the gates agree with the full model on {found['validation_agreement']:.1%} of "
+        f"{found['validation_samples'] or found['samples']} "
+        f"{'validation' if found['validation_samples'] else 'training'} samples, mean exit layer "
+        f"{found['validation_mean_exit']:.1f}."
+    )
+    for warning in found["warnings"]:
+        console.print(f"[yellow]note:[/yellow] {warning}")
+    console.print(f"saved {saved}; next: lookaway calibrate --policy {saved}, lookaway eval --policy {saved}")

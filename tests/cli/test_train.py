@@ -1,0 +1,103 @@
+"""`lookaway train` and `calibrate` on a user's own folder and data, and the policy that comes out of them."""
+
+import json
+import shutil
+
+import pytest
+
+import lookaway as la
+from lookaway.cli.calibrate import Options as CalibrateOptions
+from lookaway.cli.calibrate import run as calibrate
+from lookaway.cli.train import Options, run
+from lookaway.core.record import read_records
+
+
+@pytest.fixture(scope="module")
+def trained(model_folder, data_file, tmp_path_factory):
+    out, cache = tmp_path_factory.mktemp("gates"), tmp_path_factory.mktemp("cache")
+    run(Options(model=str(model_folder), data=str(data_file), split="all", limit=30, epochs=3, out=out, cache=cache))
+    return out, cache
+
+
+def test_what_was_trained_loads_attaches_and_says_where_it_comes_from(trained, model_folder):
+    from lookaway.hosts.loading import load_model
+
+    out, _ = trained
+    policy = la.load(out)
+    model, _ = load_model(model_folder, device="cpu")
+    assert policy.base == la.anatomy(model).base
+    with la.attach(model, policy):
+        pass
+    kinds = [record["kind"] for record in read_records(out / "records.jsonl")]
+    assert kinds == ["run", "training"]
+    assert (out / "README.md").read_text().startswith("---\nlibrary_name: lookaway")
+
+
+def test_labels_are_made_once(trained, model_folder, data_file, tmp_path, monkeypatch):
+    """Other settings train on the cached table: the model does not run again."""
+    _, cache = trained
+    import lookaway.engine.exit_table as engine
+
+    monkeypatch.setattr(engine, "_table", lambda *a: pytest.fail("the model ran again"))
+    common = {"model": str(model_folder), "data": str(data_file), "split": "all", "limit": 30, "cache": cache}
+    found = run(Options(**common, epochs=2, width=8, preset="published", out=tmp_path / "gates"))
+    assert found["options"]["width"] == 8
+    assert found["options"]["two_way"] is True
+
+
+def test_too_few_samples_for_the_promise_are_named_and_the_policy_never_exits(
+    trained, model_folder, data_file, tmp_path
+):
+    out, cache = trained
+    found = calibrate(
+        CalibrateOptions(policy=str(out), model=str(model_folder), data=str(data_file), split="all", limit=20,
+                         out=tmp_path / "safe", cache=cache, max_new_tokens=4)
+    )  # fmt: skip
+    assert found["threshold"] is None
+    assert "that takes at least 149" in found["reason"]
+    assert la.load(tmp_path / "safe").layers(4, 1) == ()
+    assert la.load(out).layers(4, 1) != ()  # the given policy is left alone
+
+
+def test_a_promise_that_can_be_kept_is_saved_with_the_policy(trained, model_folder, data_file, tmp_path):
+    out, cache = trained
+    found = calibrate(
+        CalibrateOptions(policy=str(out), model=str(model_folder), data=str(data_file), split="all", limit=20,
+                         delta=0.5, epsilon=0.9, out=tmp_path / "bold", cache=cache, max_new_tokens=4)
+    )  # fmt: skip
+    policy = la.load(tmp_path / "bold")
+    assert policy.threshold == found["threshold"] is not None
+    assert policy.promise["epsilon"] == 0.9
+    assert policy.promise["bound"] <= 0.9
+
+
+def test_gates_for_another_model_or_damaged_ones_are_refused(trained, data_file, tmp_path, call, model_folder):
+    from lookaway.anatomy.tiny import tiny
+    from lookaway.anatomy.tiny_processor import tiny_processor
+
+    out, _ = trained
+    other = tmp_path / "deeper"
+    tiny("llava", num_layers=6).model.save_pretrained(other)
+    tiny_processor().save_pretrained(other)
+    image = data_file.parent / "0.png"
+    status, _, err = call("ask", "--model", other, "--policy", out, "--image", image, "what?")
+    assert status == 1
+    assert "num_layers = 4" in err
+    assert "num_layers = 6" in err
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    status, _, err = call("ask", "--model", model_folder, "--policy", damaged, "--image", image, "what?")
+    assert status == 1
+    assert "model.safetensors is damaged" in err
+
+
+def test_data_without_images_has_nothing_to_train_on(model_folder, tmp_path, call):
+    (tmp_path / "d.json").write_text(json.dumps([{"question": "1 plus 1?", "answer": "2"}]))
+    status, _, err = call("train", "--model", model_folder, "--data", tmp_path / "d.json", "--split", "all",
+                          "--out", tmp_path / "gates")  # fmt: skip
+    assert status == 1
+    assert "No sample has an image" in err
+    assert not (tmp_path / "gates").exists()
