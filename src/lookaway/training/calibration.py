@@ -1,0 +1,201 @@
+"""A threshold with a promise: at most epsilon of the answers change, with confidence 1 - delta.
+
+Thresholds are tested from the safest to the boldest, in an order fixed before looking, each with the exact one-sided
+binomial (Clopper-Pearson) bound at level delta; the first that fails ends it and the last that passed is taken. This
+needs no correction for the number of thresholds (fixed-sequence testing; Angelopoulos et al., Learn then Test, arXiv
+2110.01052): a wrong promise needs the first wrong threshold of the order to pass, which has probability <= delta.
+
+What it assumes: calibration samples were used for nothing else and are drawn like the inputs to come, one by one.
+Questions of one image are no independent draws, so one of each image is taken (`one_per_image`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ..core.errors import DataError, MissingDependency, SettingsError
+from ..core.exit_table import ExitTable
+from ..modules.gates import ExitGates
+from ..policies.visual_exit import VisualExit, exit_probabilities, simulate
+from .gate_training import what_happens
+
+__all__ = [
+    "Calibration",
+    "CalibrationOptions",
+    "calibrate",
+    "calibrated",
+    "default_thresholds",
+    "one_per_image",
+    "upper_bound",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """Choose the threshold that keeps a promise about changed answers."""
+
+    epsilon: float = 0.02
+    """At most this share of the answers may differ from the full model's ..."""
+    delta: float = 0.05
+    """... with confidence 1 - delta over the draw of the calibration samples."""
+    min_layer: int = 1
+    """No exit before a layer below this one."""
+    one_per_image: bool = True
+    """Count one question of each image only: questions of one image are no independent draws."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < 1 or not 0 < self.delta < 1:
+            raise SettingsError(f"epsilon and delta must lie between 0 and 1, not {self.epsilon} and {self.delta}.")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The promise that was found, or why there is none."""
+
+    threshold: float | None
+    """The boldest threshold that passed; None: none did, and the policy must never exit."""
+    epsilon: float
+    delta: float
+    samples: int
+    changed: int
+    """Calibration answers that differ from the full model's at this threshold."""
+    bound: float
+    """Upper bound of the share of changed answers, at confidence 1 - delta."""
+    mean_exit: float
+    """Mean exit layer on the calibration samples; 'never' counts as one layer behind the last candidate."""
+    min_layer: int
+    reason: str
+    """In words."""
+    tested: list[dict[str, float]]
+    """Every threshold tested, in order: threshold, changed, bound, mean_exit."""
+
+    def promise(self) -> dict[str, Any]:
+        """What a saved policy keeps of it."""
+        return {name: value for name, value in asdict(self).items() if name not in ("tested", "threshold", "min_layer")}
+
+    def record(self) -> dict[str, Any]:
+        """Payload of a record of kind 'calibration' (docs/records.md)."""
+        return asdict(self)
+
+
+def upper_bound(changed: int, samples: int, delta: float) -> float:
+    """Exact one-sided (Clopper-Pearson) upper bound of a share at confidence 1 - delta."""
+    if changed >= samples:
+        return 1.0
+    if changed == 0:
+        return float(1 - delta ** (1 / samples))
+    try:
+        from scipy.stats import beta
+    except ImportError:
+        raise MissingDependency.of("scipy", "eval") from None
+    return float(beta.ppf(1 - delta, changed + 1, samples - changed))
+
+
+def default_thresholds() -> tuple[float, ...]:
+    """From safe to bold: 0.999 to 0.02, evenly in log-odds, so that both ends are fine."""
+    odds = torch.linspace(6.9, -3.9, 55)
+    return tuple(round(p, 4) for p in odds.sigmoid().tolist())
+
+
+def calibrate(
+    gates: ExitGates,
+    table: ExitTable,
+    options: CalibrationOptions | None = None,
+    images: Mapping[str, str] | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> Calibration:
+    """Find the boldest threshold that keeps the promise.
+
+    Args:
+        gates: trained gates; the table must not be the one they were trained on.
+        table: exit table of the calibration samples, of the same model.
+        images: sample id -> name of its image (`exit_labels.image_names`); None: each sample has its own.
+        thresholds: in the order of testing, descending; it must not depend on the table.
+
+    Raises:
+        DataError: the table is empty.
+        SettingsError: thresholds that do not descend.
+    """
+    options = options or CalibrationOptions()
+    order = tuple(thresholds) if thresholds is not None else default_thresholds()
+    if list(order) != sorted(set(order), reverse=True) or not order:
+        raise SettingsError("Thresholds must descend, each once: the safest is tested first.")
+    if images is not None and options.one_per_image:
+        table = one_per_image(table, images)
+    n = len(table)
+    if n == 0:
+        raise DataError("The calibration table is empty. Give more --data.")
+    probabilities = exit_probabilities(gates, table)
+    tested: list[dict[str, float]] = []
+    passed: dict[str, float] | None = None
+    for threshold in order:
+        found = what_happens(table, simulate(gates, table, threshold, options.min_layer, probabilities=probabilities))
+        changed = round(n * (1 - found["agreement"]))
+        row = {
+            "threshold": threshold,
+            "changed": changed,
+            "bound": upper_bound(changed, n, options.delta),
+            "mean_exit": found["mean_exit"],
+        }
+        tested.append(row)
+        if row["bound"] > options.epsilon:
+            break
+        passed = row
+    chosen = passed or tested[0]
+    return Calibration(
+        threshold=passed["threshold"] if passed else None,
+        epsilon=options.epsilon,
+        delta=options.delta,
+        samples=n,
+        changed=int(chosen["changed"]),
+        bound=chosen["bound"],
+        mean_exit=chosen["mean_exit"],
+        min_layer=options.min_layer,
+        reason=_reason(passed, tested[0], n, options),
+        tested=tested,
+    )
+
+
+def calibrated(policy: VisualExit, calibration: Calibration) -> VisualExit:
+    """The policy at the calibrated threshold, the promise kept with it."""
+    found = policy.with_threshold(calibration.threshold, calibration.promise())
+    found.min_layer = calibration.min_layer
+    return found
+
+
+def one_per_image(table: ExitTable, images: Mapping[str, str]) -> ExitTable:
+    """One sample of each image, chosen by a hash of its id: the results have no say."""
+    chosen: dict[str, tuple[str, int]] = {}
+    for row, name in enumerate(table.ids):
+        rank = (hashlib.sha256(name.encode()).hexdigest(), row)
+        image = images.get(name, name)
+        chosen[image] = min(rank, chosen.get(image, rank))
+    return table.subset(sorted(row for _, row in chosen.values()))
+
+
+def _reason(passed: dict[str, float] | None, first: dict[str, float], n: int, o: CalibrationOptions) -> str:
+    if passed is not None:
+        return f"The boldest threshold whose upper bound {passed['bound']:.4f} is at most {o.epsilon}."
+    needed = _samples_needed(o)
+    if n < needed:
+        return (
+            f"No threshold qualifies: {n} samples cannot show {o.epsilon:.1%} at confidence {1 - o.delta:.0%} even if "
+            f"no answer changes; that takes at least {needed}."
+        )
+    return (
+        f"No threshold qualifies: already the safest, {first['threshold']}, changed {int(first['changed'])} of {n} "
+        f"answers (upper bound {first['bound']:.4f}, allowed {o.epsilon}). Train gates on more data, or allow more."
+    )
+
+
+def _samples_needed(o: CalibrationOptions) -> int:
+    """Smallest n at which zero changed answers pass."""
+    n = 1
+    while upper_bound(0, n, o.delta) > o.epsilon:
+        n += 1
+    return n

@@ -1,0 +1,144 @@
+"""Samples -> exit table, cached on disk: features and what every exit would cost, once; gates are then trained freely.
+
+Where samples have answers, the ground truth is teacher-forced (as published); where they have none, the full model's
+own greedy answer is, so that any images and prompts will do. With the own answer, 'the same answer tokens' IS agreement
+of free-running greedy answers: the exit's answer is equal if and only if no argmax along it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..core.errors import DataError
+from ..core.exit_table import ExitTable
+from ..core.record import RecordWriter, Sample, read_records
+from ..engine.exit_table import _digest_of_weights, collect_exit_table
+from ..hosts.encoding import Encoded, encode, group_by_image
+
+__all__ = ["LabelOptions", "image_names", "make_exit_table", "own_answers", "with_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """Make the exit table of samples."""
+
+    target: Literal["auto", "answer", "own"] = "auto"
+    """answer: the samples' ground truth; own: the full model's greedy answer; auto: ground truth where all have it."""
+    batch_size: int = 16
+    """Samples a run; the questions of one image go together and share its prefix."""
+    max_new_tokens: int = 32
+    """Longest own answer, in tokens."""
+    candidates: tuple[int, ...] = ()
+    """Candidate exit layers; empty: all from the first prunable layer on."""
+
+
+def make_exit_table(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    options: LabelOptions | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ExitTable:
+    """The exit table of the samples that have an image.
+
+    Args:
+        model, processor: of the same supported model, no policy attached.
+        cache_dir: batches that are done stay there; the same call after a kill goes on from them.
+        progress: called with the number of samples after each batch.
+
+    Raises:
+        DataError: no sample has an image, or answers are asked for and missing.
+    """
+    options = options or LabelOptions()
+    seen = with_images(samples)
+    if not seen:
+        raise DataError("No sample has an image: there is nothing to exit from.")
+    target = options.target
+    missing = [sample.id for sample in seen if sample.answer is None]
+    if target == "auto":
+        target = "own" if missing else "answer"
+    if target == "answer" and missing:
+        raise DataError(
+            f"{len(missing)} samples have no answer (the first: {missing[0]!r}). Use --target own: then the model's "
+            "own greedy answer is what an exit must keep."
+        )
+    batches = group_by_image(seen, options.batch_size)
+    answers: dict[str, str | Sequence[int]]
+    if target == "own":
+        answers = dict(own_answers(model, processor, batches, options.max_new_tokens, cache_dir))
+    else:
+        answers = {sample.id: str(sample.answer) for sample in seen}
+
+    def encoded() -> Iterator[Encoded]:
+        for batch in batches:
+            yield encode(processor, batch, model.device, [answers[sample.id] for sample in batch])
+
+    return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target)
+
+
+def own_answers(
+    model: Any,
+    processor: Any,
+    batches: Sequence[Sequence[Sample]],
+    max_new_tokens: int = 32,
+    cache_dir: str | Path | None = None,
+) -> dict[str, list[int]]:
+    """The full model's greedy answers as token ids without the end token, by sample id; kept in `cache_dir`."""
+    known: dict[str, list[int]] = {}
+    writer = None
+    if cache_dir is not None:
+        path = Path(cache_dir) / f"own-answers-{max_new_tokens}-{_digest_of_weights(model)[:16]}.jsonl"
+        writer = RecordWriter(path)  # drops a line that a kill cut short
+        known = {record["key"]: record["tokens"] for record in read_records(path)}
+    end = model.generation_config.eos_token_id
+    ends = {end} if isinstance(end, int) else set(end or ())
+    ends.add(processor.tokenizer.eos_token_id)
+    found: dict[str, list[int]] = {}
+    for batch in batches:
+        keys = [_question_key(sample) for sample in batch]
+        if not all(key in known for key in keys):
+            inputs = encode(processor, batch, model.device).inputs
+            with torch.no_grad():
+                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            for key, row in zip(keys, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+                known[key] = row[:stop]
+                if writer is not None:
+                    writer.write("own-answer", key=key, tokens=row[:stop])
+        found.update({sample.id: known[key] for sample, key in zip(batch, keys, strict=True)})
+    if writer is not None:
+        writer.close()
+    return found
+
+
+def with_images(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples that have an image; ids that occur twice are an error, since tables are joined by id."""
+    seen = [sample for sample in samples if sample.images]
+    ids = [sample.id for sample in seen]
+    if len(set(ids)) != len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise DataError(f"Two samples have the id {twice!r}; give each its own.")
+    return seen
+
+
+def image_names(samples: Sequence[Sample]) -> dict[str, str]:
+    """Sample id -> a name of its image or images: the path, or a digest of the pixels; without image its own id."""
+    return {sample.id: "|".join(map(_name, sample.images)) or sample.id for sample in samples}
+
+
+def _name(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return str(image)
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:24]
+
+
+def _question_key(sample: Sample) -> str:
+    text = repr((sample.messages, [_name(image) for image in sample.images]))
+    return f"{sample.id}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,0 +1,130 @@
+"""The promise holds at the stated rate, and is refused where it cannot be made."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import table
+from scipy.stats import binom
+
+import lookaway as la
+from lookaway.core.errors import DataError, SettingsError
+from lookaway.training.calibration import (
+    CalibrationOptions,
+    calibrate,
+    calibrated,
+    default_thresholds,
+    one_per_image,
+    upper_bound,
+)
+
+LOOSE = CalibrationOptions(epsilon=0.1, delta=0.1)
+
+
+class Scores(la.ExitGates):
+    """Gates that read their probability off feature 0: synthetic draws know the truth."""
+
+    def __init__(self):
+        super().__init__(1, (1,), width=1, norm="none")
+
+    def forward(self, features, layer):
+        return torch.logit(features[..., 0].float().clamp(1e-6, 1 - 1e-6))
+
+
+def draws(samples, seed):
+    """One candidate exit; a sample of score u is wrong there with probability (1 - u) / 2."""
+    draw = torch.Generator().manual_seed(seed)
+    score = torch.rand(samples, generator=draw)
+    agree = torch.rand(samples, generator=draw) > (1 - score) / 2
+    base = table(samples, layers=(1,), hidden=1)
+    return replace(base, features=torch.stack([score, score], 1)[:, None], agree=agree[:, None])
+
+
+def true_risk(threshold):
+    """P(score > t and wrong) = integral of (1 - u) / 2 from t to 1."""
+    return (1 - threshold) ** 2 / 4
+
+
+def test_the_promise_holds_at_the_stated_rate():
+    gates, misses, exits, trials = Scores(), 0, 0, 400
+    for seed in range(trials):
+        found = calibrate(gates, draws(300, seed), LOOSE)
+        if found.threshold is not None:
+            exits += 1
+            misses += true_risk(found.threshold) > LOOSE.epsilon
+    assert exits > 0.95 * trials  # a promise that is never made would hold too
+    assert misses <= binom.ppf(0.999, trials, LOOSE.delta)  # delta and the Monte Carlo error
+    assert misses > 0  # and the bound is not idle: some draws mislead
+
+
+def test_the_threshold_is_about_as_bold_as_it_may_be():
+    found = calibrate(Scores(), draws(20_000, 0), LOOSE)
+    boldest = 1 - 2 * LOOSE.epsilon**0.5
+    assert boldest < found.threshold < boldest + 0.08
+
+
+@given(n=st.integers(1, 300), share=st.floats(0, 1), delta=st.floats(0.001, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_the_bound_is_exact(n, share, delta):
+    changed = int(share * n)
+    bound = upper_bound(changed, n, delta)
+    assert changed / n <= bound <= 1
+    if changed < n:
+        assert binom.cdf(changed, n, bound) == pytest.approx(delta, rel=1e-4)  # its definition
+
+
+def test_no_promise_with_too_few_samples():
+    found = calibrate(Scores(), draws(20, 0), CalibrationOptions(epsilon=0.01))
+    assert found.threshold is None
+    assert "at least 299" in found.reason
+    policy = calibrated(la.VisualExit(Scores(), 0.3), found)
+    assert policy.threshold is None
+    assert policy.layers(30, 1) == ()
+    assert "never exits" in policy.card()
+
+
+def test_no_promise_where_the_safest_threshold_fails():
+    data = draws(2000, 0)
+    found = calibrate(Scores(), replace(data, agree=torch.zeros_like(data.agree)), thresholds=(0.9, 0.5))
+    assert found.threshold is None
+    assert "already the safest" in found.reason
+    assert len(found.tested) == 1
+
+
+def test_testing_stops_at_the_first_failure():
+    found = calibrate(Scores(), draws(3000, 1), LOOSE)
+    assert [row["bound"] <= LOOSE.epsilon for row in found.tested] == [True] * (len(found.tested) - 1) + [False]
+    assert found.threshold == found.tested[-2]["threshold"]
+
+
+def test_the_promise_is_saved_with_the_policy(tmp_path):
+    gates = la.ExitGates(1, (1,), width=2)
+    found = calibrate(gates, draws(500, 0), CalibrationOptions(epsilon=0.4, min_layer=1))
+    loaded = la.load(calibrated(la.VisualExit(gates), found).save_pretrained(tmp_path / "gates"))
+    assert loaded.threshold == found.threshold
+    assert loaded.promise == found.promise()
+    assert "with confidence 95%, at most 40.0%" in (tmp_path / "gates" / "README.md").read_text()
+    assert {"threshold", "epsilon", "delta", "samples", "changed", "bound"} <= set(found.record())
+
+
+def test_one_question_of_an_image_counts():
+    data = draws(600, 0)
+    images = {name: f"picture-{int(name[1:]) // 6}" for name in data.ids}
+    assert len(one_per_image(data, images)) == 100
+    assert one_per_image(data, images).ids == one_per_image(data, images).ids
+    assert calibrate(Scores(), data, LOOSE, images).samples == 100
+    assert calibrate(Scores(), data, replace(LOOSE, one_per_image=False), images).samples == 600
+
+
+def test_bad_input():
+    with pytest.raises(DataError, match="empty"):
+        calibrate(Scores(), draws(5, 0).subset([]))
+    with pytest.raises(SettingsError, match="descend"):
+        calibrate(Scores(), draws(5, 0), thresholds=(0.1, 0.9))
+    for wrong in ({"epsilon": 0.0}, {"epsilon": 1.5}, {"delta": -1.0}):
+        with pytest.raises(SettingsError):
+            CalibrationOptions(**wrong)
+    order = default_thresholds()
+    assert list(order) == sorted(set(order), reverse=True)

@@ -1,0 +1,93 @@
+"""From samples to a table: targets, cache, and what is refused."""
+
+import pytest
+import torch
+from PIL import Image
+
+from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.core.errors import DataError
+from lookaway.core.record import Sample
+from lookaway.training import exit_labels as module
+from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table, own_answers
+
+
+def sample(name, question, colour="red", answer=None):
+    images = (Image.new("RGB", (20, 14), colour),) if colour else ()
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
+    return Sample(name, [{"role": "user", "content": content}], images, answer)
+
+
+@pytest.fixture(scope="module")
+def world():
+    example = tiny("llava")
+    return example.model, tiny_processor()
+
+
+SAMPLES = [sample("a", "hi", answer="x"), sample("b", "what?", "blue", answer="yz"), sample("c", "text", None, "q")]
+SHORT = LabelOptions(max_new_tokens=4, batch_size=2)
+
+
+def test_ground_truth_where_all_have_it_and_no_image_is_left_out(world):
+    table = make_exit_table(*world, SAMPLES, SHORT)
+    assert table.ids == ("a", "b")
+    assert table.layers == (1, 2, 3)
+    assert table.target == "answer"
+    assert table.features.shape == (2, 3, 64)
+
+
+def test_the_models_own_answer_where_some_have_none(world):
+    table = make_exit_table(*world, [SAMPLES[0], sample("n", "why?", "green")], SHORT)
+    assert table.target == "own"
+    said = own_answers(*world, [[SAMPLES[0]]], 4)["a"]
+    assert len(said) <= 4
+    free = LabelOptions(max_new_tokens=4, candidates=(2,), target="own")
+    assert make_exit_table(*world, [SAMPLES[0]], free).layers == (2,)
+
+
+def test_own_answers_make_the_full_run_match(world):
+    """Where the greedy answer ended by itself, every one of its tokens is the full run's argmax."""
+    model, processor = world
+    samples = [sample(f"s{i}", "tell me " + "abcdefgh"[i], "red") for i in range(8)]
+    answers = own_answers(model, processor, [samples], 12)
+    table = make_exit_table(model, processor, samples, LabelOptions(target="own", max_new_tokens=12))
+    for name, full in zip(table.ids, table.full_match.tolist(), strict=True):
+        assert full or len(answers[name]) == 12
+
+
+def test_a_second_call_runs_no_model(world, tmp_path, monkeypatch):
+    options = LabelOptions(target="own", max_new_tokens=3)
+    first = make_exit_table(*world, SAMPLES, options, tmp_path)
+    monkeypatch.setattr(type(world[0]), "generate", lambda *a, **k: pytest.fail("generated again"))
+    monkeypatch.setattr(type(world[0]), "forward", lambda *a, **k: pytest.fail("ran again"))
+    again = make_exit_table(*world, SAMPLES, options, tmp_path)
+    assert torch.equal(first.features, again.features)
+    assert torch.equal(first.loss, again.loss)
+
+
+def test_a_cache_line_cut_by_a_kill_is_made_again(world, tmp_path):
+    own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path)
+    (file,) = tmp_path.glob("own-answers-*.jsonl")
+    file.write_text(file.read_text()[:-20])
+    assert set(own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path)) == {"a", "b"}
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_image_names():
+    names = image_names([*SAMPLES, sample("d", "again", "red"), Sample("e", [], ("dir/x.png",))])
+    assert names["a"] == names["d"] != names["b"]
+    assert names["c"] == "c"
+    assert names["e"] == "dir/x.png"
+
+
+def test_bad_input(world):
+    with pytest.raises(DataError, match="No sample has an image"):
+        make_exit_table(*world, SAMPLES[2:])
+    with pytest.raises(DataError, match=r"1 samples have no answer.*--target own"):
+        make_exit_table(*world, [sample("n", "?")], LabelOptions(target="answer"))
+    with pytest.raises(DataError, match="Two samples have the id 'a'"):
+        make_exit_table(*world, [SAMPLES[0], SAMPLES[0]])
+
+
+def test_the_module_says_what_it_makes():
+    assert "free-running" in module.__doc__
