@@ -1,0 +1,50 @@
+"""`lookaway tune`: teach a model of your own to read its image early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..training.tuning import TuneOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TuneOptions):
+    """Teach a model to read its image early: LoRA, the visual tokens really leaving in a share of the steps."""
+
+    model: str = "lookaway-mini-plain"
+    """Model folder or hub id."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own with answers (docs/data.md)."""
+    split: str = "train"
+    """train; or all of your own file."""
+    limit: int | None = None
+    """At most so many samples."""
+    out: Path = Path("out/tuned")
+    """Folder of checkpoints and of the adapter or merged model; the same command goes on from a kill."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from rich.console import Console
+
+    from ..core.record import RecordWriter
+    from ..data import load_samples
+    from ..evaluation.header import run_header
+    from ..hosts.loading import load_model
+    from ..training.exit_labels import with_images
+    from ..training.tuning import tune
+
+    samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
+    model, processor = load_model(options.model, device=options.device)
+    header = run_header("tune", model, options.data, options, options.seed, options.model)
+    chosen = TuneOptions(**{field.name: getattr(options, field.name) for field in fields(TuneOptions)})
+    found = tune(model, processor, samples, options.out, chosen)
+    with RecordWriter(options.out / "records.jsonl") as writer:
+        writer.write("run", **header)
+        writer.write("training", **found.summary, history=found.history)
+    steps = found.summary["steps"]
+    Console(highlight=False).print(f"{steps} steps on {len(samples)} samples; saved {found.folder}")
+    return {"folder": str(found.folder), **{k: v for k, v in found.summary.items() if k != "options"}}
