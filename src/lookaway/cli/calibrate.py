@@ -63,7 +63,10 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device)
     if policy.base is not None:
         policy.base.check(la.anatomy(model).base)
-    labels = LabelOptions(target="own", batch_size=options.label_batch, max_new_tokens=options.max_new_tokens)
+    labels = LabelOptions(
+        target="own", batch_size=options.label_batch, max_new_tokens=options.max_new_tokens,
+        candidates=policy.gates.layers,
+    )  # fmt: skip
     with progress("answers for all layers", len(samples)) as advance:
         table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance)
     chosen = CalibrationOptions(**{field.name: getattr(options, field.name) for field in fields(CalibrationOptions)})

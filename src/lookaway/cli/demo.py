@@ -17,12 +17,14 @@ class Options:
     """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
     out: Path = Path("out/demo")
     """Folder of the gates, the records and report.html; what is done already is not done again."""
-    train: int = 800
+    train: int = 600
     """Questions that the gates learn from."""
-    calibration: int = 300
+    calibration: int = 220
     """Questions that the promise is made on, one an image."""
-    test: int = 400
+    test: int = 300
     """Held-out questions that are reported."""
+    layers: tuple[int, ...] = ()
+    """Candidate exit layers of the gates; default: 1 to 4, then every second: half the cost of all."""
     epsilon: float = 0.03
     """The promise: at most this share of answers differs from the full model's ..."""
     delta: float = 0.05
@@ -48,10 +50,14 @@ def run(options: Options) -> dict[str, Any]:
     gates, published, records = o.out / "gates", o.out / "published-preset", []
     common: dict[str, Any] = {"model": o.model, "data": o.data, "device": o.device}
 
+    layers = o.layers or default_layers(o.model)
+
     say("1 of 4: exit gates learn from the model's own answers")
     for folder, preset in ((gates, "light"), (published, "published")):
         if not (folder / "config.json").exists():
-            train.run(train.Options(**common, preset=preset, limit=o.train, out=folder, seed=o.seed))  # type: ignore[arg-type]
+            train.run(
+                train.Options(**common, preset=preset, limit=o.train, layers=layers, out=folder, seed=o.seed)  # type: ignore[arg-type]
+            )
 
     say("2 of 4: the promise")
     promised = [r for r in read_records(gates / "records.jsonl") if r["kind"] == "calibration"]
@@ -70,3 +76,12 @@ def run(options: Options) -> dict[str, Any]:
     page = write_report([str(path) for path in records], o.out / "report.html")
     Console().print(f"[bold]report: {page}[/bold]")
     return {"report": str(page), "summary": table["summary"], "timings": timed["timings"]}
+
+
+def default_layers(model: str) -> tuple[int, ...]:
+    """Layers 1 to 4 and every second one after them: exits are worth most, and decided most finely, early."""
+    from ..anatomy.base import anatomy_of
+    from ..hosts.loading import load_model
+
+    depth = anatomy_of(load_model(model, device="cpu")[0]).num_layers
+    return tuple(k for k in range(1, depth) if k <= 4 or k % 2 == 0)
