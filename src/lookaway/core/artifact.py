@@ -96,9 +96,11 @@ def read_policy(path_or_hub_id: str | Path) -> SavedPolicy:
         document = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         name, config = document["policy"], document["config"]
         base = document.get("base_model")
+        known = {field.name for field in fields(BaseModel)}
+        base_model = BaseModel(**{key: value for key, value in base.items() if key in known}) if base else None
     except FileNotFoundError:
         raise DataError(f"{directory} holds no {CONFIG}: it is not a saved lookaway policy.") from None
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise DataError(f"{directory / CONFIG} is not a saved lookaway policy ({error!r}). Save it again.") from error
     tensors: dict[str, Tensor] = {}
     if (directory / WEIGHTS).exists():
@@ -106,8 +108,6 @@ def read_policy(path_or_hub_id: str | Path) -> SavedPolicy:
             tensors = load_file(directory / WEIGHTS)
         except (SafetensorError, OSError) as error:
             raise DataError(f"{directory / WEIGHTS} is damaged ({error}). Copy or train it again.") from error
-    known = {field.name for field in fields(BaseModel)}
-    base_model = BaseModel(**{key: value for key, value in base.items() if key in known}) if base else None
     return SavedPolicy(name, config, tensors, base_model, document.get("library_version", "unknown"))
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .errors import LookawayError
 
 __all__ = ["atomic_directory", "atomic_path", "write_json", "write_text"]
@@ -33,8 +35,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
-    except OSError as error:
-        raise LookawayError(f"Could not write {target}: {error.strerror or error}. Nothing was replaced.") from error
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
+        reason = getattr(error, "strerror", None) or error
+        raise LookawayError(f"Could not write {target}: {reason}. Nothing was replaced.") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

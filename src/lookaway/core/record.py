@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cost import Cost, DecoderShape, prefill_cost
-from .errors import DataError
+from .errors import DataError, LookawayError
 
 __all__ = ["RecordWriter", "Sample", "Trace", "read_records"]
 
@@ -72,18 +72,30 @@ class RecordWriter:
 
     A record is a JSON object with `kind` (str) and plain values. An existing file is kept and continued; a last line
     that a kill cut short is dropped first.
+
+    Raises:
+        LookawayError: the disk is full or the file cannot be written; what was written before stays.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise LookawayError(f"Cannot write records to {self.path}: {error.strerror or error}.") from error
 
     def write(self, kind: str, **values: Any) -> None:
         line = json.dumps({"kind": kind, **values}, ensure_ascii=False, default=_plain)
-        self._file.write(line + "\n")
-        self._file.flush()
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise LookawayError(
+                f"Cannot write records to {self.path}: {error.strerror or error}. Earlier records are kept; give the "
+                "disk room and run the same command again."
+            ) from error
 
     def close(self) -> None:
         if not self._file.closed:
@@ -106,9 +118,11 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[dict[str,
     """
     for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028
         except OSError as error:
             raise DataError(f"Cannot read records from {path}: {error.strerror or error}.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"Cannot read records from {path}: it is no text ({error.reason}).") from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

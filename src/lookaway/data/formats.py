@@ -83,7 +83,7 @@ def _entries(file: Path) -> Iterator[tuple[int, Any]]:
             raise DataError(f"{file} must hold a JSON list of samples, not {type(entries).__name__}.")
         yield from enumerate(entries, 1)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
