@@ -17,7 +17,7 @@ class Options(RecipeOptions):
     """Train lookaway-mini by its own recipe: tower, projector, alignment, and its judgement. Resumes from --out."""
 
     out: Path
-    """Folder for checkpoints, logs, weights/ and lookaway-mini.json (the results); the same folder again goes on where it stopped."""
+    """Folder for checkpoints, logs, weights/ and the results; the same folder again goes on where it stopped."""
     threads: int = 0
     """CPU threads; 0: torch's own choice."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -93,7 +93,8 @@ def make_scene(rng: np.random.Generator, count: int, unseen: bool = False, symbo
         row, col = divmod(int(cell), 3)
         room = CELL / 2 - SIZES[size]
         x, y = (CELL * (i + 0.5) + 0.5 + rng.uniform(-room, room) for i in (col, row))
-        things.append(Thing(*pairs[pair], size, symbol, row, col, x, y))
+        colour, shape = pairs[pair]
+        things.append(Thing(colour, shape, size, symbol, row, col, x, y))
     red, green, blue = (int(v) for v in rng.integers(230, 256, 3))
     return Scene(tuple(things), (red, green, blue), unseen)
 
@@ -155,7 +156,7 @@ def _unique(things: Sequence[Thing], *fields: str) -> list[Thing]:
     return [t for t, key in zip(things, keys, strict=True) if keys.count(key) == 1]
 
 
-def _pick(rng: np.random.Generator, options: Sequence):
+def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     return options[int(rng.integers(len(options)))] if options else None
 
 

@@ -48,6 +48,8 @@ class AlignOptions:
     """Share of a scene's questions that ask to describe a thing; above 0, names in questions are predicted too."""
     pairs: float = 1.0
     """Factor on the weights of the families about two things; above 1, 'where is ...?' is asked too."""
+    skew: float = 0.0
+    """Share of 'smaller', 'right of' and 'below' left out at first; falls to 0 at the phase's end."""
     easy: float = 0.25
     """Share of easy-VQA pictures; the others are scenes."""
     visual: tuple[int, int] = (44, 92)
@@ -105,7 +107,8 @@ def align(
     def step_fn(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = scenes.stream("align", o.seed, step)
         progress = o.progress[0] + (o.progress[1] - o.progress[0]) * step / o.steps
-        lessons = [lesson(rng, progress, o.easy, o.asked, o.described, o.pairs) for _ in range(o.images)]
+        skew = o.skew * (1 - step / (o.stop or o.steps))
+        lessons = [lesson(rng, progress, o.easy, o.asked, o.described, o.pairs, skew) for _ in range(o.images)]
         keep = VISUAL_TOKENS if rng.random() < o.all_visual else int(rng.integers(o.visual[0], o.visual[1] + 1))
         leaves = int(rng.integers(o.exit_layers[0], o.exit_layers[1] + 1)) if rng.random() < o.exit_share else None
         chosen = np.stack([choose_visual(rng, one.shown, keep) for one in lessons])

@@ -7,6 +7,7 @@ is answered yes as often as no.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,6 +23,7 @@ __all__ = ["FAMILY_WEIGHTS", "Lesson", "easy_lesson", "lesson", "scene_lesson"]
 FAMILY_WEIGHTS: Mapping[str, float] = {"colour": 1, "shape": 1, "exist": 2, "count": 1, "relation": 2.5, "hop": 3,
                                        "comparison": 1.5, "size": 1, "read": 1.5, "text": 0.5}  # fmt: skip
 PAIRED = ("relation", "hop", "comparison")
+SKEWED, SECOND = ("relation", "comparison"), re.compile("smaller|right of|below")
 POSITIVE = ("does the image contain a {}?", "is a {} present?", "is there a {} in the image?", "is there a {}?")
 NEGATIVE = (
     "does the image not contain a {}?",
@@ -67,11 +69,18 @@ def describe(scene: scenes.Scene, rng: np.random.Generator, places: bool = False
 
 
 def scene_lesson(
-    rng: np.random.Generator, things: int, asked: int, described: float = 0.0, pairs: float = 1.0
+    rng: np.random.Generator,
+    things: int,
+    asked: int,
+    described: float = 0.0,
+    pairs: float = 1.0,
+    skew: float = 0.0,
 ) -> Lesson:
     """A scene and about `asked` different questions, a share of them to describe a thing.
 
-    `pairs` weighs the families about two things; above 1, some descriptions ask where a thing is.
+    `pairs` weighs the families about two things; above 1, some descriptions ask where a thing is. `skew` is the share
+    of questions with the second word of a pair of opposites (smaller, right of, below) that are left out: with both as
+    often, yes and no are an exclusive or of word and picture, which gives no gradient to begin with.
     """
     scene = scenes.make_scene(rng, things)
     told = [describe(scene, rng, pairs > 1) for _ in range(rng.binomial(asked, described))] if described else []
@@ -79,6 +88,8 @@ def scene_lesson(
     weights = np.array([w * (pairs if n in PAIRED else 1.0) for n, w in FAMILY_WEIGHTS.items()])
     families = [names[i] for i in rng.choice(len(names), 2 * asked, p=weights / weights.sum())]
     found = list(dict.fromkeys([q for q in told if q] + scenes.questions(scene, rng, families)))[:asked]
+    if skew:
+        found = [q for q in found if not (q.family in SKEWED and SECOND.search(q.text)) or rng.random() > skew]
     if described:
         found = [found[i] for i in rng.permutation(len(found))]  # where columns run out, all families lose alike
     return Lesson(pixels(scenes.draw(scene)), scene_labels(scene)[:, 0] > 0, found)
@@ -119,10 +130,16 @@ def easy_lesson(rng: np.random.Generator, asked: int, split: str = "align") -> L
 
 
 def lesson(
-    rng: np.random.Generator, progress: float, easy: float, asked: int, described: float = 0.0, pairs: float = 1.0
+    rng: np.random.Generator,
+    progress: float,
+    easy: float,
+    asked: int,
+    described: float = 0.0,
+    pairs: float = 1.0,
+    skew: float = 0.0,
 ) -> Lesson:
     """The lesson for a moment of training (0 begin, 1 end): two things first, then up to three, then up to six."""
     if rng.random() < easy:
         return easy_lesson(rng, asked)
     most = 2 if progress < 0.08 else 3 if progress < 0.25 else 6
-    return scene_lesson(rng, int(rng.integers(2, most + 1)), asked, described, pairs)
+    return scene_lesson(rng, int(rng.integers(2, most + 1)), asked, described, pairs, skew)

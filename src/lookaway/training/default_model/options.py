@@ -9,7 +9,7 @@ __all__ = ["RecipeOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Train lookaway-mini: tower, projector, three plain phases, and from there an exit-aware and a plain branch."""
+    """Train lookaway-mini: tower, projector, four plain phases, and from there an exit-aware and a plain branch."""
 
     seed: int = 0
     """Seed of all weights, pictures and questions."""
@@ -31,6 +31,8 @@ class RecipeOptions:
     """Length of the third phase's learning-rate schedule and curriculum."""
     pairs_steps: int = 160
     """Third phase: questions about two things come more often, and where a thing is is asked."""
+    order_steps: int = 70
+    """Fourth phase: 'smaller', 'right of' and 'below' are left out at first and come back by its end."""
     pairs: float = 2.0
     """Factor on the weights of relation, hop and comparison in the third phase."""
     pairs_easy: float = 0.1
@@ -41,7 +43,7 @@ class RecipeOptions:
     """Factor on the weights of relation, hop and comparison in the branches."""
     branch_described: float = 0.15
     """Share of descriptions in the branches."""
-    branch_steps: int = 160
+    branch_steps: int = 130
     """Alignment steps of each branch after that."""
     images: int = 3
     """Pictures a step, each with about 15 questions."""

@@ -67,7 +67,7 @@ class Pack:
     asked: list[tuple[int, Question]]  # (image, question)
 
     def to(self, device: torch.device) -> Pack:
-        moved = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
         return Pack(**moved)
 
 
@@ -97,7 +97,12 @@ def pack(
         closing: share of the questions that also train (or judge) the rest of the answer and the end token.
     """
     built: list[tuple[list[int], list[int], list[int], list[bool]]] = []
-    rows, labels, owner, first, weight, asked = [], [], [], [], [], []
+    rows: list[tuple[int, int]] = []
+    labels: list[int] = []
+    owner: list[int] = []
+    first: list[bool] = []
+    weight: list[float] = []
+    asked: list[tuple[int, Question]] = []
     for image, group in enumerate(questions):
         ids: list[int] = []
         block: list[int] = []
@@ -142,9 +147,9 @@ def pack(
         text[image, : len(ids)] = ids
         span = slice(PREFIX + kept, PREFIX + kept + len(ids))
         group_of[image, span], position[image, span], sees_image[image, span] = block, place, sees
-    group, looks_t = torch.from_numpy(group_of), torch.from_numpy(sees_image)
-    key, size = group[:, None, :], group.shape[1]
-    allowed = (key == group[:, :, None]) | (key == 0) | ((key == 1) & looks_t[:, :, None])
+    query, looks_at = torch.from_numpy(group_of)[:, :, None], torch.from_numpy(sees_image)[:, :, None]
+    key, size = query.transpose(1, 2), query.shape[1]
+    allowed = (key == query) | (key == 0) | ((key == 1) & looks_at)
     allowed &= torch.ones(size, size, dtype=torch.bool).tril()
     mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
     return Pack(torch.tensor(tokens.prefix), torch.from_numpy(visual), torch.from_numpy(text), mask,

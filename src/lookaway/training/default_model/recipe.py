@@ -75,7 +75,7 @@ class Studio:
         self.students.load_state_dict(state, strict=False)
 
     def phase(self, name: str) -> AlignOptions:
-        """The alignment options of `common`, `binding`, `pairs`, `exit-aware` or `plain`."""
+        """The alignment options of `common`, `binding`, `pairs`, `order`, `exit-aware` or `plain`."""
         o = self.options
         shared: dict[str, Any] = {"images": o.images, "columns": o.columns}
         if name == "common":
@@ -92,6 +92,12 @@ class Studio:
                 steps=o.pairs_schedule, stop=o.pairs_steps, lr=o.lr, seed=o.seed + 3, easy=o.pairs_easy,
                 described=o.pairs_described, pairs=o.pairs, visual=(20, 60), progress=(0.15, 1.0), all_visual=0.05,
                 **shared,
+            )  # fmt: skip
+        if name == "order":
+            return AlignOptions(
+                steps=o.pairs_schedule, stop=o.order_steps, lr=o.lr, seed=o.seed + 4, easy=o.pairs_easy,
+                described=o.branch_described, pairs=3.0, skew=1.0, visual=(20, 60), progress=(0.1, 1.0),
+                all_visual=0.05, **shared,
             )  # fmt: skip
         return AlignOptions(
             pairs=o.branch_pairs, steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, easy=o.easy,
@@ -142,7 +148,7 @@ def judgement(studio: Studio, split: str = "test", seed: int = 0) -> dict[str, A
 def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str, Any]:
     """Run the recipe; answers and writes (`lookaway-mini.json`) the tables of all variants."""
     studio = Studio(options, folder, report)
-    for name in ("common", "binding", "pairs"):
+    for name in ("common", "binding", "pairs", "order"):
         studio.align(name, lambda step, name=name: studio.save("common", f"plain phase {name!r}, {step} steps"))  # type: ignore[misc]
     common = studio.trained()
     results: dict[str, Any] = {}
@@ -161,11 +167,11 @@ def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str,
 def _provenance(studio: Studio) -> dict[str, Any]:
     """What a reader needs to repeat the numbers, and the questions and minutes that training took."""
     phases: dict[str, Any] = {}
-    for log in sorted(studio.folder.glob("*/log.jsonl")):
+    for log in sorted(studio.folder.rglob("log.jsonl")):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         steps = {line["step"]: line for line in lines}  # a resumed run repeats some
         every = min(steps) if steps else 0
-        phases[log.parent.name] = {
+        phases[str(log.parent.relative_to(studio.folder))] = {
             "steps": max(steps, default=0),
             "questions": round(sum(line.get("questions", 0) * every for line in steps.values())),
             "minutes": round(_seconds(lines) / 60, 1),
