@@ -1,0 +1,93 @@
+"""Paired runs on a tiny model: one result a sample, resumable, and summaries that add up."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lookaway as la
+from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.core.record import RecordWriter, Sample, read_records
+from lookaway.evaluation.runner import evaluate_policy, results_from_records
+from lookaway.evaluation.speed import measure_speed
+from lookaway.evaluation.summary import histogram, summarise
+
+DEPTH = 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny("llava", DEPTH).model
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(6):
+        images = (Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)),) if number < 5 else ()
+        content = [*({"type": "image"} for _ in images), {"type": "text", "text": "what is it?" + "?" * number}]
+        found.append(
+            Sample(str(number), [{"role": "user", "content": content}], images, "a", ("odd", "even")[number % 2])
+        )
+    return found
+
+
+def run(model, samples, policy, **kwargs):
+    return evaluate_policy(model, tiny_processor(), policy, samples, batch_size=2, max_new_tokens=4, **kwargs)
+
+
+def test_keeping_everything_changes_nothing(model, samples):
+    found = run(model, samples, la.KeepAll())
+    assert [r.id for r in found] == [s.id for s in samples]
+    assert all(r.agree and r.flops == r.full_flops and r.exit_layer is None for r in found)
+    row = summarise(found)[0]
+    assert (row.agreement.value, row.never_exits, row.mean_exit, row.flops_share) == (1.0, 1.0, DEPTH, 1.0)
+
+
+def test_a_fixed_exit_is_seen_in_every_number(model, samples):
+    found = run(model, samples, la.ExitAt(1))
+    assert [r.exit_layer for r in found] == [1] * 5 + [None]
+    assert [r.visual_tokens for r in found] == [[16, 0, 0, 0]] * 5 + [[0] * 4]
+    assert all(r.flops < r.full_flops and r.kv_bytes < r.full_kv_bytes for r in found[:5])
+    assert found[5].flops == found[5].full_flops  # nothing to look at, nothing to save
+    whole, even, odd = summarise(found)
+    assert (whole.family, even.family, odd.family, whole.samples, odd.samples) == ("all", "even", "odd", 6, 3)
+    assert (whole.mean_exit, whole.never_exits) == (1.0, 0.0)
+    assert histogram(found) == {1: 5}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(model, samples, tmp_path):
+    with RecordWriter(tmp_path / "r.jsonl") as writer:
+        first = run(model, samples[:3], la.ExitAt(2), writer=writer)
+    done = results_from_records(read_records(tmp_path / "r.jsonl"))
+    assert done == first
+    ran = []
+    with RecordWriter(tmp_path / "r.jsonl") as writer:
+        whole = run(model, samples, la.ExitAt(2), writer=writer, done=done, progress=ran.append)
+    assert sum(ran) == 3
+    assert whole == run(model, samples, la.ExitAt(2))
+    assert results_from_records(read_records(tmp_path / "r.jsonl")) == whole
+
+
+def test_without_answers_there_is_agreement_but_no_accuracy(model, samples):
+    from dataclasses import replace
+
+    row = summarise(run(model, [replace(s, answer=None) for s in samples[:2]], la.ExitAt(1)))[0]
+    assert (row.accuracy_with, row.retention, row.p_value) == (None, None, None)
+    assert 0 <= row.agreement.value <= 1
+
+
+def test_speed_of_every_variant_and_part(model, samples, tmp_path):
+    with RecordWriter(tmp_path / "r.jsonl") as writer:
+        rows = measure_speed(model, tiny_processor(), samples[0], exits=(1, 2), policy=la.ExitAt(3), new_tokens=2,
+                             repeats=2, writer=writer)  # fmt: skip
+    variants = ("exit at 1", "exit at 2", "idle", "policy")
+    assert [(r.part, r.variant) for r in rows] == [
+        (p, v) for p in ("decoder", "first token", "decode") for v in variants
+    ]
+    assert [r.exit_layer for r in rows[:4]] == [1, 2, None, 3]
+    implied = [r.implied for r in rows[:4]]
+    assert implied[0] > implied[1] > implied[3] > implied[2] == 1.0
+    assert all(r.implied is None and r.efficiency is None for r in rows[4:])
+    assert len(list(read_records(tmp_path / "r.jsonl"))) == 12
