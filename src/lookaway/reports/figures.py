@@ -27,7 +27,7 @@ def exit_curves(data: ReportData) -> str:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        families = [name for name in data.curves if name != "all"]
+        families = sorted(name for name in data.curves if name != "all")  # the histogram's order, so its colours
         for number, family in enumerate(families):
             curve = data.curves[family]
             heights = [point["accuracy"] for point in curve["fixed"]]
@@ -56,7 +56,9 @@ def exit_histogram(data: ReportData, variant: str) -> str:
             base = [a + b for a, b in zip(base, heights, strict=True)]
         if not any(base):
             axes.bar(range(depth + 1), counts["all"], color=GATE, width=0.85)
-        ticks = list(range(0, depth, 5))
+        axes.set_axisbelow(True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        ticks = [tick for tick in range(0, depth, 5) if depth - tick > 2]
         axes.set_xticks([*ticks, depth], [*map(str, ticks), "never"])
         axes.set(xlabel="layer before which the visual tokens left", ylabel="questions", xlim=(0, depth + 0.9))
         axes.grid(alpha=0.18, color=INK, axis="y")
