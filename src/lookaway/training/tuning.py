@@ -1,0 +1,254 @@
+"""Exit-aware tuning: a model learns to read its image early, by losing it early in a share of the training steps.
+
+In such a step the visual tokens really leave before a random layer (the engine's removal, not a mask), and the answer
+is learnt from what the text has taken up by then; in the other steps the model is trained whole, so that it also stays
+what it was. LoRA on the decoder's linear layers through peft, steps and checkpoints through transformers' Trainer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..anatomy.base import Anatomy, anatomy_of
+from ..core.errors import DataError, LookawayError, MissingDependency, SettingsError
+from ..core.files import atomic_directory
+from ..core.record import Sample
+from ..engine.attach import attach
+from ..hosts.encoding import Encoded, encode
+from ..policies.fixed import ExitAt
+
+__all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Teach a model to read its image early (LoRA)."""
+
+    exit_aware: bool = True
+    """Let the visual tokens leave in a share of the steps; off: ordinary tuning, the fair comparison."""
+    exit_share: float = 0.5
+    """Share of steps in which they leave ..."""
+    exit_first: int | None = None
+    """... before a layer drawn from this one (default: the first prunable) ..."""
+    exit_last: int | None = None
+    """... to this one (default: the last)."""
+    rank: int = 16
+    """Rank of LoRA on every linear of the decoder's layers."""
+    alpha: int = 32
+    """LoRA's scale is alpha / rank."""
+    lr: float = 2e-4
+    """Peak learning rate."""
+    epochs: float = 1.0
+    """Passes over the samples."""
+    max_steps: int = -1
+    """Stop after so many steps; -1: by epochs."""
+    batch_size: int = 4
+    """Samples a step."""
+    accumulate: int = 1
+    """Batches whose gradients make one step together."""
+    warmup: float = 0.03
+    """Share of the steps in which the rate rises."""
+    save_steps: int = 200
+    """A checkpoint every so many steps; the same command goes on from the latest."""
+    save: Literal["adapter", "merged"] = "adapter"
+    """adapter: a peft folder; merged: a whole model folder, ready for every other command."""
+    bf16: bool = False
+    """Mixed precision in bfloat16."""
+    seed: int = 0
+    """Seed of the adapter, the order of samples and the exits."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exit_share <= 1:
+            raise SettingsError(f"--exit-share is a share of the steps from 0 to 1, not {self.exit_share}.")
+        if self.rank < 1 or self.batch_size < 1 or self.accumulate < 1 or self.save_steps < 1:
+            raise SettingsError("--rank, --batch-size, --accumulate and --save-steps must be at least 1.")
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """What tuning left."""
+
+    folder: Path
+    """The adapter's or the merged model's folder."""
+    history: list[dict[str, float]]
+    """The Trainer's log: step, loss, learning_rate, ..."""
+    summary: dict[str, Any]
+    """Options, samples, steps, trained weights: plain values for records."""
+
+
+def tune(
+    model: Any, processor: Any, samples: Sequence[Sample], out: str | Path, options: TuneOptions | None = None
+) -> TuneRun:
+    """Tune a model on samples with answers; `out/checkpoints` lets the same call go on after a kill.
+
+    The model is changed in place (its layers get LoRA). The result lies in `out/adapter` or `out/merged`.
+
+    Raises:
+        DataError: no samples, or one without an answer.
+        SettingsError: the exits do not fit the model's depth.
+        MissingDependency: peft or accelerate is not installed.
+    """
+    options = options or TuneOptions()
+    missing = [sample.id for sample in samples if sample.answer is None]
+    if not samples or missing:
+        what = f"{len(missing)} samples have no answer (the first: {missing[0]!r})" if missing else "There is no sample"
+        raise DataError(f"{what}: tuning learns answers, give samples that have one.")
+    try:
+        import accelerate  # noqa: F401  (the Trainer needs it)
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingDependency.of(error.name or "peft", "train") from None
+    from transformers import set_seed
+
+    anatomy = anatomy_of(model)
+    exits = exit_range(anatomy, options)
+    out = Path(out)
+    folder = out / options.save
+    if folder.exists():
+        raise LookawayError(f"{folder} exists already: this run is finished. Give another --out to tune again.")
+    set_seed(options.seed)
+
+    # 1. LoRA on the decoder alone: what reads the image late is the decoder.
+    targets = _linears(model, anatomy)
+    lora = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets, lora_dropout=0.0)
+    tuned = get_peft_model(model, lora)
+    tuned.enable_input_require_grads()
+
+    # 2. The Trainer does steps, logs, checkpoints and resuming.
+    trainer = _trainer(tuned, processor, samples, out / "checkpoints", options, exits)
+    checkpoint = _latest(out / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    # 3. Save, atomically.
+    tuned.eval()
+    with atomic_directory(folder) as parts:
+        result = tuned.merge_and_unload() if options.save == "merged" else tuned
+        result.save_pretrained(parts)
+        processor.save_pretrained(parts)
+    history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
+    summary = {
+        "options": asdict(options),
+        "samples": len(samples),
+        "steps": trainer.state.global_step,
+        "exit_layers": [exits.start, exits.stop - 1],
+        "trained_weights": sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n),
+        "resumed_from": str(checkpoint) if checkpoint else None,
+    }
+    return TuneRun(folder, history, summary)
+
+
+def exit_range(anatomy: Anatomy, options: TuneOptions) -> range:
+    """Layers before which the tokens may leave.
+
+    Raises:
+        SettingsError: they do not fit the model.
+    """
+    first = anatomy.first_prunable_layer if options.exit_first is None else options.exit_first
+    last = anatomy.num_layers - 1 if options.exit_last is None else options.exit_last
+    if not anatomy.first_prunable_layer <= first <= last < anatomy.num_layers:
+        raise SettingsError(
+            f"Exits from layer {first} to {last} do not fit this model: choose --exit-first and --exit-last from "
+            f"{anatomy.first_prunable_layer} to {anatomy.num_layers - 1}."
+        )
+    return range(first, last + 1)
+
+
+def exit_for_step(step: int, options: TuneOptions, exits: range) -> int | None:
+    """The exit layer of one batch, from the seed and the step alone, so that a resumed run draws as it would have."""
+    draw = random.Random(f"{options.seed}:{step}")
+    if not options.exit_aware or draw.random() >= options.exit_share:
+        return None
+    return draw.choice(exits)
+
+
+def answer_loss(model: Any, batch: Encoded, exit_layer: int | None) -> Tensor:
+    """Mean cross-entropy of the answer tokens, had the visual tokens left before `exit_layer` (None: never).
+
+    Computed here because removal shortens the logits: transformers' own `labels=` would compare them with the full
+    sequence.
+    """
+    if batch.answer_mask is None:
+        raise DataError("Tuning needs encoded answers: encode(processor, samples, device, answers=[...]).")
+    ids, answers = batch.inputs["input_ids"], batch.answer_mask
+    with attach(model, ExitAt(exit_layer)) as attached:
+        logits = model(**batch.inputs, use_cache=False).logits  # [B, K, vocabulary]
+        index, valid = attached.kept_columns()  # slot j of a row stands for column index[row, j]
+    wanted = ids.gather(1, index)  # [B, K]
+    counts = answers.gather(1, index) & valid
+    # A slot predicts its neighbour: answers follow text, so nothing that left stood between them.
+    targets = wanted.masked_fill(~counts, -100)[:, 1:]
+    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=-100)
+
+
+def _trainer(
+    model: Any, processor: Any, samples: Sequence[Sample], folder: Path, options: TuneOptions, exits: range
+) -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    class ExitAwareTrainer(Trainer):
+        micro_step = 0
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            batch: Encoded = inputs["batch"]
+            step = self.state.global_step * options.accumulate + self.micro_step % options.accumulate
+            self.micro_step += 1
+            loss = answer_loss(model, batch, exit_for_step(step, options, exits))
+            return (loss, None) if return_outputs else loss
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0  # would look for tensors that our batches hold one level deeper
+
+        def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+            raise NotImplementedError("evaluation is `lookaway eval`'s")
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=options.lr,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulate,
+        warmup_steps=options.warmup,
+        lr_scheduler_type="cosine",
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        bf16=options.bf16,
+        seed=options.seed,
+        data_seed=options.seed,
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=anatomy_of(model).model.device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
+    collate: Any = _collate(processor, anatomy_of(model).model.device)
+    trainer = ExitAwareTrainer(model=model, args=arguments, train_dataset=list(samples), data_collator=collate)
+    trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
+    return trainer
+
+
+def _collate(processor: Any, device: Any) -> Callable[[list[Sample]], dict[str, Encoded]]:
+    def collate(samples: list[Sample]) -> dict[str, Encoded]:
+        return {"batch": encode(processor, samples, device, [str(sample.answer) for sample in samples])}
+
+    return collate
+
+
+def _linears(model: Any, anatomy: Anatomy) -> list[str]:
+    """Full names of all linears inside the decoder's layers."""
+    inside = {id(module) for layer in anatomy.layers for module in layer.modules()}
+    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and id(m) in inside]
+
+
+def _latest(folder: Path) -> Path | None:
+    """The latest whole checkpoint; one that a kill cut short has no state file and is left out."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
