@@ -60,6 +60,7 @@ def earlier_results(records: Path, options: Any) -> list[PairedResult]:
     Raises:
         DataError: the records are of another job; nothing of them is overwritten.
     """
+    import json
     from dataclasses import asdict
 
     from ..core.record import RecordWriter, read_records
@@ -69,9 +70,10 @@ def earlier_results(records: Path, options: Any) -> list[PairedResult]:
         return []
     RecordWriter(records).close()  # drops a line that a kill cut short
     found = list(read_records(records))
-    ours = {key: str(value) for key, value in asdict(options).items() if key not in FREE}
+    plain = json.loads(json.dumps(asdict(options), default=str))  # as the header holds it
+    ours = {key: value for key, value in plain.items() if key not in FREE}
     for record in found:
-        theirs = {key: str(value) for key, value in record.get("options", {}).items() if key not in FREE}
+        theirs = {key: value for key, value in record.get("options", {}).items() if key not in FREE}
         if record["kind"] == "run" and theirs != ours:
             differs = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
             raise DataError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def load_model(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
-    with _Explained(name):
+    with _Explained(name), _no_bars():
         config = AutoConfig.from_pretrained(source)
         if not any(hasattr(config, key) for key in ("vision_config", "image_token_id", "image_token_index")):
             raise UnsupportedModel(
@@ -58,6 +60,20 @@ def _mini(name: str) -> Path:
     from .mini import prepare_mini
 
     return prepare_mini(MINI[name])
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Reading a local folder takes a second: no progress bar, and whatever was set before comes back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _Explained:
