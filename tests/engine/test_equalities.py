@@ -171,3 +171,21 @@ def test_a_second_turn_of_text(family, attention):
             )
             logits.append(second.logits)
     torch.testing.assert_close(*logits, **TOLERANCE)
+
+
+@pytest.mark.parametrize("exits", [[1, 3], [2, None]])
+def test_rows_of_one_length_that_exit_at_different_layers(family, attention, exits):
+    """Without padding transformers gives SDPA no mask at all, and rows still come to keep different numbers."""
+    model = tiny(family, attn_implementation=attention)
+    single = model.inputs("single")
+    inputs = {name: value.repeat(2, *[1] * (value.dim() - 1)) for name, value in single.items()}
+    inputs["input_ids"][1, -5:] = torch.tensor([11, 12, 13, 14, 15])
+    options = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
+    results = []
+    for how in (attach, reference):
+        policy = policy_for("exit-rows", 2)
+        policy.at = exits
+        with how(model.model, policy):
+            results.append(model.model.generate(**inputs, **options))
+    assert torch.equal(results[0].sequences, results[1].sequences)
+    torch.testing.assert_close(torch.stack(results[0].logits), torch.stack(results[1].logits), **TOLERANCE)

@@ -183,34 +183,51 @@ class Attachment:
     def _before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         prompt = self._prompt
         if prompt is None:
+            if not self._running:
+                return self._recompute(LayerCall(layer, args, kwargs, self._attention, {}))
             if self._memory is None or self._memory.kept_at[layer] is None:
-                return self._check_running()
+                return None
             return self._decode(LayerCall(layer, args, kwargs, self._attention, self._memo), self._memory)
         if prompt.kept is None and not (prompt.waiting and layer in self._layers):
             return None
         return self._prefill(LayerCall(layer, args, kwargs, self._attention, self._memo), prompt)
 
-    def _check_running(self) -> None:
-        if not self._running:
+    def _recompute(self, call: LayerCall) -> Any:
+        """A layer outside of a forward: gradient checkpointing (some versions run hooks again), or a mistake."""
+        prompt = self._latest
+        if prompt is None or prompt.mark is None or call.mark is not prompt.mark:
             raise AttachError(
-                "The decoder was called directly while a policy is attached, so lookaway cannot see where the image "
-                "is. Call the whole model, or detach first."
+                "A decoder layer ran outside of the model's forward while a policy is attached, so lookaway cannot see "
+                "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
+                "backward), or detach first."
             )
+        kept = prompt.kept_at[call.layer]
+        return None if kept is None else self._carry_out(call, prompt, prompt.stays.get(call.layer))
 
     # carrying decisions out ------------------------------------------------------------------------------------------
 
     def _prefill(self, call: LayerCall, prompt: Prompt) -> Any:
-        hidden = call.hidden
+        stay = None
         if prompt.waiting and call.layer in self._layers:
-            stay = prompt.ask(self.policy, call.layer, hidden)
+            stay = prompt.ask(self.policy, call.layer, self._left(call, prompt))
             if stay is not None:
                 self._remember(call, prompt)
-                if stay[0].shape[1] < hidden.shape[1]:
-                    hidden = gather_rows(hidden, stay[0])
         if prompt.kept is None:
             return None
-        prompt.kept_at[call.layer] = prompt.kept
-        return call.narrowed(hidden, prompt.kept, prompt.length)
+        prompt.kept_at[call.layer], prompt.mark = prompt.kept, call.mark
+        return self._carry_out(call, prompt, stay)
+
+    def _left(self, call: LayerCall, prompt: Prompt) -> Tensor:
+        """States of what is left, [B, S, D], for the policy."""
+        return call.hidden
+
+    def _carry_out(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+        """The call on the columns that `prompt.kept_at` says; `stay`: slots that stay, where some leave just now."""
+        kept, hidden = prompt.kept_at[call.layer], call.hidden
+        assert kept is not None
+        if stay is not None and stay[0].shape[1] < hidden.shape[1]:
+            hidden = gather_rows(hidden, stay[0])
+        return call.narrowed(hidden, kept, prompt.length)
 
     def _decode(self, call: LayerCall, memory: Memory) -> Any:
         kept = memory.kept_at[call.layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class Prompt:
         """Columns that are left; None: all."""
         self.kept_at: list[Kept | None] = [None] * num_layers
         """The same for each layer that has run; a cache remembers this list."""
+        self.stays: dict[int, tuple[Tensor, Tensor]] = {}
+        """Slots that stayed, `(index, valid)`, at each layer before which some left."""
+        self.mark: Any = None
+        """What the layer calls of this prompt's forward share; tells a recomputed layer to whom it belongs."""
         self.waiting = any(layout.spans)
         """Some row still has visual tokens (known on the host)."""
         self.pad_right = self.waiting and bool(layout.padding[:, -1].any())
@@ -80,6 +85,7 @@ class Prompt:
         self.layout = self.layout.gather(index, valid)
         self.waiting = seen > 0
         self._changes.append((layer, self.layout.visual_counts, self.layout.counts, index.shape[1]))
+        self.stays[layer] = (index, valid)
         return index, valid
 
     def trace(self, shape: DecoderShape) -> Trace:

@@ -29,15 +29,13 @@ def reference(model: Any, policy: Policy) -> Reference:
 class Reference(Attachment):
     """A policy attached by masking, until `detach()` or the end of its `with` block."""
 
-    def _prefill(self, call: LayerCall, prompt: Prompt) -> Any:
-        if prompt.waiting and call.layer in self._layers:
-            left = call.hidden if prompt.kept is None else gather_rows(call.hidden, prompt.kept.index)
-            if prompt.ask(self.policy, call.layer, left) is not None:
-                self._remember(call, prompt)
-        if prompt.kept is None:
-            return None
-        prompt.kept_at[call.layer] = prompt.kept
-        return call.replaced(None, attention_mask=self._masked(call, _dropped(prompt.kept, prompt.length)))
+    def _left(self, call: LayerCall, prompt: Prompt) -> Tensor:
+        return call.hidden if prompt.kept is None else gather_rows(call.hidden, prompt.kept.index)
+
+    def _carry_out(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+        kept = prompt.kept_at[call.layer]
+        assert kept is not None
+        return call.replaced(None, attention_mask=self._masked(call, _dropped(kept, prompt.length)))
 
     def _decode(self, call: LayerCall, memory: Memory) -> Any:
         kept = memory.kept_at[call.layer]

@@ -58,6 +58,11 @@ class LayerCall:
     def cache(self) -> Any:
         return self.kwargs.get("past_key_values")
 
+    @property
+    def mark(self) -> Any:
+        """An object that all layer calls of one forward share, and no other forward."""
+        return self.kwargs.get("position_embeddings")
+
     def replaced(self, hidden: Tensor | None, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) with other hidden rows and keyword arguments, as a forward pre-hook returns them."""
         merged = {**self.kwargs, **kwargs}
