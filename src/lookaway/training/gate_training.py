@@ -34,7 +34,7 @@ class GateOptions:
     width: int | None = None
     """Hidden units of a gate (light: 128; published: 2048)."""
     shared: bool | None = None
-    """One gate for all layers with a learned embedding a layer, instead of one gate a layer."""
+    """One gate for all layers with a learned embedding a layer (light: on), instead of one gate a layer."""
     norm: Literal["none", "layer", "standard"] | None = None
     """How features are normalised (light: standard, fitted on the training features; published: none)."""
     two_way: bool | None = None
@@ -43,8 +43,8 @@ class GateOptions:
     """Candidate layers; empty: all of the table's."""
     relative: float = 1.03
     """An exit is good where its loss is at most this times the full model's ..."""
-    absolute: float = 0.05
-    """... plus this: a purely relative bound is too strict where losses are tiny."""
+    absolute: float | None = None
+    """... plus this (light: 0.05; published: 0): a purely relative bound is too strict where losses are tiny."""
     criterion: Literal["published", "agreement"] = "published"
     """published: same answer tokens and the bound on the loss; agreement: same answer tokens alone."""
     monotone: bool | None = None
@@ -87,18 +87,18 @@ class GateOptions:
 
 _PUBLISHED = {
     "width": 2048, "shared": False, "norm": "none", "two_way": True, "monotone": False, "balance": False, "lr": 4e-5,
-    "weight_decay": 0.0, "epochs": 1, "one_random_layer": False,
+    "weight_decay": 0.0, "absolute": 0.0, "epochs": 1, "one_random_layer": False,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {
-        "width": 128, "shared": False, "norm": "standard", "two_way": False, "monotone": True, "balance": True,
-        "lr": 1e-3, "weight_decay": 0.05, "epochs": 60, "one_random_layer": False,
+        "width": 128, "shared": True, "norm": "standard", "two_way": False, "monotone": True, "balance": True,
+        "lr": 1e-3, "weight_decay": 0.05, "absolute": 0.05, "epochs": 60, "one_random_layer": False,
     },
     "published": _PUBLISHED,
     "one-random-layer": {**_PUBLISHED, "one_random_layer": True},
 }  # fmt: skip
-"""light: chosen by what was measured. published: shape, rate and epochs of the paper, all layers a step.
-one-random-layer: the same, learnt as the official code does."""
+"""light: the default (docs/methods/dyvte.md, 'Which gate'). published: shape, rate and epochs of the paper, but all layers
+a step. one-random-layer: the same, learnt as the official code does."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""Which gate: shapes and labels compared at equal mean exit, on samples that training never saw.
+
+python benchmarks/gate_shapes.py --model lookaway-mini-plain --train 1000 --judge 500
+
+For each variant the thresholds are swept; printed is the agreement with the full model's answers at given mean exits,
+beside the best that a fixed exit (or a mix of two) reaches there. Tables are cached: a second call runs no model.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from lookaway.core.exit_table import ExitTable
+from lookaway.data import load_samples
+from lookaway.hosts.loading import load_model
+from lookaway.policies.visual_exit import exit_probabilities, simulate
+from lookaway.training.exit_labels import image_names, make_exit_table
+from lookaway.training.gate_training import GateOptions, train_gates, what_happens
+
+VARIANTS = {
+    "light (shared, 128)": GateOptions(),
+    "shared, 256": GateOptions(width=256),
+    "shared, 512": GateOptions(width=512),
+    "a gate a layer, 128": GateOptions(shared=False),
+    "a gate a layer, 512": GateOptions(shared=False, width=512),
+    "layer norm": GateOptions(norm="layer"),
+    "no norm": GateOptions(norm="none"),
+    "labels not monotone": GateOptions(monotone=False),
+    "no slack": GateOptions(absolute=0.0),
+    "agreement alone": GateOptions(criterion="agreement"),
+    "published": GateOptions(preset="published"),
+    "one random layer": GateOptions(preset="one-random-layer"),
+}
+THRESHOLDS = (0.0, *torch.linspace(-4, 7, 80).sigmoid().tolist(), 1.0)
+
+
+def at_mean_exit(points: list[tuple[float, float]], mean: float) -> float | None:
+    """Best agreement at a mean exit; a mix of two points may be used."""
+    found = [
+        a if x == y else b + (d - b) * (mean - x) / (y - x)
+        for x, b in points for y, d in points for a in [max(b, d)] if x <= mean <= y
+    ]  # fmt: skip
+    return max(found, default=None)
+
+
+def gate_points(table: ExitTable, options: GateOptions, judge: ExitTable, images: dict[str, str]) -> list:
+    gates = train_gates(table, options, images).gates
+    p = exit_probabilities(gates, judge)
+    found = [what_happens(judge, simulate(gates, judge, t, probabilities=p)) for t in THRESHOLDS]
+    return [(row["mean_exit"], row["agreement"]) for row in found]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lookaway-mini-plain")
+    parser.add_argument("--data", default="mini")
+    parser.add_argument("--train", type=int, default=1000)
+    parser.add_argument("--judge", type=int, default=500, help="samples of the calibration split to judge on")
+    parser.add_argument("--cache", type=Path, default=Path("out/gate_shapes"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    model, processor = load_model(options.model)
+    samples = load_samples(options.data, "train", options.train)
+    others = load_samples(options.data, "calibration", options.judge)
+    table = make_exit_table(model, processor, samples, cache_dir=options.cache)
+    judge = make_exit_table(model, processor, others, cache_dir=options.cache)
+    images = image_names(samples)
+    fixed = [(float(k), float(a)) for k, a in zip(judge.layers, judge.agree.float().mean(0), strict=True)]
+    fixed.append((judge.layers[-1] + 1.0, 1.0))
+    means = [round(share * fixed[-1][0], 1) for share in (0.15, 0.3, 0.5, 0.7, 0.85)]
+    rows = {"fixed exits": [at_mean_exit(fixed, mean) for mean in means]}
+    for name, variant in VARIANTS.items():
+        found = []
+        for seed in range(options.seeds):
+            points = gate_points(table, GateOptions(**{**vars(variant), "seed": seed}), judge, images)
+            found.append([at_mean_exit(points, mean) or float("nan") for mean in means])
+        rows[name] = torch.tensor(found).mean(0).tolist()
+    print(f"{options.model}: agreement with the full model at mean exit, {len(judge)} samples, {options.seeds} seeds")
+    print("| gate | " + " | ".join(map(str, means)) + " |\n|---" * 1 + "|---" * len(means) + "|")
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join("–" if v is None else f"{v:.3f}" for v in row) + " |")
+    if options.json:
+        options.json.write_text(json.dumps({"means": means, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
