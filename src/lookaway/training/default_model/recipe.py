@@ -99,9 +99,10 @@ class Studio:
                 described=o.branch_described, pairs=3.0, skew=1.0, visual=(20, 60), progress=(0.1, 1.0),
                 all_visual=0.05, **shared,
             )  # fmt: skip
+        early = name == "exit-aware"
         return AlignOptions(
-            pairs=o.branch_pairs, steps=o.branch_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1, easy=o.easy,
-            described=o.branch_described, exit_share=o.exit_share if name == "exit-aware" else 0.0,
+            steps=o.branch_steps if early else o.plain_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1,
+            easy=o.easy, pairs=o.branch_pairs, described=o.branch_described, exit_share=o.exit_share if early else 0.0,
             exit_layers=(o.exit_first, o.exit_last), progress=(0.5, 1.0), all_visual=0.25, **shared,
         )  # fmt: skip
 
