@@ -97,8 +97,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "published": _PUBLISHED,
     "one-random-layer": {**_PUBLISHED, "one_random_layer": True},
 }  # fmt: skip
-"""light: the default (docs/methods/dyvte.md, 'Which gate'). published: shape, rate and epochs of the paper, but all layers
-a step. one-random-layer: the same, learnt as the official code does."""
+"""light: the default (docs/methods/dyvte.md, 'Which gate'). published: the paper's shape, rate and epochs, all layers a
+step. one-random-layer: the same, learnt as the official code does."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class GateRun:
 def exit_labels(table: ExitTable, options: GateOptions) -> Tensor:
     """Where an exit is good by the options' criterion, bool [N, C]."""
     options = options.filled()
+    assert options.absolute is not None
     good = (
         table.agree.clone() if options.criterion == "agreement" else labels(table, options.relative, options.absolute)
     )
