@@ -135,12 +135,16 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[dict[str,
 
 
 def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
+    if not path.is_file():  # not there yet, or a device
         return
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        tail = b""
+        while end and b"\n" not in tail:  # back to the last line that is whole
+            start = max(0, end - 65536)
+            file.seek(start)
+            tail, end = file.read(end - start), start
+        file.truncate(end + tail.rfind(b"\n") + 1)
 
 
 def _plain(value: Any) -> Any:
