@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,7 +78,9 @@ def evaluate_policy(
     for batch in group_by_image(waiting, batch_size):
         inputs = encode(processor, batch, device=model.device).inputs
         without = _answers(model, processor, inputs, max_new_tokens)
-        with attach(model, policy) as attached:
+        with warnings.catch_warnings(), attach(model, policy) as attached:
+            if not any(sample.images for sample in batch):  # questions without an image are part of the data
+                warnings.filterwarnings("ignore", message="A policy is attached, but no row")
             answers = _answers(model, processor, inputs, max_new_tokens)
         for row, sample in enumerate(batch):
             result = _result(variant, sample, without[row], answers[row], attached.trace, row)
