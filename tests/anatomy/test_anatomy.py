@@ -85,3 +85,13 @@ def test_tiny_models_are_the_same_for_the_same_seed_and_leave_the_random_state_a
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(first.lm_head.weight, second.lm_head.weight)
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+
+
+def test_a_local_folder_gives_its_name_only_a_hub_id_stays(tmp_path):
+    import lookaway as la
+
+    model = tiny("llava").model
+    model.config._name_or_path = str(tmp_path / "my-model")
+    assert la.anatomy(model).base.id == "my-model"
+    model.config._name_or_path = "llava-hf/llava-1.5-7b-hf"
+    assert la.anatomy(model).base.id == "llava-hf/llava-1.5-7b-hf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..core.artifact import BaseModel
@@ -81,6 +82,12 @@ def fingerprint(model: Any) -> BaseModel:
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
-        id=getattr(model.config, "_name_or_path", "") or "",
+        id=_public_name(getattr(model.config, "_name_or_path", "") or ""),
         revision=getattr(model.config, "_commit_hash", None) or "",
     )
+
+
+def _public_name(name_or_path: str) -> str:
+    """A hub id as it is; of a local folder its name alone: a saved policy tells nobody where its maker keeps files."""
+    path = Path(name_or_path)
+    return path.name if path.is_absolute() or path.is_dir() else name_or_path
