@@ -39,7 +39,7 @@ class Item(NamedTuple):
 def _folder(part: str) -> Path:
     spec = importlib.util.find_spec("easy_vqa")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingDependency.of("easy-vqa", "data")
+        raise MissingDependency.of("easy-vqa", "mini")
     return Path(spec.submodule_search_locations[0]) / "data" / part
 
 
