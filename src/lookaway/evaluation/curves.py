@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..core.cost import DecoderShape
 from ..core.errors import DataError
+from ..policies.fixed import even_weights
 
 __all__ = ["ExitOutcomes", "Outcome"]
 
@@ -115,7 +116,7 @@ class ExitOutcomes:
 
     def random(self, mean_exit: float) -> Outcome:
         """Expectation over random exits with this mean that depend on nothing, otherwise as even as can be."""
-        weights = _even_weights(np.array(self.layers, dtype=float), mean_exit)
+        weights = even_weights(self.layers, min(max(mean_exit, self.layers[0]), self.layers[-1]))
         fixed = self.fixed()
         return Outcome(*(float(sum(w * getattr(o, f) for w, o in zip(weights, fixed, strict=True)))
                          for f in Outcome.__dataclass_fields__))  # fmt: skip
@@ -136,17 +137,3 @@ class ExitOutcomes:
                     if best is None or getattr(mixed, measure) > getattr(best, measure):
                         best = mixed
         return best or points[0][2]
-
-
-def _even_weights(layers: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
-    """The distribution over `layers` of greatest entropy with this mean."""
-    mean = float(np.clip(mean, layers[0], layers[-1]))
-    low, high = -50.0, 50.0
-    weights = np.full(len(layers), 1 / len(layers))
-    for _ in range(100):
-        slope = (low + high) / 2
-        logits = slope * (layers - layers.max())
-        weights = np.exp(logits - logits.max())
-        weights /= weights.sum()
-        low, high = (slope, high) if float(weights @ layers) < mean else (low, slope)
-    return weights

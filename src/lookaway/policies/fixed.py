@@ -111,13 +111,8 @@ class RandomExit(Policy):
         distribution of greatest entropy)."""
         if not first <= mean <= num_layers:
             raise SettingsError(f"No draw from {first} to {num_layers} has the mean {mean}.")
-        exits = torch.arange(first, num_layers + 1, dtype=torch.float64)
-        low, high = -50.0, 50.0
-        for _ in range(100):
-            middle = (low + high) / 2
-            weights = (middle * exits).softmax(0)
-            low, high = (middle, high) if float(weights @ exits) < mean else (low, middle)
-        return cls(tuple(range(first, num_layers + 1)), tuple(weights.tolist()), seed)
+        exits = range(first, num_layers + 1)
+        return cls(tuple(exits), even_weights(exits, mean), seed)
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
         asked = [layer for layer in self.exits if layer != num_layers]
@@ -142,6 +137,18 @@ class RandomExit(Policy):
     def to_config(self) -> dict[str, Any]:
         assert self.probabilities is not None
         return {"exits": list(self.exits), "probabilities": list(self.probabilities), "seed": self.seed}
+
+
+def even_weights(layers: Sequence[int], mean: float) -> tuple[float, ...]:
+    """The distribution over ascending `layers` of greatest entropy with this mean (between their ends)."""
+    places = torch.tensor(list(layers), dtype=torch.float64)
+    low, high = -50.0, 50.0
+    weights = places.new_full((len(places),), 1 / len(places))
+    for _ in range(100):
+        middle = (low + high) / 2
+        weights = (middle * places).softmax(0)
+        low, high = (middle, high) if float(weights @ places) < mean else (low, middle)
+    return tuple(weights.tolist())
 
 
 def check_layers(layers: Sequence[int], num_layers: int, first_prunable: int, who: str) -> None:
