@@ -62,7 +62,7 @@ def collect_exit_table(
     """
     anatomy = anatomy_of(model)
     candidates = tuple(layers) if layers is not None else tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
-    weights = _digest_of_weights(model) if cache_dir is not None else ""
+    weights = digest_of_weights(model) if cache_dir is not None else ""
     tables = []
     for batch in batches:
         if batch.answer_mask is None:
@@ -159,7 +159,7 @@ def _rows_of_layout(layout: TokenLayout, rows: list[int]) -> TokenLayout:
     return TokenLayout(layout.visual[rows], layout.text[rows], layout.padding[rows], spans)
 
 
-def _digest_of_weights(model: Any) -> str:
+def digest_of_weights(model: Any) -> str:
     """Tells models apart by a few values of each weight."""
     digest = sha256()
     for name, weight in model.named_parameters():

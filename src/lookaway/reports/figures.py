@@ -106,7 +106,7 @@ def speed(data: ReportData) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         top = 1.05 * max(max(row["implied"], row["speedup_quartiles"][1]) for row in rows)
-        axes.plot([1, top], [1, top], color=RANDOM, lw=1.2, ls="--", label="what the saved work implies")
+        axes.plot([1, top], [1, top], color=RANDOM, lw=1.2, ls="--", label="what the remaining layers imply")
         for row in rows:
             low, high = row["speedup_quartiles"]
             spread = [[row["speedup"] - low], [high - row["speedup"]]]
@@ -114,7 +114,10 @@ def speed(data: ReportData) -> str:
             axes.annotate(row["variant"], (row["implied"], row["speedup"]), xytext=(8, -12), color=INK,
                           textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set(
-            xlabel="speed-up implied by FLOPs", ylabel="measured speed-up", xlim=(0.95, top * 1.08), ylim=(0.95, top)
+            xlabel="speed-up implied by the remaining layers, timed alone",
+            ylabel="measured speed-up",
+            xlim=(0.95, top * 1.08),
+            ylim=(0.95, top),
         )
         axes.grid(alpha=0.18, color=INK)
         axes.legend(frameon=False, fontsize=8)

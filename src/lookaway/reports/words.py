@@ -83,7 +83,8 @@ def timing_rows(data: ReportData) -> list[list[str]]:
     return [
         [t["variant"], t["part"], f"{1000 * t['seconds']:.0f} ms", f"{1000 * t['baseline_seconds']:.0f} ms",
          f"{t['speedup']:.2f} × ({t['speedup_quartiles'][0]:.2f} to {t['speedup_quartiles'][1]:.2f})",
-         "–" if t["implied"] is None else f"{t['implied']:.2f} ×", share(t["efficiency"], 0)]
+         *([f"{t['implied']:.2f} ×", share(t["efficiency"], 0), f"{t['implied_flops']:.2f} ×"]
+           if t["implied"] is not None else ["–"] * 3)]
         for t in data.timings
     ]  # fmt: skip
 
