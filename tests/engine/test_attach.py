@@ -290,6 +290,32 @@ def test_a_peft_model():
         assert run.trace.exit_layers == [2]
 
 
+@families
+def test_the_models_own_loss_is_taken_on_the_kept_columns(family):
+    model, inputs = tiny(family).model, tiny(family).inputs("left_padded")
+    labels = torch.where(inputs["attention_mask"].bool() & (inputs["input_ids"] != 5), inputs["input_ids"], -100)
+    found = []
+    for how in (attach, reference):
+        with torch.no_grad(), how(model, Exit([2, None, 1, 3])) as run:
+            out = model(**inputs, labels=labels)
+            index, valid = run.kept_columns()
+        found.append(out.loss)
+    logits = out.logits.gather(1, index[..., None].expand(-1, -1, out.logits.shape[-1]))  # of the slow twin
+    losses = []
+    for row in range(4):
+        columns = valid[row].nonzero().flatten()
+        wanted = labels[row, index[row, columns]]
+        each = torch.nn.functional.cross_entropy(logits[row, columns[:-1]], wanted[1:], reduction="none")
+        losses += each[wanted[1:] != -100].tolist()
+    by_hand = torch.tensor(losses).mean()
+    torch.testing.assert_close(found[0], by_hand)
+    torch.testing.assert_close(found[1], by_hand)
+    with torch.no_grad():
+        plain = model(**inputs, labels=labels).loss
+        with attach(model, Keep()):
+            assert torch.equal(model(**inputs, labels=labels).loss, plain)
+
+
 # what it refuses -----------------------------------------------------------------------------------------------------
 
 
@@ -370,16 +396,6 @@ def test_sliding_windows():
     with torch.no_grad(), reference(model, Exit(2)) as run:
         masked = model(**inputs, use_cache=False).logits
         torch.testing.assert_close(short[0], masked[0, run.kept_columns()[0][0]], atol=1e-5, rtol=1e-5)
-
-
-def test_a_new_image_behind_a_filled_cache():
-    model, inputs = tiny("llava").model, tiny("llava").inputs()
-    length = inputs["input_ids"].shape[1]
-    again = {**inputs, "attention_mask": torch.ones(1, 2 * length, dtype=torch.int64)}
-    with torch.no_grad(), attach(model, Exit(1)):
-        cache = model(**inputs, use_cache=True).past_key_values
-        with pytest.raises(UnsupportedModel, match="new image behind a filled KV cache"):
-            model(**again, past_key_values=cache)
 
 
 def test_a_shortened_cache_under_another_policy():

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from local_policies import POLICIES, Thin, policy_for
+from transformers import DynamicCache
 
 from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.engine import groups
 from lookaway.engine.attach import attach
 from lookaway.engine.reference import reference
 
@@ -171,6 +173,60 @@ def test_a_second_turn_of_text(family, attention):
             )
             logits.append(second.logits)
     torch.testing.assert_close(*logits, **TOLERANCE)
+
+
+@pytest.mark.parametrize("first", ["thin", "exit-rows", "keep"])
+@pytest.mark.parametrize("batch", ["single", "left_padded"])
+def test_a_second_turn_with_an_image_of_its_own(family, attention, batch, first):
+    """What left in the first turn stays away, and the new image gets its own decision."""
+    model = tiny(family, attn_implementation=attention)
+    inputs = model.inputs(batch)
+    rows, length = inputs["input_ids"].shape
+    options = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
+    results, traces, lengths = [], [], []
+    for how in (attach, reference):
+        cache = DynamicCache(config=model.model.config.text_config)
+        with torch.no_grad(), how(model.model, policy_for("keep-but-ask" if first == "keep" else first, rows)):
+            one = model.model(**inputs, past_key_values=cache)
+        again = {**inputs, "input_ids": torch.cat([inputs["input_ids"]] * 2, 1)}
+        again["attention_mask"] = torch.cat([inputs["attention_mask"]] * 2, 1)
+        with how(model.model, policy_for("exit-rows-late" if first == "keep" else first, rows)) as run:
+            two = model.model.generate(**again, past_key_values=one.past_key_values, **options)
+        results.append(two)
+        traces.append(run.trace)
+        lengths.append([layer.keys.shape[2] for layer in two.past_key_values.layers])
+    assert torch.equal(results[0].sequences, results[1].sequences)
+    torch.testing.assert_close(torch.stack(results[0].logits), torch.stack(results[1].logits), **TOLERANCE)
+    assert traces[0] == traces[1]
+    assert traces[0].tokens[0] == inputs["attention_mask"].sum(1).tolist()  # of this turn
+    if first == "keep":
+        assert lengths[0] == [length + slots + 7 for slots in traces[0].cache_slots]
+    assert lengths[1] == [2 * length + 7] * 4
+
+
+@pytest.mark.parametrize("batch", ["left_padded", "right_padded"])
+@pytest.mark.parametrize("name", ["exit-rows", "exit-rows-late", "thin"])
+def test_groups_of_like_length_equal_one_rectangle(family, attention, batch, name, monkeypatch):
+    """Rows that keep different numbers run apart in prefill; one call a length makes the most groups there can be."""
+    monkeypatch.setitem(groups.CALL, "cpu", 0)
+    model = tiny(family, attn_implementation=attention)
+    inputs = model.inputs(batch)
+    options = {"output_hidden_states": True, "use_cache": True}
+    with torch.no_grad(), attach(model.model, policy_for(name, 4)) as run:
+        apart = model.model(**inputs, **options)
+        count = len(run._latest.groups)
+        assert run.split
+        run.split = False
+        together = model.model(**inputs, **options)
+        _, valid = run.kept_columns()
+    assert count == len(set(run.trace.tokens[-1])) > 1
+    torch.testing.assert_close(apart.logits[valid], together.logits[valid], **TOLERANCE)
+    for ours, theirs in zip(apart.past_key_values.layers, together.past_key_values.layers, strict=True):
+        assert ours.keys.shape == theirs.keys.shape
+        assert ours.values.shape == theirs.values.shape
+    assert [h.shape for h in apart.hidden_states] == [h.shape for h in together.hidden_states]
+    last = valid[..., None]
+    torch.testing.assert_close(apart.hidden_states[-1] * last, together.hidden_states[-1] * last, **TOLERANCE)
 
 
 @pytest.mark.parametrize("exits", [[1, 3], [2, None]])

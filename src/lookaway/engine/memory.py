@@ -18,16 +18,23 @@ _ATTRIBUTE = "_lookaway_memory"
 
 @dataclass
 class Memory:
-    """Which columns of the prompt each layer's cache holds."""
+    """Which of the first `length` columns each layer's cache holds; it holds all that came after them."""
 
-    kept_at: list[Kept | None]  # [L]
+    kept_at: list[Kept | None]  # [L], None: all
     length: int
-    """Columns of the whole prompt; layer 0 holds them all."""
+    """Columns that this is about, up to the end of the latest prompt; layer 0 holds them all."""
 
     @property
     def first_layer(self) -> int:
         """First layer whose cache is shorter than the prompt."""
         return next((layer for layer, kept in enumerate(self.kept_at) if kept), len(self.kept_at))
+
+    def up_to(self, length: int) -> Memory:
+        """The same about more columns, all of which are held."""
+        if length == self.length:
+            return self
+        longer = {id(kept): kept.followed_by(self.length, length) for kept in self.kept_at if kept}
+        return Memory([longer[id(kept)] if kept else None for kept in self.kept_at], length)
 
     def rows(self, rows: Tensor) -> Memory:
         """The memory of other rows int64 [B']."""
