@@ -413,9 +413,9 @@ def test_a_cache_that_was_cropped_into_the_prompt():
     model, inputs = tiny("llava").model, tiny("llava").inputs()
     with torch.no_grad(), attach(model, Exit(1)):
         cache = model(**inputs, use_cache=True).past_key_values
-        cache.crop(-3)
-        with pytest.raises(UnsupportedModel, match="cropped into the prompt"):
-            model(input_ids=torch.tensor([[20]]), attention_mask=torch.ones(1, 25).long(), past_key_values=cache)
+        cache.crop(-9)
+        with pytest.raises(UnsupportedModel, match="cropped into the prompt: from 27 columns to 18"):
+            model(input_ids=torch.tensor([[20]]), attention_mask=torch.ones(1, 19).long(), past_key_values=cache)
 
 
 def test_the_decoder_called_directly():

@@ -176,24 +176,14 @@ class Attachment:
     def _continue(self, cache: Any, inputs: dict[str, Any]) -> None:
         """New tokens behind a cache: decoding, or a later turn, with or without images of its own."""
         memory, length = recall(cache), cache.get_seq_length()
-        if memory is not None and length < memory.length:
-            raise UnsupportedModel(
-                f"The KV cache was cropped into the prompt: it stands for {length} columns, the prompts in it for "
-                f"{memory.length}, of which some left. Run the conversation again."
-            )
         if memory is not None and (not self._layers or memory.first_layer < min(self._layers)):
             raise AttachError(
                 f"This KV cache was shortened from layer {memory.first_layer} on, which the attached policy does "
                 f"not reach ({self.policy!r}). Continue it with the policy that it was made with."
             )
         self._memory = (memory or Memory([None] * self.anatomy.num_layers, length)).up_to(length)
-        ids = inputs.get("input_ids")
-        images = any(inputs.get(name) is not None for name in _IMAGES)
-        if self._layers and (images or (ids is not None and ids.shape[1] > 1 and self._has_image(ids))):
+        if self._layers and any(inputs.get(name) is not None for name in _IMAGES):
             self._begin(inputs, self._memory)
-
-    def _has_image(self, ids: Tensor) -> bool:
-        return bool(sum((ids == i).any() for i in (self.anatomy.image_token_id, *self.anatomy.other_visual_ids)))
 
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
         prompt = self._prompt

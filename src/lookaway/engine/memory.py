@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.errors import UnsupportedModel
 from .sequence import Kept
 
 __all__ = ["Memory", "recall", "remember"]
@@ -30,11 +31,27 @@ class Memory:
         return next((layer for layer, kept in enumerate(self.kept_at) if kept), len(self.kept_at))
 
     def up_to(self, length: int) -> Memory:
-        """The same about more columns, all of which are held."""
+        """The same about more columns, all of which are held; or about fewer, where the cache was cropped.
+
+        Raises:
+            UnsupportedModel: it was cropped by columns that some layer or row does not hold.
+        """
         if length == self.length:
             return self
-        longer = {id(kept): kept.followed_by(self.length, length) for kept in self.kept_at if kept}
-        return Memory([longer[id(kept)] if kept else None for kept in self.kept_at], length)
+        changed = {id(kept): self._changed(kept, length) for kept in self.kept_at if kept}
+        return Memory([changed[id(kept)] if kept else None for kept in self.kept_at], length)
+
+    def _changed(self, kept: Kept, length: int) -> Kept:
+        if length > self.length:
+            return kept.followed_by(self.length, length)
+        cut = self.length - length
+        index, valid = kept.index[:, -cut:], kept.valid[:, -cut:]
+        if not bool((valid & (index == torch.arange(length, self.length, device=index.device))).all()):
+            raise UnsupportedModel(
+                f"The KV cache was cropped into the prompt: from {self.length} columns to {length}, of which some had "
+                "left. Run the conversation again."
+            )
+        return Kept(kept.index[:, :-cut], kept.valid[:, :-cut], kept.full)
 
     def rows(self, rows: Tensor) -> Memory:
         """The memory of other rows int64 [B']."""
