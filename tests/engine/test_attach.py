@@ -398,6 +398,36 @@ def test_sliding_windows():
         torch.testing.assert_close(short[0], masked[0, run.kept_columns()[0][0]], atol=1e-5, rtol=1e-5)
 
 
+def test_compiled_models():
+    wrapped = torch.compile(tiny("llava").model)
+    in_place, one_layer = tiny("llava").model, tiny("llava").model
+    in_place.compile()
+    one_layer.model.language_model.layers[1].compile()
+    for model in (wrapped, in_place, one_layer):
+        with pytest.raises(UnsupportedModel, match=r"compiled \(torch.compile\)"):
+            attach(model, Exit(1))
+
+
+def test_continuous_batching():
+    model = tiny("llava").model
+    model.model.language_model.config._attn_implementation = "paged|sdpa"
+    with torch.no_grad(), attach(model, Exit(1)), pytest.raises(UnsupportedModel, match="Continuous batching"):
+        model(**tiny("llava").inputs())
+
+
+def test_layers_that_accelerate_has_wrapped():
+    """As with device_map: each layer moves what it is given, in a forward of its own."""
+    hooks_of = pytest.importorskip("accelerate.hooks")
+    plain, wrapped = tiny("llava"), tiny("llava")
+    for layer in wrapped.model.model.language_model.layers:
+        hooks_of.add_hook_to_module(layer, hooks_of.AlignDevicesHook(execution_device="cpu", io_same_device=True))
+    inputs, found = plain.inputs("left_padded"), []
+    for model in (plain.model, wrapped.model):
+        with attach(model, Exit([2, None, 1, 3])):
+            found.append(model.generate(**inputs, **GREEDY))
+    assert torch.equal(*found)
+
+
 def test_a_shortened_cache_under_another_policy():
     model, inputs = tiny("llava").model, tiny("llava").inputs()
     more = {"input_ids": torch.tensor([[20]]), "attention_mask": torch.ones(1, 28, dtype=torch.int64)}

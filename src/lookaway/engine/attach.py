@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy, anatomy_of
 from ..core.decision import Policy
-from ..core.errors import AttachError, UnsupportedModel
+from ..core.errors import AttachError
 from ..core.layout import TokenLayout
 from ..core.record import Trace
 from .groups import CannotSplit, Parts
 from .loss import loss_on_kept_columns
 from .memory import Memory, recall, remember
 from .pruning import Prompt
+from .refusals import check_cache_can_shrink, check_not_compiled, check_run
 from .sequence import LayerCall, gather_rows
 
 __all__ = ["Attachment", "attach", "check_detached"]
@@ -68,6 +69,7 @@ class Attachment:
         self.policy = policy
         self._layers = _policy_layers(policy, self.anatomy)
         check_detached(self.anatomy)
+        check_not_compiled(model, self.anatomy)
         if policy.base is not None:
             policy.base.check(self.anatomy.base)
         self._prompt: Prompt | None = None
@@ -148,11 +150,8 @@ class Attachment:
         self._attention = self.anatomy.attention
         self._running = True
         cache = inputs.get("past_key_values")
-        if self._layers and getattr(cache, "is_compileable", False):
-            raise UnsupportedModel(
-                f"{type(cache).__name__} has a fixed size in every layer, so tokens cannot leave it. Use the default "
-                "dynamic cache: generate(..., cache_implementation=None)."
-            )
+        if self._layers:
+            check_run(self._attention, cache)
         if cache is None or cache.get_seq_length() == 0:
             self._begin(inputs, None)
         else:
@@ -208,7 +207,7 @@ class Attachment:
         if prompt.waiting and layer in self._layers:
             stay = prompt.ask(self.policy, layer, self._left(call, prompt))
             if stay is not None:
-                self._check_cache(call)
+                check_cache_can_shrink(call.cache, layer)
         else:
             stay = None
         if prompt.kept is not None:
@@ -275,14 +274,6 @@ class Attachment:
     def _behind(self, call: LayerCall, past: Memory, length: int) -> Any:
         """The call of `length` new tokens, none of which leaves, behind a shortened cache."""
         return call.narrowed(None, None, past.kept_at[call.layer], past.length, length)
-
-    def _check_cache(self, call: LayerCall) -> None:
-        """Something left: the caches from here on must be able to be shorter."""
-        if any(getattr(part, "is_sliding", False) for part in getattr(call.cache, "layers", ())[call.layer :]):
-            raise UnsupportedModel(
-                "This decoder has sliding-window layers, whose cache counts kept tokens: removal would widen their "
-                "window. Run with use_cache=False, or attach to a model without sliding windows."
-            )
 
 
 class _LayerHook:
