@@ -26,6 +26,7 @@ from .memory import Memory, recall, remember
 from .pruning import Prompt
 from .refusals import check_cache_can_shrink, check_not_compiled, check_run
 from .sequence import LayerCall, gather_rows
+from .skipping import Skipping
 
 __all__ = ["Attachment", "attach", "check_detached"]
 
@@ -72,6 +73,7 @@ class Attachment:
         check_not_compiled(model, self.anatomy)
         if policy.base is not None:
             policy.base.check(self.anatomy.base)
+        self._skipping = Skipping(self.anatomy, policy, cuts=self.shortens)
         self._prompt: Prompt | None = None
         """The prompt that is in its prefill now."""
         self._memory: Memory | None = None
@@ -86,6 +88,7 @@ class Attachment:
         self._attention = ""
         self._parameters = tuple(inspect.signature(type(self.anatomy.backbone).forward).parameters)[1:]
         self._undo: list[Callable[[], object]] = [hook.remove for hook in self._register()]
+        self._undo += self._skipping.install(self.anatomy.model)
         self._undo.append(loss_on_kept_columns(self.anatomy.model, self._left_columns, self.shortens))
         _attached[id(self.anatomy.backbone)] = self
         self._undo.append(lambda: _attached.pop(id(self.anatomy.backbone), None))
@@ -110,7 +113,13 @@ class Attachment:
         Raises:
             AttachError: no prompt ran since the policy was attached.
         """
-        return self._last_prompt().trace(self.anatomy.shape)
+        prompt = self._last_prompt()
+        return self._skipping.told(prompt.trace(self.anatomy.shape), prompt.past.length + prompt.length)
+
+    def answers_at(self, mask: Tensor | None) -> None:
+        """Which columns of the coming prompts are teacher-forced answers, bool [B, S]: what stands in for skipped
+        attention takes nothing from them. None: none are."""
+        self._skipping.answers = mask
 
     def kept_columns(self) -> tuple[Tensor, Tensor]:
         """Columns of the latest prompt that its outputs (logits, hidden states) stand for.
@@ -136,7 +145,10 @@ class Attachment:
             self.anatomy.backbone.register_forward_pre_hook(self._before_model, with_kwargs=True),
             self.anatomy.backbone.register_forward_hook(self._after_model, always_call=True),
         ]
-        for layer in range(min(self._layers), self.anatomy.num_layers) if self._layers else ():
+        first = min(self._layers, default=self.anatomy.num_layers)
+        for layer in range(self.anatomy.num_layers):
+            if layer < first and layer not in self._skipping:
+                continue
             hook = _LayerHook(self, layer)
             module = self.anatomy.layers[layer]
             hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -189,7 +201,9 @@ class Attachment:
         if output is not None and prompt is not None:
             self._latest = prompt
             if prompt.cache is not None:
-                remember(prompt.cache, prompt.memory())
+                memory = prompt.memory()
+                remember(prompt.cache, memory)
+                self._skipping.settle(prompt.cache, memory)
                 prompt.cache = None
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}
@@ -201,6 +215,8 @@ class Attachment:
         if prompt is None:
             if not self._running:
                 return self._recompute(call)
+            if layer in self._skipping:
+                return self._skipping.behind(call)
             if self._memory is None or self._memory.kept_at[layer] is None:
                 return None
             return self._behind(call, self._memory, call.hidden.shape[1])
@@ -210,6 +226,9 @@ class Attachment:
                 check_cache_can_shrink(call.cache, layer)
         else:
             stay = None
+        if layer in self._skipping:
+            prompt.mark = call.mark
+            return self._skip(call, prompt, stay)
         if prompt.kept is not None:
             prompt.kept_at[layer], prompt.mark = prompt.kept, call.mark
             prompt.cache = call.cache
@@ -228,8 +247,13 @@ class Attachment:
                 "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
                 "backward), or detach first."
             )
+        stay = prompt.stays.get(call.layer)
+        if call.layer in self._skipping:
+            return self._skipping.again(
+                call, prompt, call.hidden if stay is None else gather_rows(call.hidden, stay[0])
+            )
         kept = prompt.kept_at[call.layer]
-        return None if kept is None else self._carry_out(call, prompt, prompt.stays.get(call.layer))
+        return None if kept is None else self._carry_out(call, prompt, stay)
 
     # carrying decisions out ------------------------------------------------------------------------------------------
 
@@ -249,6 +273,11 @@ class Attachment:
             except CannotSplit:
                 self.split = False  # this decoder runs as one rectangle
         return call.narrowed(hidden, kept, past.kept_at[call.layer], past.length, prompt.length)
+
+    def _skip(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+        """The call of a layer whose attention is skipped: rows that leave do so all the same."""
+        hidden = call.hidden if stay is None else gather_rows(call.hidden, stay[0])
+        return self._skipping.enter(call, prompt, hidden, hidden)
 
     def _in_groups(self, call: LayerCall, hidden: Tensor, prompt: Prompt) -> Any:
         """Run all groups but the last here; the layer's own call is the last, and `_after_layer` joins them."""

@@ -8,9 +8,9 @@ from ..core.artifact import read_policy
 from ..core.callable_module import make_callable
 from ..core.decision import Policy
 from ..core.registry import registered_policies
-from . import compose, fixed, visual_exit
+from . import attention_skip, compose, fixed, visual_exit
 
-__all__ = ["compose", "fixed", "list_policies", "load", "visual_exit"]
+__all__ = ["attention_skip", "compose", "fixed", "list_policies", "load", "visual_exit"]
 
 
 def load(path_or_hub_id: str | Path) -> Policy:
