@@ -275,7 +275,7 @@ def test_only_what_is_needed_runs_behind_the_last_attention_and_nothing_changes(
     first = 4 - first  # the tail begins behind the last attention
     if shape is None or shape.pool == "none" or shape.once:
         assert trace.tail == first
-    elif shape.pool == "text" and batch != "right_padded":
+    elif shape.pool == "text":
         assert trace.tail == first
         if first < 3:  # visual tokens leave at once, text stays until it was pooled for the last time
             assert trace.visual_tokens[first] == [0] * rows

@@ -38,6 +38,19 @@ def test_groups_are_blocks():
     assert torch.equal(up[:4, :2], adapter.up[0, 0])
 
 
+def test_in_an_attention_s_own_place_it_reads_the_other_stream():
+    adapter = Adapter(32, AdapterShape(width=8, start="random", reads="attention", pool="all", once=False)).eval()
+    states, other = torch.randn(2, 5, 32), torch.randn(2, 7, 32)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    found = adapter(states, other, mask)
+    mean = torch.stack([other[0].mean(0), other[1, :4].mean(0)])
+    torch.testing.assert_close(found, adapter.changed(states, adapter.context(mean)) - states, atol=1e-5, rtol=1e-5)
+    other[1, 4:] = float("nan")  # padding may hold anything
+    torch.testing.assert_close(adapter(states, other, mask), found)
+    assert (adapter(states, other[:, :4]) - found)[0].abs().max() > 1e-4
+
+
 def test_dropout_is_of_training_alone():
     adapter = Adapter(32, AdapterShape(width=8, start="random", dropout=0.5, pool="none"))
     states = torch.randn(1, 4, 32)

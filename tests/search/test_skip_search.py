@@ -1,4 +1,4 @@
-"""The search on a live model: distinct arms, rewards that leave nothing behind, resuming, ranks that agree, baselines."""
+"""The search on a live model: distinct arms, rewards that leave nothing behind, resuming, ranks, baselines."""
 
 import copy
 import json
@@ -11,10 +11,10 @@ from PIL import Image
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.anatomy.tiny_processor import tiny_processor
-from lookaway.core.errors import DataError, SettingsError
+from lookaway.core.errors import AttachError, DataError, SettingsError
 from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.engine.attach import attach
-from lookaway.engine.teacher_forcing import answer_loss
+from lookaway.engine.teacher_forcing import answer_loss, attached_loss
 from lookaway.hosts.encoding import encode
 from lookaway.search import skip_search
 from lookaway.search.skip_ranking import last_skips, least_change, output_changes, random_skips
@@ -44,48 +44,64 @@ def batch_of(count=3):
 def test_each_arm_is_one_module_of_its_own():
     model = tiny("llava").model
     layers = model.model.language_model.layers
+    ran = []
+    for i, part in enumerate(layers):
+        part.self_attn.q_proj.register_forward_hook(lambda *a, i=i: ran.append(i))
     for arm in range(4):
-        ran = []
-        hooks = [
-            layer.self_attn.q_proj.register_forward_hook(lambda *a, i=i: ran.append(i))
-            for i, layer in enumerate(layers)
-        ]
+        ran.clear()
         answer_loss(model, batch_of(1), la.AttentionSkip((arm,)))
-        for hook in hooks:
-            hook.remove()
         assert sorted(ran) == [i for i in range(4) if i != arm]
 
 
-def test_a_reward_pass_leaves_nothing_behind():
-    """Between a forward with checkpointing and its backward, even: the gradient is that of the forward's subset."""
-    gradients = []
-    for between in (False, True):
-        model = tiny("llava").model
+def new_adapters(dropout=0.1):
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        adapters = la.SkipAdapters(32, range(4), la.AdapterShape(width=4, start="random")).train()
-        model.train()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        torch.manual_seed(1)
-        loss = answer_loss(model, batch_of(), la.AttentionSkip((1, 2), adapters))
-        state = torch.get_rng_state()
-        if between:
-            losses, rewards = subset_rewards(model, batch_of(), [(0, 1), (2, 3)], adapters)
-            assert rewards == pytest.approx([torch.tensor(-x).exp().item() for x in losses])
-            assert losses[0] != losses[1]
-        assert torch.equal(torch.get_rng_state(), state)
-        assert adapters.training
-        assert model.training
-        assert all(p.grad is None for p in adapters.parameters())
-        loss.backward()
+        return la.SkipAdapters(32, range(4), la.AdapterShape(width=4, start="random", dropout=dropout)).train()
+
+
+def test_a_reward_pass_leaves_nothing_behind():
+    model, adapters = tiny("llava").model.train(), new_adapters()
+    names = {name: sorted(vars(module)) for name, module in model.named_modules()}
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    losses, rewards = subset_rewards(model, batch_of(), [(0, 1), (2, 3)], adapters)
+    assert rewards == pytest.approx([torch.tensor(-x).exp().item() for x in losses])
+    assert losses[0] != losses[1]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert adapters.training
+    assert model.training
+    assert all(p.grad is None for p in [*adapters.parameters(), *model.parameters()])
+    assert {name: sorted(vars(module)) for name, module in model.named_modules()} == names
+    with attach(model, la.AttentionSkip((1,), adapters)), pytest.raises(AttachError, match="attached to this model"):
+        subset_rewards(model, batch_of(), [(0, 1)], adapters)  # never between a forward and its backward
+    assert adapters.training
+
+
+def test_a_search_step_with_checkpointing_has_the_gradient_of_one_without():
+    gradients = []
+    for checkpointing in (False, True):
+        model, adapters = tiny("llava").model, new_adapters(dropout=0.0)
+        if checkpointing:
+            model.train().gradient_checkpointing_enable({"use_reentrant": False})
+        with attach(model, la.AttentionSkip((1, 2), adapters)) as attached:
+            attached_loss(model, attached, batch_of()).backward()
         gradients.append({n: p.grad for n, p in adapters.named_parameters() if p.grad is not None})
     assert {name.partition(".")[0] for name in gradients[0]} == {"1", "2"}
     assert gradients[0].keys() == gradients[1].keys()
-    assert all(torch.equal(gradients[1][name], value) for name, value in gradients[0].items())
+    assert all(torch.allclose(gradients[1][name], value, atol=1e-6) for name, value in gradients[0].items())
+
+
+def test_a_backward_pass_after_detaching_is_refused_by_torch_not_wrong():
+    model, adapters = tiny("llava").model.train(), new_adapters(dropout=0.0)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    loss = answer_loss(model, batch_of(), la.AttentionSkip((1, 2), adapters))
+    with pytest.raises(torch.utils.checkpoint.CheckpointError):
+        loss.backward()
 
 
 def test_rewards_judge_in_eval_mode():
     model = tiny("llava").model
-    adapters = la.SkipAdapters(32, range(4), la.AdapterShape(width=4, start="random", dropout=0.9)).train()
+    adapters = new_adapters(dropout=0.9)
     first = subset_rewards(model, batch_of(), [(0, 1)], adapters)
     assert first == subset_rewards(model, batch_of(), [(0, 1)], adapters)
 
@@ -158,6 +174,17 @@ def test_a_search_without_training_judges_plain_skips(tmp_path):
     assert run.adapters is None
     assert len(run.history) == 4
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_published_searches_are_spelled_out_in_a_config():
+    from pathlib import Path
+
+    import yaml
+
+    text = (Path(__file__).parents[2] / "configs" / "eas-published-meter.yaml").read_text()
+    options = SkipSearchOptions(**yaml.safe_load(text))
+    preset = SkipSearchOptions(preset="published-meter", skip=10, weight_decay=0.01).filled()
+    assert options == preset
 
 
 def test_growing_warm_up():

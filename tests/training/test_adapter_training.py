@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path):
     class Killed(Exception):
         pass
 
-    calls, real = [], adapter_training.answer_loss
+    calls, real = [], adapter_training.attached_loss
 
     def dies(*args):
         calls.append(args)
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path):
 
     model = tiny("llava").model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter_training, "answer_loss", dies)
+        patch.setattr(adapter_training, "attached_loss", dies)
         with pytest.raises(Killed):
             train_adapters(model, tiny_processor(), SAMPLES, tmp_path / "cut", QUICK)
     assert all(p.requires_grad for p in model.parameters())  # given back, although it was killed

@@ -114,7 +114,7 @@ class Attachment:
             AttachError: no prompt ran since the policy was attached.
         """
         prompt = self._last_prompt()
-        return self._skipping.told(prompt.trace(self.anatomy.shape), prompt.past.length + prompt.length)
+        return self._skipping.told(prompt.trace(self.anatomy.shape), prompt.length)
 
     def answers_at(self, mask: Tensor | None) -> None:
         """Which columns of the coming prompts are teacher-forced answers, bool [B, S]: what stands in for skipped

@@ -196,14 +196,12 @@ class Skipping:
         if not pools:
             index = last.nonzero().flatten().expand(rows, -1)
             valid = torch.ones_like(index, dtype=torch.bool)
-            if prompt.kept is not None:
-                valid = prompt.kept.valid.gather(1, index)
-        elif prompt.tail is None and not prompt.pad_right:
+        elif prompt.tail is None:
             keep = prompt.layout.text | last
             most = int(keep.sum(1).max())
             if most == slots:
                 return hidden
-            index, valid = compact(keep, most, pad_right=False)
+            index, valid = compact(keep, most, pad_right=False)  # what all rows keep, the last ones, stays last
         else:
             return hidden
         prompt.cut(layer, index, valid)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..core.decision import Policy
 from ..core.errors import DataError
-from .attach import attach
+from .attach import Attachment, attach
 from .exit_table import EncodedBatch
 
-__all__ = ["answer_logits", "answer_loss", "frozen"]
+__all__ = ["answer_logits", "answer_loss", "attached_loss", "frozen"]
 
 
 def answer_loss(model: Any, batch: EncodedBatch, policy: Policy) -> Tensor:
@@ -23,6 +23,9 @@ def answer_loss(model: Any, batch: EncodedBatch, policy: Policy) -> Tensor:
     Computed here because removal shortens the logits; answers follow text, so no column that leaves stands between a
     kept column and the answer token that it predicts.
 
+    With gradient checkpointing and skipped attention, layers run again in the backward pass and must find the policy
+    still attached: attach it, and take `attached_loss`.
+
     Args:
         model: without a policy attached.
         batch: left-padded, encoded with answers.
@@ -30,22 +33,29 @@ def answer_loss(model: Any, batch: EncodedBatch, policy: Policy) -> Tensor:
     Raises:
         DataError: the batch has no answers.
     """
-    logits, targets = answer_logits(model, batch, policy)
+    with attach(model, policy) as attached:
+        return attached_loss(model, attached, batch)
+
+
+def attached_loss(model: Any, attached: Attachment, batch: EncodedBatch) -> Tensor:
+    """The same while a policy is attached already; it stays so."""
+    logits, targets = answer_logits(model, attached, batch)
     return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
-def answer_logits(model: Any, batch: EncodedBatch, policy: Policy) -> tuple[Tensor, Tensor]:
+def answer_logits(model: Any, attached: Attachment, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
     """Logits [N, vocabulary] that predict the N answer tokens of all rows, in order, and those tokens int64 [N]."""
     answers, ids = batch.answer_mask, batch.inputs["input_ids"]
     if answers is None:
         raise DataError("There are no encoded answers: encode(processor, samples, device, answers=[...]).")
     first = int(answers.any(0).to(torch.uint8).argmax())
     needed = ids.shape[1] - first + 1  # from the last prompt column on
-    with attach(model, policy) as attached:
-        attached.answers_at(answers)
+    attached.answers_at(answers)
+    try:
         logits = model(**batch.inputs, use_cache=False, logits_to_keep=needed).logits  # [B, needed, vocabulary]
-        index, valid = attached.kept_columns()  # slot j of a row stands for column index[row, j]
-    index, valid = index[:, -needed:], valid[:, -needed:]
+    finally:
+        attached.answers_at(None)
+    index, valid = (part[:, -needed:] for part in attached.kept_columns())  # slot j stands for column index[row, j]
     counts = (answers.gather(1, index) & valid)[:, 1:]
     return logits[:, :-1][counts], ids.gather(1, index)[:, 1:][counts]
 

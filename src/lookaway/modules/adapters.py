@@ -116,18 +116,36 @@ class Adapter(nn.Module):
     def changed(self, states: Tensor, context: Tensor | None) -> Tensor:
         """f of normed states [B, S, D]; computed in the adapter's own type, returned in the states'."""
         z = states.to(self.token.weight.dtype)
+        return (z + self._added(z, context)).to(states.dtype)
+
+    def forward(self, states: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:
+        """f(z) - z in an attention's own place: what a residual gets (post-norm hosts with two streams, as METER).
+
+        Args:
+            states: of this stream, [B, S, D].
+            other: what the attention would have read, [B, T, D]; its mean is the context.
+            mask: bool [B, T], positions that count; None: all.
+        """
+        z, pooled = states.to(self.token.weight.dtype), None
+        if self.pool != "none":
+            real = torch.ones_like(other[..., 0], dtype=torch.bool) if mask is None else mask
+            total = other.masked_fill(~real[..., None], 0.0).sum(1)
+            pooled = self.context(total / real.sum(1, keepdim=True).clamp(min=1))
+        return self._added(z, pooled).to(states.dtype)
+
+    def _added(self, z: Tensor, context: Tensor | None) -> Tensor:
         u = self.token(z)
         if context is not None:
             u = u + context[:, None, : self.shape.width]
         u = nn.functional.dropout(0.5 * u, self.shape.dropout, self.training)
-        out = z
+        out = torch.zeros_like(z)
         for j in range(self.shape.experts):
             term = self._up(u, j) + self.up_bias[j]
             if self.shape.router:
                 assert context is not None
                 term = term * context[:, None, self.shape.width + j, None]
             out = out + self.shape.scale * term
-        return out.to(states.dtype)
+        return out
 
     def _up(self, u: Tensor, j: int) -> Tensor:
         weight = self.up[j]  # [groups, D / groups, h / groups]

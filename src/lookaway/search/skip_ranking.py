@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..anatomy.base import anatomy_of
+from ..core.decision import Policy
 from ..core.errors import DataError, SettingsError
+from ..engine.attach import attach
 from ..engine.exit_table import EncodedBatch
 from ..engine.teacher_forcing import answer_logits
 from ..policies.attention_skip import AttentionSkip
@@ -38,12 +41,11 @@ def output_changes(
     layers = range(anatomy_of(model).num_layers) if layers is None else layers
     total, tokens = dict.fromkeys(layers, 0.0), 0
     for batch in batches:
-        full, _ = answer_logits(model, batch, KeepAll())
-        expected = full.float().log_softmax(-1)
+        expected = _predictions(model, batch, KeepAll())
         tokens += len(expected)
         for layer in layers:
-            found, _ = answer_logits(model, batch, AttentionSkip((layer,)))
-            kl = torch.nn.functional.kl_div(found.float().log_softmax(-1), expected, log_target=True, reduction="sum")
+            found = _predictions(model, batch, AttentionSkip((layer,)))
+            kl = torch.nn.functional.kl_div(found, expected, log_target=True, reduction="sum")
             total[layer] += float(kl)
     if not tokens:
         raise DataError("There is no answer to rank attentions on. Give samples with answers.")
@@ -66,6 +68,12 @@ def last_skips(num_layers: int, count: int) -> tuple[int, ...]:
     """The last `count` layers (what the published LLaVA search ended in: 20 to 31 of 32)."""
     _check(count, num_layers)
     return tuple(range(num_layers - count, num_layers))
+
+
+def _predictions(model: Any, batch: EncodedBatch, policy: Policy) -> Tensor:
+    """Log-probabilities of the answer tokens, [N, vocabulary]."""
+    with attach(model, policy) as attached:
+        return answer_logits(model, attached, batch)[0].float().log_softmax(-1)
 
 
 def _check(count: int, layers: int) -> None:

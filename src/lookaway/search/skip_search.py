@@ -21,7 +21,8 @@ import torch
 from ..anatomy.base import Anatomy, anatomy_of
 from ..core.errors import DataError, SettingsError
 from ..core.record import RecordWriter, Sample
-from ..engine.teacher_forcing import answer_loss, frozen
+from ..engine.attach import attach
+from ..engine.teacher_forcing import answer_loss, attached_loss, frozen
 from ..hosts.encoding import Encoded, encode
 from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
 from ..policies.attention_skip import AttentionSkip
@@ -208,9 +209,10 @@ class Supernet:
         skipped = ranks.shared(bandit.draw(step, _drawn_size(step, o)))
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed((o.seed * 1_000_003 + step) * ranks.size + ranks.rank)  # dropout
-            loss = answer_loss(self.model, batch, AttentionSkip(skipped, self.adapters.train()))
             self.optimiser.zero_grad()
-            loss.backward()
+            with attach(self.model, AttentionSkip(skipped, self.adapters.train())) as attached:
+                loss = attached_loss(self.model, attached, batch)
+                loss.backward()  # with the skip still in place: checkpointed layers run again
         ranks.average_gradients(self.adapters.parameters())
         for group in self.optimiser.param_groups:
             group["lr"] = o.lr * _rate(step, o.steps)

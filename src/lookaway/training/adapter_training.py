@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..anatomy.base import anatomy_of
 from ..core.errors import DataError, MissingDependency, SettingsError
 from ..core.record import Sample
-from ..engine.teacher_forcing import answer_loss, frozen
+from ..engine.attach import Attachment, attach
+from ..engine.teacher_forcing import attached_loss, frozen
 from ..hosts.encoding import Encoded, encode
 from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
 from ..policies.attention_skip import AttentionSkip
@@ -145,9 +146,11 @@ def train_adapters(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
-    task = AdapterTask(model, adapters.to(anatomy.model.device))
+    adapters.to(anatomy.model.device).train()
     checkpoints = Path(out) / "checkpoints"
-    with frozen(anatomy.model, options.checkpointing):
+    policy = AttentionSkip(options.skip, adapters)
+    with frozen(anatomy.model, options.checkpointing), attach(model, policy) as attached:  # through backward passes too
+        task = AdapterTask(model, attached, adapters)
         trainer = _trainer(task, processor, samples, checkpoints, options)
         checkpoint = latest_checkpoint(checkpoints)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -161,22 +164,20 @@ def train_adapters(
         "trained_weights": sum(weight.numel() for weight in adapters.parameters()),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
-    policy = AttentionSkip(options.skip, adapters.cpu().eval(), anatomy.base, summary)
-    return AdapterRun(policy, history, summary)
+    trained = AttentionSkip(options.skip, adapters.cpu().eval(), anatomy.base, summary)
+    return AdapterRun(trained, history, summary)
 
 
 class AdapterTask(nn.Module):
-    """Batch -> loss; its parameters are the adapters' alone (the base model is no part of it)."""
+    """Batch -> mean cross-entropy of its answers; its parameters are the adapters' alone, the base model is no part."""
 
-    def __init__(self, base: Any, adapters: SkipAdapters) -> None:
+    def __init__(self, base: Any, attached: Attachment, adapters: SkipAdapters) -> None:
         super().__init__()
         self.adapters = adapters
-        self._base = (base,)
+        self._base = (base, attached)
 
-    def forward(self, batch: Encoded, skipped: Sequence[int] | None = None) -> Tensor:
-        """Mean cross-entropy of the answers with the attention of `skipped` (None: all that have adapters) skipped."""
-        layers = self.adapters.layers if skipped is None else skipped
-        return answer_loss(self._base[0], batch, AttentionSkip(layers, self.adapters))
+    def forward(self, batch: Encoded) -> Tensor:
+        return attached_loss(*self._base, batch)
 
 
 def _trainer(
