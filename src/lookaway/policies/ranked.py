@@ -36,8 +36,8 @@ class RankedPolicy(Policy):
             raise SettingsError(f"positions is one of {', '.join(map(repr, POSITIONS))}, not {self.positions!r}.")
         if self.positions != "original":
             raise SettingsError(
-                "positions='renumbered' is not supported: tokens that stay keep their places in the whole prompt, as in "
-                "FastV and most others. Use positions='original', and say so beside numbers of a paper that renumbers."
+                "positions='renumbered' is not supported: tokens that stay keep their places in the whole prompt, as "
+                "in FastV and most others. Use positions='original', and say so beside numbers of a paper that renumbers."
             )
 
     @abstractmethod

@@ -17,9 +17,9 @@ __all__ = ["FastV"]
 class FastV(RankedPolicy):
     """Before layer K, the share R of the visual tokens with the least attention leaves (FastV).
 
-    Published: K = 2, R = 0.5, original position ids. The paper ranks by the attention that a token gets from all others,
-    its released code by the last prompt token's; here it is the last token's, mean over heads, in layer K - 1, from one
-    query row instead of an S x S map.
+    Published: K = 2, R = 0.5, original position ids. The paper speaks of the attention that a token gets from all
+    others, its re-runs rank by the last prompt token's; here it is the last token's, mean over heads, in layer K - 1,
+    from one query row instead of an S x S map.
     """
 
     layer: int = 2

@@ -62,7 +62,7 @@ def fit_recipe(attention: Tensor, mean_keep: float, first_prunable: int = 1) -> 
     """
     if attention.dim() != 2 or attention.numel() == 0 or bool((attention < 0).any()):
         raise SettingsError(f"fit_recipe takes attention [layers, visual tokens], not negative, not {attention.shape}.")
-    depth, tokens = attention.shape
+    depth = len(attention)
     least = first_prunable / depth
     if not least <= mean_keep <= 1:
         raise SettingsError(

@@ -19,10 +19,10 @@ __all__ = ["SparseVLM"]
 class SparseVLM(RankedPolicy):
     """Question tokens that are like the image rate its tokens; fewer stay at each of a few steps (SparseVLM).
 
-    The text-guided ranking alone. Not taken over: the number that adapts to the rank of the attention map (it needs the
-    map), and the recycling of dropped tokens into merged ones (the engine removes, it does not merge). Raters are chosen
-    from the states at each step, not once from the embeddings. The first version renumbers positions, the second keeps
-    them; here they are kept.
+    The text-guided ranking alone. Not taken over: the number that adapts to the rank of the attention map (it needs
+    the map), and the recycling of dropped tokens into merged ones (the engine removes, it does not merge). Raters are
+    chosen from the states at each step, not once from the embeddings. The first version renumbers positions, the
+    second keeps them; here they are kept.
     """
 
     steps: Mapping[int, Keep]

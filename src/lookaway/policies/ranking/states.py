@@ -56,7 +56,7 @@ def duplication(view: LayerView, wanted: Wanted) -> Tensor:
 
 
 def duplication_to(view: LayerView, wanted: Wanted, pivots: int) -> Tensor:
-    """Minus the largest cosine to any pivot: the `pivots` visual tokens of longest key, which themselves stay. [B, S]"""
+    """Minus the largest cosine to any pivot. Pivots are the visual tokens of longest key; they stay. [B, S]"""
     visual, states = view.layout.visual, unit_states(view)
     length = key_norm(view, wanted).masked_fill(~visual, -torch.inf)
     best = length.topk(min(pivots, length.shape[1]), dim=1).indices  # [B, P]
