@@ -37,7 +37,7 @@ class RankedPolicy(Policy):
         if self.positions != "original":
             raise SettingsError(
                 "positions='renumbered' is not supported: tokens that stay keep their places in the whole prompt, as "
-                "in FastV and most others. Use positions='original', and say so beside numbers of a paper that renumbers."
+                "in FastV. Use positions='original', and say so beside the numbers of a paper that renumbers."
             )
 
     @abstractmethod
