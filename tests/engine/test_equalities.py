@@ -104,7 +104,7 @@ def test_cached_equals_uncached(family, attention, name):
     torch.testing.assert_close(torch.stack(cached.logits, 1), uncached.logits[:, -8:], **TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["exit-1", "exit-rows", "thin"])
+@pytest.mark.parametrize("name", ["exit-1", "exit-rows", "thin", "attentive"])
 def test_a_batch_equals_its_rows_one_by_one(family, attention, name):
     model = tiny(family, attn_implementation=attention)
     if attention == "sdpa":  # eager attention takes its softmax in fp32 whatever the model's type
@@ -114,7 +114,7 @@ def test_a_batch_equals_its_rows_one_by_one(family, attention, name):
     with attach(model.model, policy):
         together = model.model.generate(**inputs, **GREEDY, return_dict_in_generate=True, output_logits=True)
     for row, alone in enumerate(one_by_one(model, inputs)):
-        single = policy_for(name, 4) if name == "thin" else policy_for("exit-1", 1)
+        single = policy_for(name, 4) if name in ("thin", "attentive") else policy_for("exit-1", 1)
         if name == "exit-rows":
             single.at = [policy.at[row]]
         with attach(model.model, single):

@@ -25,6 +25,7 @@ from .loss import loss_on_kept_columns
 from .memory import Memory, recall, remember
 from .pruning import Prompt
 from .refusals import check_cache_can_shrink, check_not_compiled, check_run
+from .scores import Watch
 from .sequence import LayerCall, gather_rows
 
 __all__ = ["Attachment", "attach", "check_detached"]
@@ -85,7 +86,9 @@ class Attachment:
         """Rows that keep different numbers of tokens run in groups of like length in prefill."""
         self._attention = ""
         self._parameters = tuple(inspect.signature(type(self.anatomy.backbone).forward).parameters)[1:]
-        self._undo: list[Callable[[], object]] = [hook.remove for hook in self._register()]
+        looks = policy.looks_at(self.anatomy.num_layers) & self._layers
+        self._watch = Watch(self.anatomy, looks, lambda: self._prompt is not None and self._prompt.waiting)
+        self._undo: list[Callable[[], object]] = [self._watch.remove, *(hook.remove for hook in self._register())]
         self._undo.append(loss_on_kept_columns(self.anatomy.model, self._left_columns, self.shortens))
         _attached[id(self.anatomy.backbone)] = self
         self._undo.append(lambda: _attached.pop(id(self.anatomy.backbone), None))
@@ -147,6 +150,7 @@ class Attachment:
         inputs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}
+        self._watch.clear()
         self._attention = self.anatomy.attention
         self._running = True
         cache = inputs.get("past_key_values")
@@ -193,6 +197,7 @@ class Attachment:
                 prompt.cache = None
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}
+        self._watch.clear()
         self._running = False
 
     def _before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -205,7 +210,7 @@ class Attachment:
                 return None
             return self._behind(call, self._memory, call.hidden.shape[1])
         if prompt.waiting and layer in self._layers:
-            stay = prompt.ask(self.policy, layer, self._left(call, prompt))
+            stay = prompt.ask(self.policy, layer, self._left(call, prompt), self._watch.take(layer, prompt))
             if stay is not None:
                 check_cache_can_shrink(call.cache, layer)
         else:
@@ -243,12 +248,17 @@ class Attachment:
         assert kept is not None
         if stay is not None:
             hidden = gather_rows(hidden, stay[0])
-        if self.split and len(prompt.groups) > 1 and not past.length and not torch.is_grad_enabled():
+        if self._may_split(call.layer, prompt):
             try:
                 return self._in_groups(call, hidden, prompt)
             except CannotSplit:
                 self.split = False  # this decoder runs as one rectangle
         return call.narrowed(hidden, kept, past.kept_at[call.layer], past.length, prompt.length)
+
+    def _may_split(self, layer: int, prompt: Prompt) -> bool:
+        watched = layer + 1 in self._watch.layers and prompt.waiting  # it is read as one rectangle
+        inference = not torch.is_grad_enabled()
+        return self.split and len(prompt.groups) > 1 and not prompt.past.length and not watched and inference
 
     def _in_groups(self, call: LayerCall, hidden: Tensor, prompt: Prompt) -> Any:
         """Run all groups but the last here; the layer's own call is the last, and `_after_layer` joins them."""

@@ -150,7 +150,7 @@ class LayerCall:
         index, valid = keys(new, past, before, length)
         if "flash" in self.attention:
             return valid
-        if self.attention not in ("sdpa", "lookaway_sdpa"):
+        if self.attention != "sdpa":
             raise UnsupportedModel(
                 f"transformers built no mask for attention {self.attention!r}, and rows of this batch keep different "
                 "numbers of tokens. Load the model with attn_implementation='sdpa' or 'eager'."

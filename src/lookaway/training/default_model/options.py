@@ -9,7 +9,7 @@ __all__ = ["RecipeOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Train lookaway-mini: tower, projector, five plain phases (the plain variant) and an exit-aware one behind them."""
+    """Train lookaway-mini: tower, projector, five plain phases (the plain variant), then an exit-aware one."""
 
     seed: int = 0
     """Seed of all weights, pictures and questions."""
