@@ -19,6 +19,7 @@ from ..core.errors import AttachError, UnsupportedModel
 from ..core.layout import TokenLayout
 from ..core.record import Trace
 from .memory import Memory, recall, remember
+from .proof import prove
 from .pruning import Prompt
 from .sequence import LayerCall, gather_rows
 
@@ -40,6 +41,7 @@ def attach(model: Any, policy: Policy) -> Attachment:
         ModelMismatch: the policy was made for another model.
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
+    prove(model)
     return Attachment(model, policy)
 
 
@@ -133,6 +135,11 @@ class Attachment:
         self._attention = self.anatomy.attention
         self._running = True
         cache = inputs.get("past_key_values")
+        if self._layers and self.anatomy.has_windows and "flash" in self._attention:
+            raise UnsupportedModel(
+                f"{self._attention!r} counts the tokens that are left where this decoder's sliding windows count places "
+                "in the whole prompt. Load the model with attn_implementation='sdpa' or 'eager'."
+            )
         if self._layers and getattr(cache, "is_compileable", False):
             raise UnsupportedModel(
                 f"{type(cache).__name__} has a fixed size in every layer, so tokens cannot leave it. Use the default "
@@ -169,6 +176,11 @@ class Attachment:
                 f"This KV cache was shortened from layer {self._memory.first_layer} on, which the attached policy does "
                 f"not reach ({self.policy!r}). Continue it with the policy that it was made with."
             )
+        if self._memory is not None and self._memory.pad_right and self.anatomy.has_windows:
+            raise UnsupportedModel(
+                "This decoder has sliding-window layers, and the prompts were padded on the right: padding between prompt "
+                "and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
+            )
 
     def _has_image(self, ids: Tensor) -> bool:
         return bool(sum((ids == i).any() for i in (self.anatomy.image_token_id, *self.anatomy.other_visual_ids)))
@@ -195,7 +207,7 @@ class Attachment:
     def _recompute(self, call: LayerCall) -> Any:
         """A layer outside of a forward: gradient checkpointing (some versions run hooks again), or a mistake."""
         prompt = self._latest
-        if prompt is None or prompt.mark is None or call.mark is not prompt.mark:
+        if prompt is None or call.mark is None or call.mark is not prompt.marks.get(call.layer):
             raise AttachError(
                 "A decoder layer ran outside of the model's forward while a policy is attached, so lookaway cannot see "
                 "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
@@ -214,7 +226,7 @@ class Attachment:
                 self._remember(call, prompt)
         if prompt.kept is None:
             return None
-        prompt.kept_at[call.layer], prompt.mark = prompt.kept, call.mark
+        prompt.kept_at[call.layer], prompt.marks[call.layer] = prompt.kept, call.mark
         return self._carry_out(call, prompt, stay)
 
     def _left(self, call: LayerCall, prompt: Prompt) -> Tensor:
@@ -239,12 +251,7 @@ class Attachment:
         cache = call.cache
         if cache is None:
             return
-        if any(getattr(part, "is_sliding", False) for part in getattr(cache, "layers", ())[call.layer :]):
-            raise UnsupportedModel(
-                "This decoder has sliding-window layers, whose cache counts kept tokens: removal would widen their "
-                "window. Run with use_cache=False, or attach to a model without sliding windows."
-            )
-        remember(cache, Memory(prompt.kept_at, prompt.length))
+        remember(cache, Memory(prompt.kept_at, prompt.length, prompt.pad_right))
 
 
 class _LayerHook:
@@ -257,7 +264,7 @@ class _LayerHook:
         return self.owner._before_layer(self.layer, args, kwargs)
 
 
-_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+_IMAGES = ("pixel_values", "pixel_values_images", "pixel_values_videos", "mm_encoder_outputs")
 
 
 def _policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .sequence import Kept
+from .sequence import Kept, window_of
 
 __all__ = ["Memory", "recall", "remember"]
 
@@ -23,6 +23,8 @@ class Memory:
     kept_at: list[Kept | None]  # [L]
     length: int
     """Columns of the whole prompt; layer 0 holds them all."""
+    pad_right: bool = False
+    """Rows that are shorter have their padding on the right, between prompt and answer."""
 
     @property
     def first_layer(self) -> int:
@@ -32,7 +34,7 @@ class Memory:
     def rows(self, rows: Tensor) -> Memory:
         """The memory of other rows int64 [B']."""
         moved = {id(kept): kept.rows(rows) for kept in self.kept_at if kept}
-        return Memory([moved[id(kept)] if kept else None for kept in self.kept_at], self.length)
+        return replace(self, kept_at=[moved[id(kept)] if kept else None for kept in self.kept_at])
 
 
 def recall(cache: Any) -> Memory | None:
@@ -41,14 +43,33 @@ def recall(cache: Any) -> Memory | None:
 
 
 def remember(cache: Any, memory: Memory) -> None:
-    """Let the cache carry `memory` along when its rows are reordered, repeated, selected or copied."""
+    """Let the cache carry `memory` along when its rows are reordered, repeated, selected or copied.
+
+    From now on it tells transformers, which builds one mask for all layers of a kind, the sizes of a prompt that lost
+    nothing; each layer's call then gets the columns of that mask that its cache holds (engine/sequence.py).
+    """
     if not isinstance(cache, _Remembering):
         cache.__class__ = _remembering(type(cache))  # type: ignore[arg-type]
     setattr(cache, _ATTRIBUTE, memory)
 
 
 class _Remembering:
-    """Mixed into the class of one cache object: moves the memory's rows with the cache's."""
+    """Mixed into the class of one cache object: moves the memory's rows with the cache's, and sizes masks in full."""
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(columns, first column) of a mask for this layer, had nothing left; transformers asks before layer 0 runs."""
+        if recall(self) is None:
+            return super().get_mask_sizes(query_length, layer_idx)  # type: ignore[misc]
+        past = self.get_seq_length()  # type: ignore[attr-defined]
+        window = window_of(self, layer_idx)
+        seen = past if window is None else min(past, window - 1)
+        return seen + query_length, past - seen
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Columns before the new tokens, had nothing left."""
+        if recall(self) is None:
+            return super().get_query_offset(layer_idx)  # type: ignore[misc]
+        return self.get_seq_length()  # type: ignore[attr-defined]
 
     def _move(self, rows: Tensor) -> None:
         memory = recall(self)

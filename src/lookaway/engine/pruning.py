@@ -33,8 +33,8 @@ class Prompt:
         """The same for each layer that has run; a cache remembers this list."""
         self.stays: dict[int, tuple[Tensor, Tensor]] = {}
         """Slots that stayed, `(index, valid)`, at each layer before which some left."""
-        self.mark: Any = None
-        """What the layer calls of this prompt's forward share; tells a recomputed layer to whom it belongs."""
+        self.marks: dict[int, Any] = {}
+        """What each layer's call of this prompt's forward was known by; tells a recomputed layer to whom it belongs."""
         self.waiting = any(layout.spans)
         """Some row still has visual tokens (known on the host)."""
         self.pad_right = self.waiting and bool(layout.padding[:, -1].any())

@@ -11,6 +11,7 @@ from ..core.decision import Policy
 from ..core.errors import UnsupportedModel
 from .attach import Attachment
 from .memory import Memory
+from .proof import prove
 from .pruning import Prompt
 from .sequence import Kept, LayerCall, gather_rows
 
@@ -23,6 +24,7 @@ def reference(model: Any, policy: Policy) -> Reference:
     The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
     prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
     """
+    prove(model)
     return Reference(model, policy)
 
 
@@ -57,7 +59,9 @@ class Reference(Attachment):
             keys = max(keys, queries)  # layer 0 has cached the new tokens already
             columns = torch.arange(keys, device=dropped.device)
             mask = (columns <= columns[-queries:, None])[None, None]
-        closed = torch.nn.functional.pad(dropped, (0, mask.shape[-1] - length))[:, None, None, :]  # [B, 1, 1, keys]
+        total = queries if call.cache is None else max(call.cache.get_seq_length(), queries)  # columns up to now
+        closed = torch.nn.functional.pad(dropped, (0, total - length))
+        closed = closed[:, None, None, total - mask.shape[-1] :]  # [B, 1, 1, keys]; sliding windows begin later
         mask = mask.expand(rows, -1, -1, -1)
         least = 0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         mask = mask.masked_fill(closed, least)

@@ -3,11 +3,12 @@
 The only file that knows the keyword names of decoder layers. transformers builds masks and rotary embeddings once a
 forward, at full length, and hands the same objects to all layers; from the layer of the first removal on, each layer
 gets the rows and columns of them that it needs. A mask is never cut to fit: a length that is not the expected one is an
-error.
+error. Sliding windows are decided by the original columns: what the mask says of a column stays true of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UnsupportedModel
 
-__all__ = ["Kept", "LayerCall", "gather_rows"]
+__all__ = ["Kept", "LayerCall", "gather_rows", "window_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,8 @@ class LayerCall:
     kwargs: dict[str, Any]
     attention: str
     """Name of the attention implementation."""
-    memo: dict[tuple[int, int], tuple[Any, ...]]
-    """What was narrowed already in this forward: layers share their masks and rotary embeddings."""
+    memo: dict[tuple[int, ...], tuple[Any, ...]]
+    """What was narrowed already in this forward: layers of one kind share their masks and rotary embeddings."""
 
     @property
     def hidden(self) -> Tensor:  # [B, S, D]
@@ -60,7 +61,7 @@ class LayerCall:
 
     @property
     def mark(self) -> Any:
-        """An object that all layer calls of one forward share, and no other forward."""
+        """An object that all calls of one forward share for layers of one kind, and no other forward."""
         return self.kwargs.get("position_embeddings")
 
     def replaced(self, hidden: Tensor | None, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -76,7 +77,7 @@ class LayerCall:
 
     def narrowed(self, hidden: Tensor, kept: Kept, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call on the kept columns of a prompt of `length` columns; `hidden` [B, K, D] is narrowed already."""
-        mask, cos_sin, positions = self._once(kept, "attention_mask", self._narrow, kept, length)
+        mask, cos_sin, positions = self._once(kept, self._narrow, length)
         return self.replaced(hidden, attention_mask=mask, position_embeddings=cos_sin, position_ids=positions)
 
     def _narrow(self, kept: Kept, length: int) -> tuple[Any, ...]:
@@ -108,7 +109,7 @@ class LayerCall:
 
     def narrowed_keys(self, kept: Kept, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call on new tokens behind a prompt of `length` columns of which this layer's cache holds the kept."""
-        (mask,) = self._once(kept, "attention_mask", self._narrow_keys, kept, length)
+        (mask,) = self._once(kept, self._narrow_keys, length)
         return self.replaced(None, attention_mask=mask)
 
     def _narrow_keys(self, kept: Kept, length: int) -> tuple[Any, ...]:
@@ -124,10 +125,18 @@ class LayerCall:
             return (None if kept.full else self._own_mask(kept, later),)
         if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
             raise self._no_such_mask(mask)
-        self._check_length(mask.shape[-1], length + later)
         tail = torch.arange(length, length + later, device=kept.index.device).expand(len(kept.index), -1)
         columns = torch.cat([kept.index, tail], dim=1)  # [B, K + later]
         valid = torch.cat([kept.valid, torch.ones_like(tail, dtype=torch.bool)], dim=1)
+        total, window = length + later, window_of(self.cache, self.layer)
+        if window is not None:
+            # transformers' mask starts where the window of the first new token does; the cache holds the last that came.
+            first = max(total - new - window + 1, 0)
+            self._check_length(mask.shape[-1], total - first)
+            held = min(columns.shape[1], window - 1 + new)
+            columns, valid = columns[:, -held:] - first, valid[:, -held:]
+            return (_forbid(_columns(mask, columns.clamp(min=0)), ~(valid & (columns >= 0))[:, None, None, :]),)
+        self._check_length(mask.shape[-1], total)
         if mask.dim() == 2:
             return (mask.gather(1, columns) & valid,)
         return (_forbid(_columns(mask, columns), ~valid[:, None, None, :]),)
@@ -157,8 +166,8 @@ class LayerCall:
         if found != expected:
             raise UnsupportedModel(
                 f"Decoder layer {self.layer} got an attention mask over {found} positions where {expected} were "
-                "expected; lookaway does not cut masks to fit. Static, sliding-window and chunked caches are not "
-                "supported together with removal: use the default dynamic cache."
+                "expected; lookaway does not cut masks to fit. Static and chunked caches are not supported "
+                "together with removal: use the default dynamic cache."
             )
 
     def _no_such_mask(self, mask: Any) -> UnsupportedModel:
@@ -168,12 +177,18 @@ class LayerCall:
             "Load the model with attn_implementation='sdpa' or 'eager'."
         )
 
-    def _once(self, kept: Kept, name: str, make: Any, *args: Any) -> tuple[Any, ...]:
-        given = self.kwargs.get(name)
-        key = (id(kept), id(given))
+    def _once(self, kept: Kept, make: Callable[[Kept, int], tuple[Any, ...]], length: int) -> tuple[Any, ...]:
+        given = self.kwargs.get("attention_mask"), self.kwargs.get("position_embeddings")
+        key = (id(kept), *map(id, given))
         if key not in self.memo:
-            self.memo[key] = (*make(*args), given)  # holding `given` keeps its id from being used again
+            self.memo[key] = (*make(kept, length), given)  # holding `given` keeps its ids from being used again
         return self.memo[key][:-1]
+
+
+def window_of(cache: Any, layer: int) -> int | None:
+    """How many columns back, its own included, a token of a sliding-window layer sees; None: all."""
+    part = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
+    return part.sliding_window if getattr(part, "is_sliding", False) else None
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
