@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy, anatomy_of
 from ..core.decision import Policy
-from ..core.errors import AttachError
+from ..core.errors import AttachError, UnsupportedModel
 from ..core.layout import TokenLayout
 from ..core.record import Trace
 from .groups import CannotSplit, Parts
 from .loss import loss_on_kept_columns
 from .memory import Memory, recall, remember
+from .proof import prove
 from .pruning import Prompt
-from .refusals import check_cache_can_shrink, check_not_compiled, check_run
+from .refusals import check_not_compiled, check_run
 from .scores import Watch
 from .sequence import LayerCall, gather_rows
 
@@ -46,6 +47,7 @@ def attach(model: Any, policy: Policy) -> Attachment:
         ModelMismatch: the policy was made for another model.
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
+    prove(model)
     return Attachment(model, policy)
 
 
@@ -155,7 +157,7 @@ class Attachment:
         self._running = True
         cache = inputs.get("past_key_values")
         if self._layers:
-            check_run(self._attention, cache)
+            check_run(self._attention, cache, self.anatomy.has_windows)
         if cache is None or cache.get_seq_length() == 0:
             self._begin(inputs, None)
         else:
@@ -184,6 +186,11 @@ class Attachment:
                 f"This KV cache was shortened from layer {memory.first_layer} on, which the attached policy does "
                 f"not reach ({self.policy!r}). Continue it with the policy that it was made with."
             )
+        if memory is not None and memory.pad_right and self.anatomy.has_windows:
+            raise UnsupportedModel(
+                "This decoder has sliding-window layers, and the prompts were padded on the right: padding between "
+                "prompt and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
+            )
         self._memory = (memory or Memory([None] * self.anatomy.num_layers, length)).up_to(length)
         if self._layers and any(inputs.get(name) is not None for name in _IMAGES):
             self._begin(inputs, self._memory)
@@ -211,12 +218,10 @@ class Attachment:
             return self._behind(call, self._memory, call.hidden.shape[1])
         if prompt.waiting and layer in self._layers:
             stay = prompt.ask(self.policy, layer, self._left(call, prompt), self._watch.take(layer, prompt))
-            if stay is not None:
-                check_cache_can_shrink(call.cache, layer)
         else:
             stay = None
         if prompt.kept is not None:
-            prompt.kept_at[layer], prompt.mark = prompt.kept, call.mark
+            prompt.kept_at[layer], prompt.marks[layer] = prompt.kept, call.mark
             prompt.cache = call.cache
             return self._carry_out(call, prompt, stay)
         if prompt.past.kept_at[layer] is not None:
@@ -227,7 +232,7 @@ class Attachment:
     def _recompute(self, call: LayerCall) -> Any:
         """A layer outside of a forward: gradient checkpointing (some versions run hooks again), or a mistake."""
         prompt = self._latest
-        if prompt is None or prompt.mark is None or call.mark is not prompt.mark:
+        if prompt is None or call.mark is None or call.mark is not prompt.marks.get(call.layer):
             raise AttachError(
                 "A decoder layer ran outside of the model's forward while a policy is attached, so lookaway cannot see "
                 "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
@@ -299,7 +304,7 @@ class _LayerHook:
         return self.owner._after_layer(self.layer, output)
 
 
-_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+_IMAGES = ("pixel_values", "pixel_values_images", "pixel_values_videos", "mm_encoder_outputs")
 
 
 def _policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:

@@ -42,8 +42,8 @@ class Prompt:
         """What was left for each layer that has run."""
         self.stays: dict[int, tuple[Tensor, Tensor]] = {}
         """Slots that stayed, `(index, valid)`, at each layer before which some left."""
-        self.mark: Any = None
-        """What the layer calls of this prompt's forward share; tells a recomputed layer to whom it belongs."""
+        self.marks: dict[int, Any] = {}
+        """What each layer's call of this prompt's forward was known by; tells a recomputed layer to whom it belongs."""
         self.waiting = any(layout.spans)
         """Some row still has visual tokens (known on the host)."""
         self.pad_right = self.waiting and bool(layout.padding[:, -1].any())
@@ -105,7 +105,7 @@ class Prompt:
                 full = (new is None or new.full) and (past is None or past.full)
                 held[id(new), id(past)] = Kept(index, valid, full)
         pairs = zip(self.kept_at, self.past.kept_at, strict=True)
-        return Memory([held[id(new), id(past)] for new, past in pairs], length)
+        return Memory([held[id(new), id(past)] for new, past in pairs], length, self.pad_right or self.past.pad_right)
 
     def trace(self, shape: DecoderShape) -> Trace:
         """What happened, as plain numbers."""
