@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .attended import last_text_slot
 from .layout import TokenLayout
 
 __all__ = ["text_features"]
@@ -24,7 +25,7 @@ def text_features(hidden: Tensor, layout: TokenLayout) -> Tensor:
     """
     text = layout.text
     slots = torch.arange(text.shape[1], device=text.device)
-    last = torch.where(text.any(1), (slots * text).amax(1), text.shape[1] - 1)  # [B]
+    last = last_text_slot(text)  # [B]
     is_last = slots == last[:, None]  # [B, S]
     question = layout.question_mask() & ~is_last
     question = torch.where(question.any(1, keepdim=True), question, is_last)

@@ -20,6 +20,7 @@ from ..core.layout import TokenLayout
 from ..core.record import Trace
 from .memory import Memory, recall, remember
 from .pruning import Prompt
+from .scores import Watch
 from .sequence import LayerCall, gather_rows
 
 __all__ = ["Attachment", "attach", "check_detached", "policy_layers"]
@@ -72,6 +73,8 @@ class Attachment:
         self._memo: dict[Any, Any] = {}
         self._attention = ""
         self._parameters = tuple(inspect.signature(type(self.anatomy.backbone).forward).parameters)[1:]
+        looks = policy.looks_at(self.anatomy.num_layers) & self._layers
+        self._watch = Watch(self.anatomy, looks, lambda: self._prompt is not None and self._prompt.waiting)
         self._hooks = self._register()
         _attached[id(self.anatomy.backbone)] = self
 
@@ -81,6 +84,7 @@ class Attachment:
         """Take everything off again; a second call does nothing."""
         for hook in self._hooks:
             hook.remove()
+        self._watch.remove()
         if self._hooks:
             _attached.pop(id(self.anatomy.backbone), None)
         self._hooks = []
@@ -130,6 +134,7 @@ class Attachment:
         inputs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self._prompt = self._memory = None
         self._memo = {}
+        self._watch.clear()
         self._attention = self.anatomy.attention
         self._running = True
         cache = inputs.get("past_key_values")
@@ -178,6 +183,7 @@ class Attachment:
             self._latest = self._prompt
         self._prompt = self._memory = None
         self._memo = {}
+        self._watch.clear()
         self._running = False
 
     def _before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -209,7 +215,7 @@ class Attachment:
     def _prefill(self, call: LayerCall, prompt: Prompt) -> Any:
         stay = None
         if prompt.waiting and call.layer in self._layers:
-            stay = prompt.ask(self.policy, call.layer, self._left(call, prompt))
+            stay = prompt.ask(self.policy, call.layer, self._left(call, prompt), self._watch.take(call.layer, prompt))
             if stay is not None:
                 self._remember(call, prompt)
         if prompt.kept is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.attended import Attended
 from ..core.cost import DecoderShape
 from ..core.decision import Decision, LayerView, Policy
 from ..core.errors import InvalidDecision
@@ -50,7 +51,9 @@ class Prompt:
         other._changes, other._notes = list(self._changes), dict(self._notes)
         return other
 
-    def ask(self, policy: Policy, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
+    def ask(
+        self, policy: Policy, layer: int, hidden: Tensor, attended: Attended | None = None
+    ) -> tuple[Tensor, Tensor] | None:
         """Ask the policy before `layer` about the current slots, whose states are `hidden` [B, S, D].
 
         Returns:
@@ -59,7 +62,8 @@ class Prompt:
         Raises:
             InvalidDecision: the policy drops text or answers something that is no mask of the slots.
         """
-        decision = policy.decide(LayerView(layer, self.num_layers, self.layout, hidden, self._initial_visual))
+        view = LayerView(layer, self.num_layers, self.layout, hidden, self._initial_visual, attended)
+        decision = policy.decide(view)
         if not isinstance(decision, Decision):
             raise InvalidDecision(f"Policy {_name(policy)} answered {type(decision).__name__}, not a Decision.")
         if decision.notes:

@@ -8,6 +8,7 @@ is the whole model with the policy attached (tests/engine/test_resume.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..core.layout import TokenLayout
 from ..core.record import Trace
 from .attach import check_detached, policy_layers
 from .pruning import Prompt
+from .scores import Watch
 from .sequence import LayerCall, gather_rows
 
 __all__ = ["Paused", "pause"]
@@ -41,6 +43,8 @@ class Paused:
     layer: int
     hidden: Tensor  # [B, K, D]
     """Rows entering the layer; behind the last layer: rows before the norm."""
+    seen: Any = None
+    """Queries and keys of the layer before, for policies that rank by them; None where they cannot be read."""
 
     @property
     def trace(self) -> Trace:
@@ -62,23 +66,32 @@ class Paused:
             raise SettingsError(f"A run paused before layer {self.layer} of {depth} cannot go on to layer {until}.")
         layers = policy_layers(policy, self.anatomy)
         asked = policy if self.answers is None else _PromptOnly(policy, self.answers)
-        prompt, hidden = self.prompt.fork(), self.hidden
+        prompt, hidden, seen = self.prompt.fork(), self.hidden, None
         memo: dict[Any, Any] = {}
-        for layer in range(self.layer, until):
-            call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo)
-            args, kwargs = call.args, call.kwargs
-            stay = None
-            if prompt.waiting and layer in layers:
-                if isinstance(asked, _PromptOnly):
-                    asked.prompt = prompt
-                stay = prompt.ask(asked, layer, hidden)
-            if prompt.kept is not None:
-                prompt.kept_at[layer] = prompt.kept
-                if stay is not None and stay[0].shape[1] < hidden.shape[1]:
-                    hidden = gather_rows(hidden, stay[0])
-                args, kwargs = call.narrowed(hidden, prompt.kept, prompt.length)
-            hidden = self.anatomy.layers[layer](*args, **kwargs)
-        return replace(self, prompt=prompt, layer=until, hidden=hidden)
+        looks = {layer for layer in policy.looks_at(depth) & layers if self.layer <= layer < until}
+        if self.layer < until < depth and self.seen is not None:
+            looks.add(until)
+        watch = Watch(self.anatomy, frozenset(looks), lambda: True)
+        try:
+            watch.put(self.layer, self.seen)
+            for layer in range(self.layer, until):
+                call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo)
+                args, kwargs = call.args, call.kwargs
+                stay = None
+                if prompt.waiting and layer in layers:
+                    if isinstance(asked, _PromptOnly):
+                        asked.prompt = prompt
+                    stay = prompt.ask(asked, layer, hidden, watch.take(layer, prompt))
+                if prompt.kept is not None:
+                    prompt.kept_at[layer] = prompt.kept
+                    if stay is not None and stay[0].shape[1] < hidden.shape[1]:
+                        hidden = gather_rows(hidden, stay[0])
+                    args, kwargs = call.narrowed(hidden, prompt.kept, prompt.length)
+                hidden = self.anatomy.layers[layer](*args, **kwargs)
+            seen = watch.pop(until)
+        finally:
+            watch.remove()
+        return replace(self, prompt=prompt, layer=until, hidden=hidden, seen=self.seen if until == self.layer else seen)
 
     def logits(self, columns: Tensor) -> Tensor:
         """Logits at the prompt's columns `columns` int64 [B, A], which must still be there: [B, A, vocabulary].
@@ -141,15 +154,21 @@ def pause(
     ]
     hooks += [part.register_forward_hook(lambda m, args, out: left.append(out)) for part in anatomy.layers]
     hooks.append(anatomy.norm.register_forward_pre_hook(lambda m, args: kept.__setitem__(-1, args[0])))
+    watch = None
+    with suppress(UnsupportedModel):  # then a policy that ranks by attention is refused when it is asked
+        watch = Watch(anatomy, frozenset({layer} if layer < anatomy.num_layers else ()), lambda: True)
     try:
         anatomy.backbone(**{**inputs, "use_cache": False})
+        seen = watch.pop(layer) if watch else None
     finally:
         for hook in hooks:
             hook.remove()
+        if watch is not None:
+            watch.remove()
     layout = anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
     start = Paused(anatomy, tuple(calls), anatomy.attention, answers, Prompt(layout, anatomy.num_layers), layer,
-                   kept.get(layer, kept[-1]))  # fmt: skip
-    return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1])
+                   kept.get(layer, kept[-1]), seen)  # fmt: skip
+    return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1], seen=None)
 
 
 class _PromptOnly(Policy):
@@ -161,6 +180,9 @@ class _PromptOnly(Policy):
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
         return self.policy.layers(num_layers, first_prunable)
+
+    def looks_at(self, num_layers: int) -> frozenset[int]:
+        return self.policy.looks_at(num_layers)
 
     def decide(self, view: LayerView) -> Decision:
         answers, kept = self.answers, self.prompt.kept

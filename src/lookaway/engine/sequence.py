@@ -146,7 +146,7 @@ class LayerCall:
         allowed = causal & valid[:, None, None, :]
         if not later:
             allowed = allowed | torch.eye(slots, dtype=torch.bool, device=valid.device)  # padding sees itself: no NaN
-        if self.attention in ("sdpa", "lookaway_sdpa"):
+        if self.attention == "sdpa":
             return allowed
         raise UnsupportedModel(
             f"transformers built no mask for attention {self.attention!r}, and rows of this batch keep different "

@@ -47,6 +47,9 @@ class Chain(Policy):
             asked.update(part.layers(num_layers, first_prunable))
         return tuple(sorted(asked))
 
+    def looks_at(self, num_layers: int) -> frozenset[int]:
+        return frozenset().union(*(part.looks_at(num_layers) for part in self.parts))
+
     def decide(self, view: LayerView) -> Decision:
         keep: Tensor | None = None
         notes: dict[str, Tensor] = {}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.cost import DecoderShape
 from ..core.errors import DataError, SettingsError
+from ..policies.ranked import count_of
 from .kernels import Curve, Span
 
 __all__ = ["Budget", "Schedule", "Unit", "Workload", "solve"]
@@ -75,7 +76,7 @@ class Workload:
 
     def _kept(self, visual: int) -> NDArray[np.int64]:
         """What a sample keeps for each count out of `units`, as the policy rounds it."""
-        return np.array([kept_of(count / self.units, visual) for count in range(self.units + 1)], dtype=np.int64)
+        return np.array([count_of(count / self.units, visual) for count in range(self.units + 1)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,3 @@ def _filled(counts: list[int], wanted: Sequence[float], budget: Budget) -> list[
         left -= int(table[counts[best] + 1] - table[counts[best]])
         counts[best] += 1
 
-
-def kept_of(rate: float, visual: int) -> int:
-    """Visual tokens that a sample of `visual` keeps at a rate: to the nearest whole one, halves up."""
-    return min(visual, int(rate * visual + 0.5 + 1e-9))
