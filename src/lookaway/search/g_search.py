@@ -187,9 +187,10 @@ class _Search:
 
         def choose(group: str, layer: int, schedule: Schedule) -> int:
             most = schedule.counts[layer]
-            starts = sorted({0, most // 2, most})
+            few = most < self.options.layer_trials  # then all of them are tried
+            starts = list(range(most + 1)) if few else [0, most // 2, most]
             jobs = [Job(f"{group}/start-{count}", {"keep": count}) for count in starts]
-            if most > 2:  # with three counts or fewer all of them are tried
+            if not few:
                 jobs += [Job(f"{group}/{number}") for number in range(self.options.layer_trials - len(starts))]
             space = {"keep": Range(0, most, integer=True)}
             found: list[Done] = []
