@@ -56,9 +56,8 @@ def rows(board):
     return [(done.key, done.params, done.value) for done in board.log()]
 
 
-@pytest.mark.parametrize("suffix", ["journal", "db"])
-def test_a_killed_and_resumed_search_is_the_uninterrupted_one(tmp_path, suffix):
-    storage, log = tmp_path / f"s.{suffix}", tmp_path / "log"
+def test_a_killed_and_resumed_search_is_the_uninterrupted_one(tmp_path):
+    storage, log = tmp_path / "s.journal", tmp_path / "log"
     process = worker(storage, 9, log, 0.3)
     while not log.exists() or len(log.read_text().splitlines()) < 6:  # over a trial that a Gaussian process suggested
         assert process.poll() is None
@@ -86,6 +85,15 @@ def test_two_workers_lose_no_trial_and_make_none_twice(tmp_path):
     assert len(workers) == 2  # both took part
     made = sum(len(log.read_text().splitlines()) for log in logs)
     assert made == 14 + 2  # each worker also looks at the winner at the end
+
+
+def test_sqlite_keeps_what_was_finished(tmp_path):
+    made = []
+    for jobs in ("ab", "abc"):
+        board = Board(str(tmp_path / "s.db"), "s")
+        board.run([Job(key, {"x": 0.5}) for key in jobs], lambda p: (made.append(1) or p["x"], {}), {"x": Range(0, 1)})
+    assert len(made) == 3
+    assert [done.key for done in board.log()] == ["a", "b", "c"]
 
 
 def test_jobs_of_workers_that_died_or_went_silent_are_made_again():

@@ -201,4 +201,3 @@ def _filled(counts: list[int], wanted: Sequence[float], budget: Budget) -> list[
         best = max(open_, key=lambda i: (wanted[i] - counts[i], -i))
         left -= int(table[counts[best] + 1] - table[counts[best]])
         counts[best] += 1
-

@@ -87,7 +87,10 @@ class Found:
 
 
 def g_search(
-    judge: Judge, board: Board, options: GSearchOptions | None = None, on_done: Callable[[Done], object] = lambda d: None
+    judge: Judge,
+    board: Board,
+    options: GSearchOptions | None = None,
+    on_done: Callable[[Done], object] = lambda d: None,
 ) -> Found:
     """Search; with a board whose storage holds earlier trials of the same search, go on from them.
 
@@ -134,9 +137,7 @@ def _searched_weight(search: _Search) -> Found:
 class _Search:
     """The greedy walk over the layers, and the two ways to choose a layer's count."""
 
-    def __init__(
-        self, judge: Judge, board: Board, options: GSearchOptions, on_done: Callable[[Done], object]
-    ) -> None:
+    def __init__(self, judge: Judge, board: Board, options: GSearchOptions, on_done: Callable[[Done], object]) -> None:
         self.judge, self.board, self.options, self.on_done = judge, board, options, on_done
         self.units = judge.workload.units
         self.depth = judge.span.num_layers

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..anatomy.base import anatomy_of
 from ..core.decision import Policy
+from ..core.errors import AttachError
 from ..core.record import Sample, Trace
 from ..engine.resume import Paused, pause
 from ..hosts.encoding import encode
@@ -24,7 +26,6 @@ from ..policies.keep_schedule import KeepSchedule
 from .budget import Schedule, Workload
 from .effectiveness import Answers, Measure, effectiveness
 from .kernels import Span
-from .samples import Target, own_answers
 from .shelf import Shelf, Stored
 
 __all__ = ["Judge", "ModelJudge", "Verdict", "Work"]
@@ -78,7 +79,7 @@ class ModelJudge:
     Args:
         model, processor: of the same supported model, no policy attached.
         samples: with an image each (`search.samples.with_images`).
-        target: teacher-force the samples' answers ('answer') or the full model's own ('own').
+        answers: what is teacher-forced, one a sample, text or token ids (`search.samples.targets`).
         ranking: which tokens a schedule keeps (a name in `policies.ranking.RANKINGS`).
         first_layer: the first layer that may keep less.
         memory: bytes of states kept in memory; more go to a temporary folder.
@@ -90,15 +91,14 @@ class ModelJudge:
         model: Any,
         processor: Any,
         samples: Sequence[Sample],
+        answers: Sequence[str | Sequence[int]],
         *,
         measure: Measure = "loss",
-        target: Target = "answer",
         slack: float = 0.05,
         ranking: str = "last-token",
         seed: int = 0,
         first_layer: int = 2,
         batch_size: int = 16,
-        max_new_tokens: int = 32,
         memory: int = 4 * 2**30,
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
@@ -109,16 +109,16 @@ class ModelJudge:
         self._span = Span(self.anatomy.num_layers, max(first_layer, self.anatomy.first_prunable_layer))
         self._shelf = Shelf(memory)
         self._known: dict[tuple[int, ...], Verdict] = {}
-        own = own_answers(model, processor, samples, batch_size, max_new_tokens) if target == "own" else {}
-        answers: dict[str, Any] = own or {sample.id: str(sample.answer) for sample in samples}
         # 1. The full run, batch by batch; samples of like length go together, so that little is padded.
-        order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), str(answers[samples[i].id]), i))
+        order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
         self._place = np.argsort(order)
         self._batches: list[_Batch] = []
-        starts, full, counts = [], [], []
+        starts, full = [], []
+        counts: list[tuple[int, int]] = []
         for first in range(0, len(order), batch_size):
-            batch = [samples[i] for i in order[first : first + batch_size]]
-            encoded = encode(processor, batch, model.device, [answers[sample.id] for sample in batch])
+            chosen = order[first : first + batch_size]
+            batch = [samples[i] for i in chosen]
+            encoded = encode(processor, batch, model.device, [answers[i] for i in chosen])
             assert encoded.answer_mask is not None
             inputs = dict(encoded.inputs)
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
@@ -156,7 +156,7 @@ class ModelJudge:
         known = self._known.get(schedule.counts)
         if known is None:
             starts = self._current if self._fits(schedule) else self._base
-            found, traces = self._run(self.policy(schedule), starts)
+            found, _ = self._run(self.policy(schedule), starts)
             self.work.trials += 1
             known = self._known[schedule.counts] = Verdict(
                 effectiveness(found, self.full, self.measure, self.slack),
@@ -181,16 +181,14 @@ class ModelJudge:
             self._shelf.drop(self._current)
         self._current, self._settled = moved, schedule.counts[:layer]
 
-    def run(self, policy: Policy) -> tuple[Answers, list[Trace]]:
-        """Any policy: what it answers, in the order of the samples, and the trace of each batch.
+    def run(self, policy: Policy) -> tuple[Answers, NDArray[np.int64]]:
+        """Any policy: what it answers, and the visual tokens int64 [N, L] that each layer processed, sample by sample.
 
         Raises:
             AttachError: it wants to remove before the span's first layer.
         """
         layers = policy.layers(self._span.num_layers, self.anatomy.first_prunable_layer)
         if layers and min(layers) < self._span.first:
-            from ..core.errors import AttachError
-
             raise AttachError(
                 f"{policy!r} removes before layer {min(layers)}, but this judge kept the states before layer "
                 f"{self._span.first}. Make it with first_layer={min(layers)}."
@@ -204,17 +202,17 @@ class ModelJudge:
     def _fits(self, schedule: Schedule) -> bool:
         return schedule.counts[: len(self._settled)] == self._settled
 
-    def _run(self, policy: Policy, starts: Sequence[Stored]) -> tuple[Answers, list[Trace]]:
-        parts, traces = [], []
+    def _run(self, policy: Policy, starts: Sequence[Stored]) -> tuple[Answers, NDArray[np.int64]]:
+        parts, visual = [], []
         for batch, stored in zip(self._batches, starts, strict=True):
             run = self._shelf.get(stored)
             with torch.no_grad():
                 ended = run.run(policy)
                 _, found = batch.answers(ended, batch.full_said)
             parts.append(found)
-            traces.append(ended.trace)
+            visual.append(np.array(ended.trace.visual_tokens, dtype=np.int64).T)
             self._spend(ended.trace, run.layer, self._span.num_layers)
-        return self._in_order(parts), traces
+        return self._in_order(parts), np.concatenate(visual)[self._place]
 
     def _in_order(self, parts: Sequence[Answers]) -> Answers:
         found = Answers.concat(parts)

@@ -50,7 +50,6 @@ def kernel_search(
     space = family.space(budget)
     if space and not starts:
         raise SettingsError("A search needs starting points for its free parameters.")
-    group = f"{name}"
     jobs = [Job(f"{name}/start-{number}", params) for number, params in enumerate(starts[:trials])]
     extra = [Job(f"{name}/{number}") for number in range(len(jobs), trials)] if space else []
 
@@ -60,21 +59,26 @@ def kernel_search(
     told: set[str] = set()
     done: list[Done] = []
     for part in (jobs, jobs + extra):  # the process starts from finished trials
-        done = board.run(part, evaluate, space, group, lambda one: _once(one, told, on_done))
+        done = board.run(part, evaluate, space, name, lambda one: _once(one, told, on_done))
     return _best(judge, done)
 
 
 def random_search(
-    judge: Judge, board: Board, budget: Budget, trials: int, on_done: Callable[[Done], object] = lambda done: None
+    judge: Judge,
+    board: Board,
+    budget: Budget,
+    trials: int,
+    on_done: Callable[[Done], object] = lambda done: None,
+    name: str = "random",
 ) -> Found:
     """The best of so many random staircases at the budget: what any search must beat."""
-    jobs = [Job(f"random/{number}", {"number": number}) for number in range(trials)]
+    jobs = [Job(f"{name}/{number}", {"number": number}) for number in range(trials)]
 
     def evaluate(params: Mapping[str, Number]) -> tuple[float, dict[str, Any]]:
         seed = seed_of(board.seed, "random schedule", str(int(params["number"])))
         return _judged(judge, solve(kernels.random_steps(judge.span, seed), budget, fill=False))
 
-    done = board.run(jobs, evaluate, {"number": Range(0, 10**9, integer=True)}, "random", on_done)
+    done = board.run(jobs, evaluate, {"number": Range(0, 10**9, integer=True)}, name, on_done)
     return _best(judge, done)
 
 

@@ -54,6 +54,7 @@ def p_sigmoid(
     budget: Budget,
     options: PSigmoidOptions | None = None,
     on_done: Callable[[Done], object] = lambda done: None,
+    name: str = "p-sigmoid",
 ) -> Found:
     """The best sigmoid at the budget.
 
@@ -68,6 +69,8 @@ def p_sigmoid(
     ]
     if options.amplitude == "free":
         space["amplitude"] = Range(*AMPLITUDES)
-        starts = [{**start, "amplitude": height} for start, height in zip(starts, (1.0, 0.755, 0.755, 1.0), strict=True)]
+        starts = [
+            {**start, "amplitude": height} for start, height in zip(starts, (1.0, 0.755, 0.755, 1.0), strict=True)
+        ]
     family = Family(lambda span, p: kernels.logistic(span, p["k"], p.get("amplitude", 1.0)), lambda b: space)
-    return kernel_search(judge, board, budget, family, "p-sigmoid", starts, options.trials, on_done)
+    return kernel_search(judge, board, budget, family, name, starts, options.trials, on_done)

@@ -13,7 +13,7 @@ from ..core.errors import DataError
 from ..core.record import Sample
 from ..hosts.encoding import encode, group_by_image
 
-__all__ = ["Target", "check_disjoint", "choose_target", "fingerprint", "own_answers", "with_images"]
+__all__ = ["Target", "check_disjoint", "choose_target", "fingerprint", "own_answers", "targets", "with_images"]
 
 Target = Literal["answer", "own"]
 
@@ -75,10 +75,24 @@ def choose_target(samples: Sequence[Sample], measure: str) -> Target:
     return "answer"
 
 
+def targets(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    target: Target,
+    batch_size: int = 16,
+    max_new_tokens: int = 32,
+) -> list[str | list[int]]:
+    """What is teacher-forced, one a sample."""
+    if target == "answer":
+        return [str(sample.answer) for sample in samples]
+    return list(own_answers(model, processor, samples, batch_size, max_new_tokens))
+
+
 def own_answers(
     model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 16, max_new_tokens: int = 32
-) -> dict[str, list[int]]:
-    """The full model's greedy answers by sample id, as token ids without the end token."""
+) -> list[list[int]]:
+    """The full model's greedy answers as token ids without the end token, in the order of the samples."""
     end = model.generation_config.eos_token_id
     ends = {processor.tokenizer.eos_token_id, *([end] if isinstance(end, int) else end or ())}
     found: dict[str, list[int]] = {}
@@ -88,7 +102,7 @@ def own_answers(
             ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         for sample, row in zip(batch, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             found[sample.id] = row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
-    return found
+    return [found[sample.id] for sample in samples]
 
 
 def _question(sample: Sample) -> str:
