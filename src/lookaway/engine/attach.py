@@ -29,7 +29,7 @@ from .refusals import check_not_compiled, check_run
 from .scores import Watch
 from .sequence import LayerCall, gather_rows
 
-__all__ = ["Attachment", "attach", "check_detached"]
+__all__ = ["Attachment", "attach", "check_detached", "policy_layers"]
 
 _attached: WeakValueDictionary[int, Attachment] = WeakValueDictionary()
 """What is attached, by the id of the backbone; the hooks keep an attachment alive as long as its model lives."""
@@ -70,7 +70,7 @@ class Attachment:
     def __init__(self, model: Any, policy: Policy) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
-        self._layers = _policy_layers(policy, self.anatomy)
+        self._layers = policy_layers(policy, self.anatomy)
         check_detached(self.anatomy)
         check_not_compiled(model, self.anatomy)
         if policy.base is not None:
@@ -307,7 +307,8 @@ class _LayerHook:
 _IMAGES = ("pixel_values", "pixel_values_images", "pixel_values_videos", "mm_encoder_outputs")
 
 
-def _policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+def policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+    """The layers before which `policy` is asked on this model; AttachError where that is not possible."""
     if not isinstance(policy, Policy):
         raise AttachError(f"{policy!r} is no policy. la.policies() lists them, la.load(path) reads a saved one.")
     first, last = anatomy.first_prunable_layer, anatomy.num_layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -50,6 +51,13 @@ class Prompt:
         self._initial_visual = layout.visual_counts
         self._changes = [(0, layout.visual_counts, layout.counts, self.length)]
         self._notes: dict[int, Mapping[str, Tensor]] = {}
+
+    def fork(self) -> Prompt:
+        """A copy that goes its own way from here; tensors are shared."""
+        other = copy(self)
+        other.kept_at, other.stays = list(self.kept_at), dict(self.stays)
+        other._changes, other._notes = list(self._changes), dict(self._notes)
+        return other
 
     def ask(
         self, policy: Policy, layer: int, hidden: Tensor, attended: Attended | None = None
