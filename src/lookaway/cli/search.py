@@ -182,7 +182,7 @@ def _compare(
         except SettingsError as error:
             notes.append(f"Left out: {error}")
             console.print(f"[yellow]note:[/yellow] {notes[-1]}")
-    entries = []
+    entries: list[Any] = []
     searched = sum(method in ("p-sigmoid", "random-schedules") for method in methods) * options.trials * len(budgets)
     with progress("trials (calibration samples)", searched or 1) as advance:
         greedy = g_search(judge, board, greedy_options) if "g-search" in methods and budgets else None

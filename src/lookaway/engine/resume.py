@@ -84,9 +84,9 @@ class Paused:
                     stay = prompt.ask(asked, layer, hidden, watch.take(layer, prompt))
                 if prompt.kept is not None:
                     prompt.kept_at[layer] = prompt.kept
-                    if stay is not None and stay[0].shape[1] < hidden.shape[1]:
+                    if stay is not None:
                         hidden = gather_rows(hidden, stay[0])
-                    args, kwargs = call.narrowed(hidden, prompt.kept, prompt.length)
+                    args, kwargs = call.narrowed(hidden, prompt.kept, None, 0, prompt.length)
                 hidden = self.anatomy.layers[layer](*args, **kwargs)
             seen = watch.pop(until)
         finally:

@@ -56,7 +56,7 @@ class Workload:
         pairs, times = np.unique(np.stack([self.visual, self.text]), axis=1, return_counts=True)
         total = np.zeros(self.units + 1, dtype=np.int64)
         for visual, text, count in zip(*pairs.tolist(), times.tolist(), strict=True):
-            total += count * self.shape.layer_flops(kept(visual) + text)  # type: ignore[arg-type]
+            total += count * self.shape.layer_flops(kept(visual) + text)
         return total
 
     @cached_property

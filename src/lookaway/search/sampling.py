@@ -25,7 +25,7 @@ def seeded_sampler(seed: int, group: str) -> Any:
     """An Optuna sampler for the trials of one group."""
     package = optuna()
 
-    class Seeded(package.samplers.BaseSampler):  # type: ignore[misc,name-defined]
+    class Seeded(package.samplers.BaseSampler):  # type: ignore[name-defined]
         """Asks a fresh GPSampler, seeded by the trial's key; trials whose parameters are all fixed ask nobody."""
 
         def _own(self, trial: Any) -> Any:

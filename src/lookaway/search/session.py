@@ -11,7 +11,7 @@ from ..core.decision import Policy
 from ..core.errors import DataError, SettingsError
 from ..core.files import atomic_path, write_json
 from ..core.record import RecordWriter, Sample
-from ..engine.exit_table import _digest_of_weights
+from ..engine.exit_table import digest_of_weights
 from . import kernels
 from .budget import Budget, solve
 from .g_search import Found, GSearchOptions, g_search
@@ -112,7 +112,7 @@ def search(
 
 def trial_facts(model: Any, samples: Sequence[Sample], **options: Any) -> dict[str, Any]:
     """What trials depend on, for `Board`: the model's weights, the samples and the options that matter."""
-    return {"model": _digest_of_weights(model)[:16], "samples": fingerprint(samples), **options}
+    return {"model": digest_of_weights(model)[:16], "samples": fingerprint(samples), **options}
 
 
 def check_out(out: Path) -> None:
