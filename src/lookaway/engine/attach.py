@@ -137,8 +137,8 @@ class Attachment:
         cache = inputs.get("past_key_values")
         if self._layers and self.anatomy.has_windows and "flash" in self._attention:
             raise UnsupportedModel(
-                f"{self._attention!r} counts the tokens that are left where this decoder's sliding windows count places "
-                "in the whole prompt. Load the model with attn_implementation='sdpa' or 'eager'."
+                f"{self._attention!r} counts the tokens that are left where this decoder's sliding windows count "
+                "places in the whole prompt. Load the model with attn_implementation='sdpa' or 'eager'."
             )
         if self._layers and getattr(cache, "is_compileable", False):
             raise UnsupportedModel(
@@ -178,8 +178,8 @@ class Attachment:
             )
         if self._memory is not None and self._memory.pad_right and self.anatomy.has_windows:
             raise UnsupportedModel(
-                "This decoder has sliding-window layers, and the prompts were padded on the right: padding between prompt "
-                "and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
+                "This decoder has sliding-window layers, and the prompts were padded on the right: padding between "
+                "prompt and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
             )
 
     def _has_image(self, ids: Tensor) -> bool:

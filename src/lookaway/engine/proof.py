@@ -32,7 +32,9 @@ class _Leave(Policy):
         return tuple(sorted({layer for layer in self.exits if layer < num_layers}))
 
     def decide(self, view: LayerView) -> Decision:
-        return Decision.drop_visual(view, torch.tensor([e == view.layer for e in self.exits], device=view.hidden.device))
+        return Decision.drop_visual(
+            view, torch.tensor([e == view.layer for e in self.exits], device=view.hidden.device)
+        )
 
 
 def prove(model: Any) -> None:

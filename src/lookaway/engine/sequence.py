@@ -130,7 +130,7 @@ class LayerCall:
         valid = torch.cat([kept.valid, torch.ones_like(tail, dtype=torch.bool)], dim=1)
         total, window = length + later, window_of(self.cache, self.layer)
         if window is not None:
-            # transformers' mask starts where the window of the first new token does; the cache holds the last that came.
+            # The mask starts where the window of the first new token does; the cache holds the last that came.
             first = max(total - new - window + 1, 0)
             self._check_length(mask.shape[-1], total - first)
             held = min(columns.shape[1], window - 1 + new)

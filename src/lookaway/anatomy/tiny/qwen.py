@@ -15,7 +15,9 @@ TOWER = {"num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, "temporal
 
 
 def _pictures(rows: Sequence[Sequence[int]], draw: torch.Generator) -> dict[str, Tensor]:
-    grids = [(1, 2 * height // PATCH, 32 // PATCH) for row in rows for height in row]  # merged 2 x 2: 16 tokens and more
+    grids = [
+        (1, 2 * height // PATCH, 32 // PATCH) for row in rows for height in row
+    ]  # merged 2 x 2: 16 tokens and more
     patches = sum(t * h * w for t, h, w in grids)
     return {
         "pixel_values": torch.randn(patches, 3 * 2 * PATCH * PATCH, generator=draw),
@@ -86,8 +88,10 @@ def _glm4v(layers: int) -> Any:
         **TOWER, "depth": 2, "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "image_size": 32,
         "initializer_range": 0.25,
     }  # fmt: skip
-    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "image_start_token_id": VOCAB - 1,
-           "image_end_token_id": VOCAB - 2, "video_start_token_id": VOCAB - 3, "video_end_token_id": VOCAB - 4}  # fmt: skip
+    ids = {
+        "image_token_id": IMAGE, "video_token_id": VIDEO, "image_start_token_id": VOCAB - 1,
+        "image_end_token_id": VOCAB - 2, "video_start_token_id": VOCAB - 3, "video_end_token_id": VOCAB - 4,
+    }  # fmt: skip
     return Glm4vForConditionalGeneration, Glm4vConfig(vision_config=vision, text_config=_text(layers), **ids)
 
 
