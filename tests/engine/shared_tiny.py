@@ -8,11 +8,11 @@ from lookaway.anatomy.tiny import TINY, tiny
 
 tiny_once = cache(tiny)
 
-THOROUGH = ("llava", "llava_next", "llava_onevision", "gemma3", "qwen3_vl")
+THOROUGH = ("llava", "llava_next", "qwen3_vl", "gemma3")
 """Families on which every policy and batch is tried; the others get those that find most."""
 MOST_TELLING = ("keep-but-ask", "exit-rows", "thin")
 
-families = pytest.mark.parametrize("family", [name for name in TINY])
+families = pytest.mark.parametrize("family", list(TINY))
 thorough_families = pytest.mark.parametrize("family", [name for name in TINY if name in THOROUGH])
 
 
@@ -23,3 +23,8 @@ def cases(names, batches=("single", "left_padded")):
             for name in names:
                 if family in THOROUGH or name in MOST_TELLING:
                     yield family, batch, name
+
+
+def named(names):
+    """(family, policy's name): as `cases`, for tests that have one batch of their own."""
+    return [(family, name) for family, batch, name in cases(names) if batch == "single"]

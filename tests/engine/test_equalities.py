@@ -3,7 +3,7 @@
 import pytest
 import torch
 from local_policies import POLICIES, Thin, policy_for
-from shared_tiny import cases, families, thorough_families, tiny_once
+from shared_tiny import cases, families, named, thorough_families, tiny_once
 from transformers import DynamicCache
 
 from lookaway.anatomy.base import anatomy_of
@@ -94,10 +94,9 @@ def test_decoding_equals_masking_and_runs_without_cache(family, attention, batch
 
 
 @families
-@pytest.mark.parametrize("batch", ["single", "left_padded"])
-def test_decoded_tokens_have_the_positions_of_the_unpruned_run(family, attention, batch):
+def test_decoded_tokens_have_the_positions_of_the_unpruned_run(family, attention):
     model = tiny_once(family, attn_implementation=attention)
-    inputs = model.inputs(batch)
+    inputs = model.inputs("left_padded")
     last = anatomy_of(model.model).layers[3]
     seen = []
     for policy in (policy_for("keep", 4), policy_for("exit-1", 4)):
@@ -125,7 +124,7 @@ def test_decoded_tokens_have_the_positions_of_the_unpruned_run(family, attention
 )
 def test_cached_equals_uncached(family, attention, name):
     """Exits do not depend on what comes later, so a longer prompt without cache must give the same logits."""
-    model = tiny(family, attn_implementation=attention)
+    model = tiny_once(family, attn_implementation=attention)
     inputs = model.inputs("left_padded")
     with attach(model.model, policy_for(name, 4)):
         cached = model.model.generate(**inputs, **GREEDY, return_dict_in_generate=True, output_logits=True)
@@ -141,14 +140,7 @@ def test_cached_equals_uncached(family, attention, name):
     torch.testing.assert_close(torch.stack(cached.logits, 1), uncached.logits[:, -8:], **TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("family", "name"),
-    [
-        (family, name)
-        for family, _, name in cases(["exit-1", "exit-rows", "thin", "attentive"], ["single"])
-        if _ == "single"
-    ],
-)
+@pytest.mark.parametrize(("family", "name"), named(["exit-1", "exit-rows", "thin", "attentive"]))
 def test_a_batch_equals_its_rows_one_by_one(family, attention, name):
     model = tiny(family, attn_implementation=attention)
     inputs = model.inputs("left_padded")
@@ -184,7 +176,7 @@ def one_by_one(model, inputs):
 @thorough_families
 def test_beams(family, attention):
     """Rows are reordered inside a sample, and each keeps its own columns, even where beams of a sample differ."""
-    model = tiny(family, attn_implementation=attention)
+    model = tiny_once(family, attn_implementation=attention)
     inputs = {name: value for name, value in model.inputs("single").items() if name != "batch_num_images"}
     options = {"do_sample": False, "num_beams": 3, "max_new_tokens": 6, "num_return_sequences": 3}
     results = []
@@ -196,9 +188,9 @@ def test_beams(family, attention):
     assert torch.equal(*results)
 
 
-@families
+@thorough_families
 def test_a_second_turn_of_text(family, attention):
-    model = tiny(family, attn_implementation=attention)
+    model = tiny_once(family, attn_implementation=attention)
     inputs = model.inputs("left_padded")
     more = torch.randint(10, 90, (4, 3), generator=torch.Generator().manual_seed(3))
     logits = []
@@ -274,7 +266,7 @@ def test_groups_of_like_length_equal_one_rectangle(family, attention, batch, nam
 @pytest.mark.parametrize("exits", [[1, 3], [2, None]])
 def test_rows_of_one_length_that_exit_at_different_layers(family, attention, exits):
     """Without padding transformers gives SDPA no mask at all, and rows still come to keep different numbers."""
-    model = tiny(family, attn_implementation=attention)
+    model = tiny_once(family, attn_implementation=attention)
     single = model.inputs("single")
     inputs = {name: value.repeat(2, *[1] * (value.dim() - 1)) for name, value in single.items()}
     inputs["input_ids"][1, -5:] = torch.tensor([11, 12, 13, 14, 15])

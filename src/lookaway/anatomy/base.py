@@ -15,7 +15,7 @@ from ..core.cost import DecoderShape
 from ..core.errors import DataError, UnknownAnatomy, UnsupportedModel
 from ..core.layout import TokenLayout
 
-__all__ = ["FAMILIES", "NAMES", "REFUSED", "Anatomy", "anatomy_of", "family", "refused"]
+__all__ = ["FAMILIES", "REFUSED", "SUPPORT", "Anatomy", "Support", "anatomy_of", "family", "refused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Anatomy:
     images_by_row: bool = False
     """Image inputs have one entry a row (padded to the most images), not one a picture or tile."""
     found_by: str = "family"
-    """'family': a function written for this architecture; 'rule': the common pattern, proven when a policy is attached."""
+    """'family': by a function for this architecture; 'rule': by the common pattern, proven when a policy comes."""
 
     @property
     def num_layers(self) -> int:
@@ -61,9 +61,8 @@ class Anatomy:
         """Some decoder layers see only so many places back (sliding windows)."""
         text: Any = self.language_model.config
         window = getattr(text, "sliding_window", None)
-        return window is not None and "sliding_attention" in (
-            getattr(text, "layer_types", None) or ["sliding_attention"]
-        )
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+        return window is not None and "sliding_attention" in kinds
 
     @property
     def attention(self) -> str:
@@ -127,7 +126,9 @@ class Anatomy:
     def __str__(self) -> str:
         s = self.shape
         grid = f", {self.grid[0]} x {self.grid[1]} visual tokens an image" if self.grid else ""
-        rule = "  found by  the common pattern, not by a family of its own; a dry run proves it when a policy is attached\n"
+        rule = (
+            "  found by  the common pattern, not a family of its own; proven by a dry run when a policy is attached\n"
+        )
         return (
             f"{self.base.architecture} (family {self.family}, {self.base.id or 'no id'})\n"
             f"{rule if self.found_by == 'rule' else ''}"
@@ -144,23 +145,36 @@ FAMILIES: dict[str, Callable[[Any], Anatomy]] = {}
 """`config.model_type` -> the function that finds its anatomy."""
 
 
-NAMES: dict[str, tuple[str, tuple[str, ...]]] = {}
-"""`config.model_type` -> (the family's name, checkpoints that its function was written for)."""
+@dataclass(frozen=True)
+class Support:
+    """What docs/support.md says of a family."""
+
+    name: str
+    """What people call it."""
+    checkpoints: tuple[str, ...]
+    """Hub ids that its function was written for."""
+    attention: str
+    """Attention implementations that it works with."""
+    refuses: str
+    """What is refused beyond what is refused for all families."""
+
+
+SUPPORT: dict[str, Support] = {}
+"""`config.model_type` -> what is known of its family."""
 
 
 def family(
-    model_type: str, name: str, *checkpoints: str
+    model_type: str, name: str, *checkpoints: str, attention: str = "SDPA, eager, flash", refuses: str = ""
 ) -> Callable[[Callable[[Any], Anatomy]], Callable[[Any], Anatomy]]:
     """Decorator: this function finds the anatomy of models whose `config.model_type` is `model_type`.
 
     Args:
-        name: what people call the family.
-        checkpoints: hub ids that it was written for; docs/support.md lists them.
+        name, checkpoints, attention, refuses: see `Support`.
     """
 
     def add(function: Callable[[Any], Anatomy]) -> Callable[[Any], Anatomy]:
         FAMILIES[model_type] = function
-        NAMES[model_type] = (name, checkpoints)
+        SUPPORT[model_type] = Support(name, checkpoints, attention, refuses)
         return function
 
     return add

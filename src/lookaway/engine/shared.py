@@ -32,7 +32,7 @@ def rows_of(
 ) -> dict[str, Tensor]:
     """The inputs of some rows of a batch.
 
-    Image inputs have an entry a row, an entry an image, or (patches, tiles) as many as the image's visual tokens ask for.
+    Image inputs have an entry a row, an entry an image, or (patches, tiles) as many as its visual tokens ask for.
 
     Args:
         rows: rows that are wanted, in order.

@@ -9,7 +9,10 @@ from ...core.artifact import BaseModel
 from ...core.cost import DecoderShape
 from ..base import Anatomy
 
-__all__ = ["decoder_shape", "fingerprint", "usual"]
+__all__ = ["WINDOWS", "decoder_shape", "fingerprint", "usual"]
+
+WINDOWS = "flash attention, and decoding behind prompts padded on the right (sliding windows)"
+"""What is refused where the decoder has sliding windows."""
 
 
 def usual(model: Any, **other: Any) -> Anatomy:

@@ -11,6 +11,8 @@ from typing import Any
 from ..base import Anatomy, family
 from .parts import decoder_shape, usual
 
+DEEPSTACK = "removal before the last deepstack addition (layer 3 in the released models)"
+
 
 @family("qwen2_vl", "Qwen2-VL", "Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 def qwen2_vl(model: Any) -> Anatomy:
@@ -24,7 +26,7 @@ def qwen2_5_vl(model: Any) -> Anatomy:
     return _three_dimensional(model)
 
 
-@family("qwen3_vl", "Qwen3-VL", "Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct")
+@family("qwen3_vl", "Qwen3-VL", "Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", refuses=DEEPSTACK)
 def qwen3_vl(model: Any) -> Anatomy:
     """Deepstack: features of several layers of the vision tower are added to the visual tokens behind the first decoder
     layers, so these must be left until the last of them was added."""
@@ -32,7 +34,7 @@ def qwen3_vl(model: Any) -> Anatomy:
     return _three_dimensional(model, first_prunable_layer=max(1, levels))
 
 
-@family("qwen3_vl_moe", "Qwen3-VL MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct")
+@family("qwen3_vl_moe", "Qwen3-VL MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", refuses=DEEPSTACK)
 def qwen3_vl_moe(model: Any) -> Anatomy:
     """Qwen3-VL whose FFN is a mixture of experts; its cost counts the experts that a token visits."""
     text = model.config.text_config

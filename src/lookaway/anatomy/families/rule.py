@@ -36,8 +36,8 @@ def by_rule(model: Any) -> Anatomy:
     """The anatomy of a model of the common pattern.
 
     `model.model` merges the image into the sequence at `config.image_token_id` and hands it to one decoder with
-    `layers`, `norm` and nothing but the usual arguments: no features added between layers, no cross-attention, no layers
-    other than full and sliding-window attention.
+    `layers`, `norm` and nothing but the usual arguments: no features added between layers, no cross-attention, no
+    layers other than full and sliding-window attention.
 
     Raises:
         NotOfThePattern: something of this is missing, or there is more than this.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..base import Anatomy, family
-from .parts import usual
+from .parts import WINDOWS, usual
 
 
 @family("internvl", "InternVL 2.5 to 3.5 (HF port)", "OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-8B-HF")
@@ -32,7 +32,7 @@ def mistral3(model: Any) -> Anatomy:
     return usual(model)
 
 
-@family("aya_vision", "Aya Vision", "CohereForAI/aya-vision-8b")
+@family("aya_vision", "Aya Vision", "CohereForAI/aya-vision-8b", attention="SDPA, eager", refuses=WINDOWS)
 def aya_vision(model: Any) -> Anatomy:
     """Tiles; a decoder of sliding windows, and full layers without rotary positions between them."""
     return usual(model)

@@ -74,9 +74,14 @@ def tiny(family: str, num_layers: int = 4, seed: int = 0, attn_implementation: s
     if family not in TINY:
         raise UnknownAnatomy(f"No tiny model of family {family!r}. Known: {', '.join(TINY)}.")
     model_class, config = TINY[family].build(num_layers)
-    attention = {"": attn_implementation, **dict.fromkeys(TINY[family].without_sdpa, "eager")}
+    attention: Any = attn_implementation
+    if eager := TINY[family].without_sdpa:
+        attention = {part: "eager" if part in eager else attn_implementation for part in ("", *config.sub_configs)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class._from_config(config, attn_implementation=attention)
+        for weight in model.parameters():
+            if weight.dim() > 1 and not weight.any():  # some projectors begin at zero, and would show nothing
+                torch.nn.init.normal_(weight, std=0.25)
     model.generation_config.pad_token_id = PAD
     return TinyModel(family, model.eval(), seed)

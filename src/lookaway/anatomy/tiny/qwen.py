@@ -88,8 +88,10 @@ def _glm4v(layers: int) -> Any:
         **TOWER, "depth": 2, "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "image_size": 32,
         "initializer_range": 0.25,
     }  # fmt: skip
-    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "image_start_token_id": VOCAB - 1,
-           "image_end_token_id": VOCAB - 2, "video_start_token_id": VOCAB - 3, "video_end_token_id": VOCAB - 4}  # fmt: skip
+    ids = {
+        "image_token_id": IMAGE, "video_token_id": VIDEO, "image_start_token_id": VOCAB - 1,
+        "image_end_token_id": VOCAB - 2, "video_start_token_id": VOCAB - 3, "video_end_token_id": VOCAB - 4,
+    }  # fmt: skip
     return Glm4vForConditionalGeneration, Glm4vConfig(vision_config=vision, text_config=_text(layers), **ids)
 
 
