@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.masking_utils import flash_attention_mask
 
 import lookaway as la
-from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny import TINY, tiny
 from lookaway.core.artifact import BaseModel
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, InvalidDecision, ModelMismatch, UnsupportedModel

@@ -26,7 +26,7 @@ was judged on a CPU stand-in, for some families, and never on the kernels.
 """
 
 MIDDLE = """
-Refused for every family: static and compiled caches, flex attention, a new image behind a filled cache, removal before
+Refused for every family: static and compiled caches, flex attention, continuous batching, removal before
 layer 1.
 
 ## Not supported
