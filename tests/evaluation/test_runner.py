@@ -9,7 +9,7 @@ from lookaway.anatomy.tiny import tiny
 from lookaway.anatomy.tiny_processor import tiny_processor
 from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.evaluation.runner import evaluate_policy, results_from_records
-from lookaway.evaluation.speed import measure_speed
+from lookaway.evaluation.speed import measure_speed, remaining_work
 from lookaway.evaluation.summary import histogram, summarise
 
 DEPTH = 4
@@ -78,6 +78,12 @@ def test_without_answers_there_is_agreement_but_no_accuracy(model, samples):
     assert 0 <= row.agreement.value <= 1
 
 
+def test_the_remaining_work_is_the_mean_over_layers_of_the_decoders_time_at_their_length():
+    seconds = {10: (1.0, 2.0), 30: (3.0, 8.0)}  # two rounds
+    found = remaining_work([30, 30, 20, 10], seconds)  # 20 lies half way
+    assert found == pytest.approx([(3 + 3 + 2 + 1) / 4, (8 + 8 + 5 + 2) / 4])
+
+
 def test_speed_of_every_variant_and_part(model, samples, tmp_path):
     with RecordWriter(tmp_path / "r.jsonl") as writer:
         rows = measure_speed(model, tiny_processor(), samples[0], exits=(1, 2), policy=la.ExitAt(3), new_tokens=2,
@@ -87,7 +93,8 @@ def test_speed_of_every_variant_and_part(model, samples, tmp_path):
         (p, v) for p in ("decoder", "first token", "decode") for v in variants
     ]
     assert [r.exit_layer for r in rows[:4]] == [1, 2, None, 3]
-    implied = [r.implied for r in rows[:4]]
+    implied = [r.implied_flops for r in rows[:4]]
     assert implied[0] > implied[1] > implied[3] > implied[2] == 1.0
+    assert all(r.implied > 0 and r.efficiency > 0 for r in rows[:4])
     assert all(r.implied is None and r.efficiency is None for r in rows[4:])
     assert len(list(read_records(tmp_path / "r.jsonl"))) == 12

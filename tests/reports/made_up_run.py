@@ -75,6 +75,7 @@ def write_made_up_run(path, model="made-up-model", data="made-up-data"):
         ):
             writer.write("timing", variant=name, part="decoder", exit_layer=layer, seconds=0.1, quartiles=[0.09, 0.11],
                          baseline_seconds=0.3, speedup=speedup, speedup_quartiles=[0.95 * speedup, 1.04 * speedup],
-                         implied=implied, efficiency=speedup / implied, batch_size=1)  # fmt: skip
+                         implied=implied, implied_flops=1.3 * implied, efficiency=speedup / implied,
+                         batch_size=1)  # fmt: skip
         writer.write("calibration", threshold=0.83, epsilon=0.02, delta=0.05, samples=500, changed=3, bound=0.0154)
     return path

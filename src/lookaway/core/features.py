@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attended import last_text_slot
 from .layout import TokenLayout
 
 __all__ = ["text_features"]
@@ -23,14 +22,13 @@ def text_features(hidden: Tensor, layout: TokenLayout) -> Tensor:
         [B, 2D]. A question of one token is its own mean; rows without an image count all their text as question; a row
         without any text gives its last position.
     """
-    text = layout.text
-    slots = torch.arange(text.shape[1], device=text.device)
-    last = last_text_slot(text)  # [B]
-    is_last = slots == last[:, None]  # [B, S]
-    question = layout.question_mask() & ~is_last
-    question = torch.where(question.any(1, keepdim=True), question, is_last)
-    # masked_fill, not a product: padding may hold NaN
-    states = hidden.float().masked_fill(~question[:, :, None], 0.0)
-    mean = states.sum(1) / question.sum(1, keepdim=True)
-    rows = torch.arange(len(last), device=last.device)
-    return torch.cat([mean, hidden[rows, last].float()], dim=1)
+    slots, weights = layout.question_slots
+    if len(slots) == 1:
+        states = hidden.index_select(1, slots[0]).float()  # [1, Q + 1, D]
+    else:
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
+        # masked_fill, not the weights alone: slots that fill up may be padding, which may hold NaN
+        unused = torch.nn.functional.pad(weights == 0, (0, 1))
+        states = hidden[rows, slots].float().masked_fill(unused[:, :, None], 0.0)
+    mean = torch.bmm(weights[:, None], states[:, :-1])[:, 0]  # [B, D]
+    return torch.cat([mean, states[:, -1]], dim=1)

@@ -7,14 +7,16 @@ L decoder layers, T text tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .attended import last_text_slot
 from .errors import DataError
 
-__all__ = ["ImageSpan", "TokenLayout"]
+__all__ = ["ImageSpan", "QuestionSlots", "TokenLayout"]
 
 
 class ImageSpan(NamedTuple):
@@ -26,6 +28,15 @@ class ImageSpan(NamedTuple):
     """Number of visual tokens in it."""
     grid: tuple[int, int] | None = None
     """(rows, columns) of patches in raster order, where the anatomy knows it."""
+
+
+class QuestionSlots(NamedTuple):
+    """Slots of the question's tokens, the last of them apart (`TokenLayout.question_slots`)."""
+
+    slots: Tensor
+    """int64 [B, Q + 1]: the question's tokens but the last, filled up to the longest; then the last text token."""
+    weights: Tensor
+    """float32 [B, Q]: 1 / their number, 0 where a slot only fills up: the weights of their mean."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,19 @@ class TokenLayout:
         seen = self.visual.cumsum(dim=1) > 0
         without_image = ~self.visual.any(dim=1, keepdim=True)
         return self.text & (seen | without_image)
+
+    @cached_property
+    def question_slots(self) -> QuestionSlots:
+        """Where the question of each row is; found once a layout, since gates read it at every layer."""
+        slots = torch.arange(self.text.shape[1], device=self.text.device)
+        last = last_text_slot(self.text)  # [B]
+        is_last = slots == last[:, None]  # [B, S]
+        others = self.question_mask() & ~is_last
+        others = torch.where(others.any(1, keepdim=True), others, is_last)
+        counts = others.sum(1, keepdim=True)
+        most = int(counts.max())
+        index = others.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        return QuestionSlots(torch.cat([index, last[:, None]], 1), others.gather(1, index) / counts)
 
 
 def _spans(row: Tensor, grid: tuple[int, int] | None) -> tuple[ImageSpan, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy, anatomy_of
@@ -18,12 +20,16 @@ from ..core.decision import Policy
 from ..core.errors import AttachError, UnsupportedModel
 from ..core.layout import TokenLayout
 from ..core.record import Trace
+from .groups import CannotSplit, Parts
+from .loss import loss_on_kept_columns
 from .memory import Memory, recall, remember
+from .proof import prove
 from .pruning import Prompt
+from .refusals import check_not_compiled, check_run
 from .scores import Watch
 from .sequence import LayerCall, gather_rows
 
-__all__ = ["Attachment", "attach", "check_detached"]
+__all__ = ["Attachment", "attach", "check_detached", "policy_layers"]
 
 _attached: WeakValueDictionary[int, Attachment] = WeakValueDictionary()
 """What is attached, by the id of the backbone; the hooks keep an attachment alive as long as its model lives."""
@@ -41,6 +47,7 @@ def attach(model: Any, policy: Policy) -> Attachment:
         ModelMismatch: the policy was made for another model.
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
+    prove(model)
     return Attachment(model, policy)
 
 
@@ -57,37 +64,43 @@ def check_detached(anatomy: Anatomy) -> None:
 class Attachment:
     """A policy attached to a model, until `detach()` or the end of its `with` block."""
 
+    shortens: ClassVar[bool] = True
+    """Outputs are of the kept columns alone."""
+
     def __init__(self, model: Any, policy: Policy) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
-        self._layers = _policy_layers(policy, self.anatomy)
+        self._layers = policy_layers(policy, self.anatomy)
         check_detached(self.anatomy)
+        check_not_compiled(model, self.anatomy)
         if policy.base is not None:
             policy.base.check(self.anatomy.base)
         self._prompt: Prompt | None = None
         """The prompt that is in its prefill now."""
         self._memory: Memory | None = None
-        """The removal that the cache of the forward running now remembers."""
+        """What the cache of the forward running now holds, where earlier prompts were shortened."""
         self._running = False
         self._latest: Prompt | None = None
         self._memo: dict[Any, Any] = {}
+        self._parts: dict[int, Parts] = {}
+        """Layers that run in groups just now."""
+        self.split = True
+        """Rows that keep different numbers of tokens run in groups of like length in prefill."""
         self._attention = ""
         self._parameters = tuple(inspect.signature(type(self.anatomy.backbone).forward).parameters)[1:]
         looks = policy.looks_at(self.anatomy.num_layers) & self._layers
         self._watch = Watch(self.anatomy, looks, lambda: self._prompt is not None and self._prompt.waiting)
-        self._hooks = self._register()
+        self._undo: list[Callable[[], object]] = [self._watch.remove, *(hook.remove for hook in self._register())]
+        self._undo.append(loss_on_kept_columns(self.anatomy.model, self._left_columns, self.shortens))
         _attached[id(self.anatomy.backbone)] = self
+        self._undo.append(lambda: _attached.pop(id(self.anatomy.backbone), None))
 
     # the handle ------------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Take everything off again; a second call does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        self._watch.remove()
-        if self._hooks:
-            _attached.pop(id(self.anatomy.backbone), None)
-        self._hooks = []
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Attachment:
         return self
@@ -109,9 +122,12 @@ class Attachment:
 
         Returns:
             `(index int64 [B, K], valid bool [B, K])`: output slot j of row b is column `index[b, j]` of the prompt;
-            slots that are not valid pad. Trainers gather their labels with it.
+            slots that are not valid pad. `model(labels=...)` takes its labels by it.
         """
         return self._last_prompt().columns()
+
+    def _left_columns(self) -> tuple[Tensor, Tensor] | None:
+        return self._latest.columns() if self._latest is not None and self._latest.kept is not None else None
 
     def _last_prompt(self) -> Prompt:
         if self._latest is None:
@@ -127,81 +143,96 @@ class Attachment:
         ]
         for layer in range(min(self._layers), self.anatomy.num_layers) if self._layers else ():
             hook = _LayerHook(self, layer)
-            hooks.append(self.anatomy.layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
+            module = self.anatomy.layers[layer]
+            hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            hooks.append(module.register_forward_hook(hook.after, prepend=True))  # others see the whole batch
         return hooks
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self._prompt = self._memory = None
-        self._memo = {}
+        self._memo, self._parts = {}, {}
         self._watch.clear()
         self._attention = self.anatomy.attention
         self._running = True
         cache = inputs.get("past_key_values")
-        if self._layers and getattr(cache, "is_compileable", False):
-            raise UnsupportedModel(
-                f"{type(cache).__name__} has a fixed size in every layer, so tokens cannot leave it. Use the default "
-                "dynamic cache: generate(..., cache_implementation=None)."
-            )
-        if cache is not None and cache.get_seq_length() > 0:
-            self._continue(cache, inputs)
+        if self._layers:
+            check_run(self._attention, cache, self.anatomy.has_windows)
+        if cache is None or cache.get_seq_length() == 0:
+            self._begin(inputs, None)
         else:
-            layout = self._layout(inputs)
-            self._prompt = Prompt(layout, self.anatomy.num_layers)
-            if self._layers and not self._prompt.waiting:
-                warnings.warn(
-                    "A policy is attached, but no row of this batch has a visual token: nothing can leave.",
-                    stacklevel=2,
-                )
+            self._continue(cache, inputs)
+
+    def _begin(self, inputs: dict[str, Any], past: Memory | None) -> None:
+        """A new prompt, at the start or behind earlier turns."""
+        self._prompt = Prompt(self._layout(inputs), self.anatomy.num_layers, past)
+        if self._layers and not self._prompt.waiting:
+            warnings.warn(
+                "A policy is attached, but no row of this batch has a visual token: nothing can leave.", stacklevel=2
+            )
 
     def _layout(self, inputs: dict[str, Any]) -> TokenLayout:
-        if inputs.get("input_ids") is not None:
-            return self.anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
-        return self.anatomy.layout_of_embeddings(inputs["inputs_embeds"], inputs.get("attention_mask"))
+        mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+        tokens: Tensor = inputs["inputs_embeds"] if ids is None else ids
+        if isinstance(mask, Tensor) and mask.dim() == 2 and self._memory is not None:  # it covers the cache too
+            mask = mask[:, -tokens.shape[1] :]
+        return self.anatomy.layout_of_embeddings(tokens, mask) if ids is None else self.anatomy.layout(ids, mask)
 
     def _continue(self, cache: Any, inputs: dict[str, Any]) -> None:
-        """New tokens behind a cache: decoding, or a later turn."""
-        self._memory = recall(cache)
-        ids = inputs.get("input_ids")
-        images = any(inputs.get(name) is not None for name in _IMAGES)
-        if self._layers and (images or (ids is not None and ids.shape[1] > 1 and self._has_image(ids))):
-            raise UnsupportedModel(
-                "A new image behind a filled KV cache (a second turn, or a prompt in chunks) is not supported while a "
-                "policy is attached. Run the whole conversation without past_key_values, or detach for this turn."
-            )
-        if self._memory is not None and (not self._layers or self._memory.first_layer < min(self._layers)):
+        """New tokens behind a cache: decoding, or a later turn, with or without images of its own."""
+        memory, length = recall(cache), cache.get_seq_length()
+        if memory is not None and (not self._layers or memory.first_layer < min(self._layers)):
             raise AttachError(
-                f"This KV cache was shortened from layer {self._memory.first_layer} on, which the attached policy does "
+                f"This KV cache was shortened from layer {memory.first_layer} on, which the attached policy does "
                 f"not reach ({self.policy!r}). Continue it with the policy that it was made with."
             )
-
-    def _has_image(self, ids: Tensor) -> bool:
-        return bool(sum((ids == i).any() for i in (self.anatomy.image_token_id, *self.anatomy.other_visual_ids)))
+        if memory is not None and memory.pad_right and self.anatomy.has_windows:
+            raise UnsupportedModel(
+                "This decoder has sliding-window layers, and the prompts were padded on the right: padding between "
+                "prompt and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
+            )
+        self._memory = (memory or Memory([None] * self.anatomy.num_layers, length)).up_to(length)
+        if self._layers and any(inputs.get(name) is not None for name in _IMAGES):
+            self._begin(inputs, self._memory)
 
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
-        if output is not None and self._prompt is not None:
-            self._latest = self._prompt
+        prompt = self._prompt
+        if output is not None and prompt is not None:
+            self._latest = prompt
+            if prompt.cache is not None:
+                remember(prompt.cache, prompt.memory())
+                prompt.cache = None
         self._prompt = self._memory = None
-        self._memo = {}
+        self._memo, self._parts = {}, {}
         self._watch.clear()
         self._running = False
 
     def _before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         prompt = self._prompt
+        call = LayerCall(layer, args, kwargs, self._attention, self._memo)
         if prompt is None:
             if not self._running:
-                return self._recompute(LayerCall(layer, args, kwargs, self._attention, {}))
+                return self._recompute(call)
             if self._memory is None or self._memory.kept_at[layer] is None:
                 return None
-            return self._decode(LayerCall(layer, args, kwargs, self._attention, self._memo), self._memory)
-        if prompt.kept is None and not (prompt.waiting and layer in self._layers):
-            return None
-        return self._prefill(LayerCall(layer, args, kwargs, self._attention, self._memo), prompt)
+            return self._behind(call, self._memory, call.hidden.shape[1])
+        if prompt.waiting and layer in self._layers:
+            stay = prompt.ask(self.policy, layer, self._left(call, prompt), self._watch.take(layer, prompt))
+        else:
+            stay = None
+        if prompt.kept is not None:
+            prompt.kept_at[layer], prompt.marks[layer] = prompt.kept, call.mark
+            prompt.cache = call.cache
+            return self._carry_out(call, prompt, stay)
+        if prompt.past.kept_at[layer] is not None:
+            prompt.cache = call.cache
+            return self._behind(call, prompt.past, prompt.length)
+        return None
 
     def _recompute(self, call: LayerCall) -> Any:
         """A layer outside of a forward: gradient checkpointing (some versions run hooks again), or a mistake."""
         prompt = self._latest
-        if prompt is None or prompt.mark is None or call.mark is not prompt.mark:
+        if prompt is None or call.mark is None or call.mark is not prompt.marks.get(call.layer):
             raise AttachError(
                 "A decoder layer ran outside of the model's forward while a policy is attached, so lookaway cannot see "
                 "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
@@ -212,49 +243,56 @@ class Attachment:
 
     # carrying decisions out ------------------------------------------------------------------------------------------
 
-    def _prefill(self, call: LayerCall, prompt: Prompt) -> Any:
-        stay = None
-        if prompt.waiting and call.layer in self._layers:
-            stay = prompt.ask(self.policy, call.layer, self._left(call, prompt), self._watch.take(call.layer, prompt))
-            if stay is not None:
-                self._remember(call, prompt)
-        if prompt.kept is None:
-            return None
-        prompt.kept_at[call.layer], prompt.mark = prompt.kept, call.mark
-        return self._carry_out(call, prompt, stay)
-
     def _left(self, call: LayerCall, prompt: Prompt) -> Tensor:
         """States of what is left, [B, S, D], for the policy."""
         return call.hidden
 
     def _carry_out(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
         """The call on the columns that `prompt.kept_at` says; `stay`: slots that stay, where some leave just now."""
-        kept, hidden = prompt.kept_at[call.layer], call.hidden
+        kept, hidden, past = prompt.kept_at[call.layer], call.hidden, prompt.past
         assert kept is not None
-        if stay is not None and stay[0].shape[1] < hidden.shape[1]:
+        if stay is not None:
             hidden = gather_rows(hidden, stay[0])
-        return call.narrowed(hidden, kept, prompt.length)
+        if self._may_split(call.layer, prompt):
+            try:
+                return self._in_groups(call, hidden, prompt)
+            except CannotSplit:
+                self.split = False  # this decoder runs as one rectangle
+        return call.narrowed(hidden, kept, past.kept_at[call.layer], past.length, prompt.length)
 
-    def _decode(self, call: LayerCall, memory: Memory) -> Any:
-        kept = memory.kept_at[call.layer]
-        assert kept is not None
-        return call.narrowed_keys(kept, memory.length)
+    def _may_split(self, layer: int, prompt: Prompt) -> bool:
+        watched = layer + 1 in self._watch.layers and prompt.waiting  # it is read as one rectangle
+        inference = not torch.is_grad_enabled()
+        return self.split and len(prompt.groups) > 1 and not prompt.past.length and not watched and inference
 
-    def _remember(self, call: LayerCall, prompt: Prompt) -> None:
-        """Something left: from now on the cache must know."""
-        cache = call.cache
-        if cache is None:
-            return
-        if any(getattr(part, "is_sliding", False) for part in getattr(cache, "layers", ())[call.layer :]):
-            raise UnsupportedModel(
-                "This decoder has sliding-window layers, whose cache counts kept tokens: removal would widen their "
-                "window. Run with use_cache=False, or attach to a model without sliding windows."
-            )
-        remember(cache, Memory(prompt.kept_at, prompt.length))
+    def _in_groups(self, call: LayerCall, hidden: Tensor, prompt: Prompt) -> Any:
+        """Run all groups but the last here; the layer's own call is the last, and `_after_layer` joins them."""
+        module = self.anatomy.layers[call.layer]
+        parts = Parts(prompt.groups, (hidden.shape[0], hidden.shape[1]), call.cache)
+        for group in prompt.groups:
+            args, kwargs = call.narrowed(group.of(hidden), group.kept, None, 0, prompt.length)
+            if call.cache is not None:
+                kwargs["past_key_values"] = parts.cache_of_group()
+            if group is prompt.groups[-1]:
+                self._parts[call.layer] = parts
+                return args, kwargs
+            parts.add(module.forward(*args, **kwargs))
+        raise AssertionError
+
+    def _after_layer(self, layer: int, output: Any) -> Any:
+        parts = self._parts.pop(layer, None)
+        if parts is None:
+            return None
+        parts.add(output)
+        return parts.together()
+
+    def _behind(self, call: LayerCall, past: Memory, length: int) -> Any:
+        """The call of `length` new tokens, none of which leaves, behind a shortened cache."""
+        return call.narrowed(None, None, past.kept_at[call.layer], past.length, length)
 
 
 class _LayerHook:
-    """The pre-hook of one decoder layer."""
+    """The hooks of one decoder layer."""
 
     def __init__(self, owner: Attachment, layer: int) -> None:
         self.owner, self.layer = owner, layer
@@ -262,11 +300,15 @@ class _LayerHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.owner._before_layer(self.layer, args, kwargs)
 
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self.owner._after_layer(self.layer, output)
 
-_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+
+_IMAGES = ("pixel_values", "pixel_values_images", "pixel_values_videos", "mm_encoder_outputs")
 
 
-def _policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+def policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+    """The layers before which `policy` is asked on this model; AttachError where that is not possible."""
     if not isinstance(policy, Policy):
         raise AttachError(f"{policy!r} is no policy. la.policies() lists them, la.load(path) reads a saved one.")
     first, last = anatomy.first_prunable_layer, anatomy.num_layers

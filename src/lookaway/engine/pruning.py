@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from ..core.decision import Decision, LayerView, Policy
 from ..core.errors import InvalidDecision
 from ..core.layout import TokenLayout
 from ..core.record import Trace
-from .sequence import Kept
+from .groups import Group, make_groups
+from .memory import Memory
+from .sequence import Kept, keys
 
 __all__ = ["Prompt", "compact"]
 
@@ -22,26 +25,39 @@ __all__ = ["Prompt", "compact"]
 class Prompt:
     """The state of one prefill: asked layer by layer, it turns decisions into kept columns."""
 
-    def __init__(self, layout: TokenLayout, num_layers: int) -> None:
+    def __init__(self, layout: TokenLayout, num_layers: int, past: Memory | None = None) -> None:
         self.initial = layout
+        self.past = past or Memory([None] * num_layers, 0)
+        """What the cache held when the prompt came: earlier turns."""
         self.layout = layout
         """Layout of what is left, over the current slots."""
         self.length = layout.visual.shape[1]
         self.num_layers = num_layers
         self.kept: Kept | None = None
-        """Columns that are left; None: all."""
+        """Columns of the prompt that are left; None: all."""
+        self.groups: list[Group] = []
+        """The same in groups of rows that may run apart."""
+        self.cache: Any = None
+        """The KV cache that is being filled, where there is one."""
         self.kept_at: list[Kept | None] = [None] * num_layers
-        """The same for each layer that has run; a cache remembers this list."""
+        """What was left for each layer that has run."""
         self.stays: dict[int, tuple[Tensor, Tensor]] = {}
         """Slots that stayed, `(index, valid)`, at each layer before which some left."""
-        self.mark: Any = None
-        """What the layer calls of this prompt's forward share; tells a recomputed layer to whom it belongs."""
+        self.marks: dict[int, Any] = {}
+        """What each layer's call of this prompt's forward was known by; tells a recomputed layer to whom it belongs."""
         self.waiting = any(layout.spans)
         """Some row still has visual tokens (known on the host)."""
         self.pad_right = self.waiting and bool(layout.padding[:, -1].any())
         self._initial_visual = layout.visual_counts
         self._changes = [(0, layout.visual_counts, layout.counts, self.length)]
         self._notes: dict[int, Mapping[str, Tensor]] = {}
+
+    def fork(self) -> Prompt:
+        """A copy that goes its own way from here; tensors are shared."""
+        other = copy(self)
+        other.kept_at, other.stays = list(self.kept_at), dict(self.stays)
+        other._changes, other._notes = list(self._changes), dict(self._notes)
+        return other
 
     def ask(
         self, policy: Policy, layer: int, hidden: Tensor, attended: Attended | None = None
@@ -66,31 +82,38 @@ class Prompt:
 
         # All that the host must know, in one read.
         counts = keep.sum(dim=1)
-        most, fewest, stay, real, seen, text_lost = torch.stack(
-            [
-                counts.max(),
-                counts.min(),
-                counts.sum(),
-                self.layout.counts.sum(),
-                (keep & self.layout.visual).sum(),
-                (self.layout.text & ~keep).sum(),
-            ]
-        ).tolist()
+        sums = [self.layout.counts.sum(), (keep & self.layout.visual).sum(), (self.layout.text & ~keep).sum()]
+        real, seen, text_lost, *lengths = torch.cat([torch.stack(sums), counts]).tolist()
         if text_lost:
             raise InvalidDecision(
                 f"Policy {_name(policy)} dropped {text_lost} text tokens before layer {layer}; only visual tokens may "
                 "leave. Set keep to True wherever view.layout.visual is False."
             )
-        if stay == real:
+        if sum(lengths) == real:
             return None
-        index, valid = compact(keep, most, self.pad_right)
+        index, valid = compact(keep, max(lengths), self.pad_right)
         before = self.kept or _everything(self.initial)
-        self.kept = before.select(index, valid, full=most == fewest == index.shape[1])
+        self.kept = before.select(index, valid, full=min(lengths) == index.shape[1])
+        self.groups = make_groups(self.kept, lengths, self.pad_right)
         self.layout = self.layout.gather(index, valid)
         self.waiting = seen > 0
         self._changes.append((layer, self.layout.visual_counts, self.layout.counts, index.shape[1]))
         self.stays[layer] = (index, valid)
         return index, valid
+
+    def memory(self) -> Memory:
+        """What the cache holds after this prompt, of its columns and those before it."""
+        before, length = self.past.length, self.past.length + self.length
+        held: dict[tuple[int, int], Kept | None] = {}
+        for new, past in zip(self.kept_at, self.past.kept_at, strict=True):
+            if new is None and past is None:
+                held[id(new), id(past)] = None
+            elif (id(new), id(past)) not in held:
+                index, valid = keys(new, past, before, self.length)
+                full = (new is None or new.full) and (past is None or past.full)
+                held[id(new), id(past)] = Kept(index, valid, full)
+        pairs = zip(self.kept_at, self.past.kept_at, strict=True)
+        return Memory([held[id(new), id(past)] for new, past in pairs], length, self.pad_right or self.past.pad_right)
 
     def trace(self, shape: DecoderShape) -> Trace:
         """What happened, as plain numbers."""
@@ -121,16 +144,13 @@ def compact(keep: Tensor, most: int, pad_right: bool) -> tuple[Tensor, Tensor]:
 
     Args:
         keep: bool [B, S], slots that stay.
-        most: largest number of them in a row; K is this number, or S where nothing would shrink.
+        most: largest number of them in a row, K.
         pad_right: where rows that keep fewer get their padding; else left, so that the last token stays last.
     """
-    rows, slots = keep.shape
-    if most == slots:
-        return torch.arange(slots, device=keep.device).expand(rows, -1), keep
     if pad_right:
         index = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
     else:
-        index = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, slots - most :]
+        index = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - most :]
     return index, keep.gather(1, index)
 
 

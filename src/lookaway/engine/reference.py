@@ -11,6 +11,7 @@ from ..core.decision import Policy
 from ..core.errors import UnsupportedModel
 from .attach import Attachment
 from .memory import Memory
+from .proof import prove
 from .pruning import Prompt
 from .sequence import Kept, LayerCall, gather_rows
 
@@ -23,29 +24,33 @@ def reference(model: Any, policy: Policy) -> Reference:
     The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
     prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
     """
+    prove(model)
     return Reference(model, policy)
 
 
 class Reference(Attachment):
     """A policy attached by masking, until `detach()` or the end of its `with` block."""
 
+    shortens = False
+
     def _left(self, call: LayerCall, prompt: Prompt) -> Tensor:
         return call.hidden if prompt.kept is None else gather_rows(call.hidden, prompt.kept.index)
 
     def _carry_out(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
-        kept = prompt.kept_at[call.layer]
+        kept, past = prompt.kept_at[call.layer], prompt.past
         assert kept is not None
-        return call.replaced(None, attention_mask=self._masked(call, _dropped(kept, prompt.length)))
+        gone = _dropped(kept, prompt.length)
+        return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
 
-    def _decode(self, call: LayerCall, memory: Memory) -> Any:
-        kept = memory.kept_at[call.layer]
-        assert kept is not None
-        return call.replaced(None, attention_mask=self._masked(call, _dropped(kept, memory.length)))
+    def _behind(self, call: LayerCall, past: Memory, length: int) -> Any:
+        rows = len(call.hidden)
+        gone = torch.zeros(rows, length, dtype=torch.bool, device=call.hidden.device)
+        return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
 
-    def _masked(self, call: LayerCall, dropped: Tensor) -> Tensor:
-        """The layer's mask, with the prompt's columns `dropped` [B, S] closed; they themselves see only themselves."""
-        rows, length = dropped.shape
-        queries = call.hidden.shape[1]
+    def _masked(self, call: LayerCall, past: Tensor, new: Tensor) -> Tensor:
+        """The layer's mask, with dropped columns closed: `past` bool [B, P] of the cache, `new` bool [B, S] of the
+        call, which themselves see only themselves."""
+        queries, keys = new.shape[1], past.shape[1] + new.shape[1]
         mask = call.kwargs.get("attention_mask")
         if mask is None:  # transformers leaves a plain causal mask to SDPA
             if self._attention != "sdpa":
@@ -53,22 +58,27 @@ class Reference(Attachment):
                     f"The reference masks with SDPA or eager attention, not {self._attention!r}. Load the model with "
                     "attn_implementation='sdpa'."
                 )
-            keys = queries if call.cache is None else call.cache.get_seq_length(0)
-            keys = max(keys, queries)  # layer 0 has cached the new tokens already
-            columns = torch.arange(keys, device=dropped.device)
+            columns = torch.arange(keys, device=new.device)
             mask = (columns <= columns[-queries:, None])[None, None]
-        closed = torch.nn.functional.pad(dropped, (0, mask.shape[-1] - length))[:, None, None, :]  # [B, 1, 1, keys]
-        mask = mask.expand(rows, -1, -1, -1)
-        least = 0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        mask = mask.masked_fill(closed, least)
-        if queries == length == mask.shape[-1]:  # prefill
-            itself = torch.diag_embed(dropped)[:, None]
-            mask = mask.masked_fill(itself, 1 if mask.dtype == torch.bool else 0)
-        return mask
+        first = keys - mask.shape[-1]  # sliding windows begin later
+        closed = torch.cat([past, new], 1)[:, None, None, first:]  # [B, 1, 1, keys]
+        mask = mask.expand(len(new), -1, -1, -1)
+        boolean = mask.dtype == torch.bool
+        mask = mask.masked_fill(closed, 0 if boolean else torch.finfo(mask.dtype).min)
+        itself = torch.nn.functional.pad(torch.diag_embed(new), (past.shape[1] - first, 0))[:, None]
+        return mask.masked_fill(itself, 1 if boolean else 0)
+
+
+def _dropped_before(past: Memory, layer: int, new: Tensor) -> Tensor:
+    """Columns of the cache that earlier prompts dropped, bool [B, P]."""
+    kept = past.kept_at[layer]
+    if kept is not None:
+        return _dropped(kept, past.length)
+    return torch.zeros(len(new), past.length, dtype=torch.bool, device=new.device)
 
 
 def _dropped(kept: Kept, length: int) -> Tensor:
-    """Columns of the prompt that are gone, padding among them, bool [B, S]."""
+    """Columns of `length` that are gone, padding among them, bool [B, length]."""
     stays = torch.zeros(len(kept.index), length, dtype=torch.bool, device=kept.index.device)
     # A slot that only pads may repeat a column, so what is kept is counted, not written.
     return stays.int().scatter_add(1, kept.index, kept.valid.int()) == 0

@@ -133,7 +133,7 @@ def record_tape(model: Any, inputs: Mapping[str, Any]) -> Tape:
     memo: dict[Any, Any] = {}
 
     def narrow(call: LayerCall) -> tuple[Tensor, LayerState]:
-        _, kwargs = call.narrowed(call.hidden, kept, layout.visual.shape[1])
+        _, kwargs = call.narrowed(call.hidden, kept, None, 0, layout.visual.shape[1])
         return gather_rows(call.hidden, index), LayerState(kwargs["attention_mask"], kwargs["position_embeddings"])
 
     with record_layers(anatomy, narrow, memo) as (entering, layers):

@@ -74,6 +74,15 @@ class Watch:
         plain = partial(_without_phase, seen)
         return Attended(seen.queries, seen.keys, ~prompt.layout.padding, seen.scaling, plain)
 
+    def pop(self, layer: int) -> Any:
+        """What the attention of `layer - 1` saw, to be put back later; None where it did not run."""
+        return self._seen.pop(layer, None)
+
+    def put(self, layer: int, seen: Any) -> None:
+        """Put back what `pop` gave, for a run that goes on from before `layer`."""
+        if layer in self.layers and seen is not None:
+            self._seen[layer] = seen
+
     def clear(self) -> None:
         """Forget what nobody took."""
         self._seen = {}

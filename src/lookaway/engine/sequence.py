@@ -3,7 +3,7 @@
 The only file that knows the keyword names of decoder layers. transformers builds masks and rotary embeddings once a
 forward, at full length, and hands the same objects to all layers; from the layer of the first removal on, each layer
 gets the rows and columns of them that it needs. A mask is never cut to fit: a length that is not the expected one is an
-error.
+error. Sliding windows are decided by the original columns: what the mask says of a column stays true of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import UnsupportedModel
 
-__all__ = ["Kept", "LayerCall", "gather_rows"]
+__all__ = ["Kept", "LayerCall", "gather_rows", "window_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,18 @@ class Kept:
     valid: Tensor  # bool [B, K]
     full: bool
     """Every slot is valid (known on the host, so that the fast path needs no mask)."""
+    batch: Tensor | None = None
+    """Rows of the batch that these are, int64 [B]; None: all of them."""
+
+    def part(self, rows: Tensor, slots: slice, full: bool) -> Kept:
+        """Some rows, and of these the columns in `slots`: a group that runs apart."""
+        return Kept(self.index[rows, slots], self.valid[rows, slots], full, rows)
+
+    def followed_by(self, first: int, last: int) -> Kept:
+        """These columns and behind them all from `first` up to `last`."""
+        more = torch.arange(first, last, device=self.index.device).expand(len(self.index), -1)
+        valid = torch.ones_like(more, dtype=torch.bool)
+        return Kept(torch.cat([self.index, more], 1), torch.cat([self.valid, valid], 1), self.full)
 
     def select(self, index: Tensor, valid: Tensor, full: bool) -> Kept:
         """Keep the slots `index` [B, K'] of these; a slot is valid where both say so."""
@@ -47,8 +59,8 @@ class LayerCall:
     kwargs: dict[str, Any]
     attention: str
     """Name of the attention implementation."""
-    memo: dict[tuple[int, int], tuple[Any, ...]]
-    """What was narrowed already in this forward: layers share their masks and rotary embeddings."""
+    memo: dict[tuple[int, ...], tuple[Any, ...]]
+    """What was narrowed already in this forward: layers of one kind share their masks and rotary embeddings."""
 
     @property
     def hidden(self) -> Tensor:  # [B, S, D]
@@ -60,7 +72,7 @@ class LayerCall:
 
     @property
     def mark(self) -> Any:
-        """An object that all layer calls of one forward share, and no other forward."""
+        """An object that all calls of one forward share for layers of one kind, and no other forward."""
         return self.kwargs.get("position_embeddings")
 
     def replaced(self, hidden: Tensor | None, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -72,27 +84,28 @@ class LayerCall:
             return (hidden, *self.args[1:]), merged
         return self.args, {**merged, "hidden_states": hidden}
 
-    # prefill: the layer sees the kept rows of the prompt and nothing else -------------------------------------------
+    def narrowed(
+        self, hidden: Tensor | None, new: Kept | None, past: Kept | None, before: int, length: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call on what is left of `length` new columns, behind a cache that stands for `before` columns.
 
-    def narrowed(self, hidden: Tensor, kept: Kept, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call on the kept columns of a prompt of `length` columns; `hidden` [B, K, D] is narrowed already."""
-        mask, cos_sin, positions = self._once(kept, "attention_mask", self._narrow, kept, length)
-        return self.replaced(hidden, attention_mask=mask, position_embeddings=cos_sin, position_ids=positions)
-
-    def _narrow(self, kept: Kept, length: int) -> tuple[Any, ...]:
-        flash = "flash" in self.attention
+        Args:
+            hidden: rows of the kept new columns, [B, K, D]; None: as they are in the call.
+            new: the new columns that are left; None: all, so that only the mask changes.
+            past: the columns that this layer's cache holds; None: all.
+        """
         mask = self.kwargs.get("attention_mask")
-        if mask is None:
-            narrow_mask = self._own_mask(kept, 0) if not kept.full else None
-        elif not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-            raise self._no_such_mask(mask)
-        elif mask.dim() == 2:
-            self._check_length(mask.shape[1], length)
-            narrow_mask = mask.gather(1, kept.index) & kept.valid
-        else:
-            self._check_length(mask.shape[2], length)
-            self._check_length(mask.shape[3], length)
-            narrow_mask = _square(mask, kept)
+        key = (id(new), id(past), id(mask), id(self.kwargs.get("position_embeddings")))
+        if key not in self.memo:  # layers share masks and rotary embeddings, so what was narrowed once serves them all
+            changed = {"attention_mask": self._mask(new, past, before, length), **self._places(new)}
+            held = (new, past, mask, self.kwargs.get("position_embeddings"))
+            self.memo[key] = (changed, held)  # holding them keeps their ids from being used again
+        return self.replaced(hidden, **self.memo[key][0])
+
+    def _places(self, new: Kept | None) -> dict[str, Any]:
+        """Rotary embeddings and position ids of the kept columns."""
+        if new is None:
+            return {}
         cos_sin = self.kwargs.get("position_embeddings")
         if not isinstance(cos_sin, tuple):
             raise UnsupportedModel(
@@ -101,64 +114,66 @@ class LayerCall:
             )
         positions = self.kwargs.get("position_ids")
         # Flash attention takes jumps in position_ids for packed sequences; rotary embeddings are what counts here.
-        narrow_positions = None if positions is None or flash else _last_dimension(positions, kept.index)
-        return narrow_mask, tuple(gather_rows(part, kept.index) for part in cos_sin), narrow_positions
-
-    # decoding: new tokens, a cache whose prompt part is narrowed already ---------------------------------------------
-
-    def narrowed_keys(self, kept: Kept, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call on new tokens behind a prompt of `length` columns of which this layer's cache holds the kept."""
-        (mask,) = self._once(kept, "attention_mask", self._narrow_keys, kept, length)
-        return self.replaced(None, attention_mask=mask)
-
-    def _narrow_keys(self, kept: Kept, length: int) -> tuple[Any, ...]:
-        new = self.hidden.shape[1]
-        later = self.cache.get_seq_length(self.layer) - kept.index.shape[1] + new  # columns after the prompt
-        mask = self.kwargs.get("attention_mask")
-        if later < new:
-            raise UnsupportedModel(
-                f"The cache of layer {self.layer} was cropped into the prompt: it holds "
-                f"{later - new + kept.index.shape[1]} columns, the pruned prompt {kept.index.shape[1]}. Run it again."
-            )
-        if mask is None:
-            return (None if kept.full else self._own_mask(kept, later),)
-        if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-            raise self._no_such_mask(mask)
-        self._check_length(mask.shape[-1], length + later)
-        tail = torch.arange(length, length + later, device=kept.index.device).expand(len(kept.index), -1)
-        columns = torch.cat([kept.index, tail], dim=1)  # [B, K + later]
-        valid = torch.cat([kept.valid, torch.ones_like(tail, dtype=torch.bool)], dim=1)
-        if mask.dim() == 2:
-            return (mask.gather(1, columns) & valid,)
-        return (_forbid(_columns(mask, columns), ~valid[:, None, None, :]),)
+        flash = "flash" in self.attention
+        return {
+            "position_embeddings": tuple(gather_rows(_of_rows(part, new), new.index) for part in cos_sin),
+            "position_ids": None if positions is None or flash else _last_dimension(positions, new),
+        }
 
     # masks -----------------------------------------------------------------------------------------------------------
 
-    def _own_mask(self, kept: Kept, later: int) -> Tensor:
+    def _mask(self, new: Kept | None, past: Kept | None, before: int, length: int) -> Tensor | None:
+        mask = self.kwargs.get("attention_mask")
+        some = new or past
+        assert some is not None
+        if mask is None:
+            full = (new is None or new.full) and (past is None or past.full)
+            return None if full else self._own_mask(new, past, before, length)
+        if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+            raise self._no_such_mask(mask)
+        index, valid = keys(new, past, before, length)
+        total, window = before + length, window_of(self.cache, self.layer)
+        if window is not None:
+            # transformers' mask starts where the window of the first new token does; the cache holds the last stored.
+            first = max(total - length - window + 1, 0)
+            held = window - 1 + (length if new is None else new.index.shape[1])
+            index, valid, total = index[:, -held:] - first, valid[:, -held:], total - first
+            index, valid = index.clamp(min=0), valid & (index >= 0)
+        self._check_length(mask.shape[-1], total)
+        mask = _of_rows(mask, some)
+        if mask.dim() == 2:
+            return mask.gather(1, index.to(mask.device)) & valid.to(mask.device)
+        self._check_length(mask.shape[2], length)
+        mask = mask.expand(len(index), -1, -1, -1)
+        if new is not None:
+            rows = new.index.to(mask.device)
+            mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+        mask = _columns(mask, index)
+        if window is None and (new is None or new.full) and (past is None or past.full):
+            return mask
+        return _without(mask, ~valid.to(mask.device), new is not None)
+
+    def _own_mask(self, new: Kept | None, past: Kept | None, before: int, length: int) -> Tensor:
         """A causal mask where transformers gave none although some slots now only pad."""
-        slots = kept.valid.shape[1]
-        queries = self.hidden.shape[1] if later else slots
-        valid = torch.nn.functional.pad(kept.valid, (0, later), value=True)  # [B, K + later]
+        index, valid = keys(new, past, before, length)
         if "flash" in self.attention:
             return valid
-        keys = torch.arange(slots + later, device=valid.device)
-        causal = keys <= keys[-queries:, None]  # [Q, K + later]
-        allowed = causal & valid[:, None, None, :]
-        if not later:
-            allowed = allowed | torch.eye(slots, dtype=torch.bool, device=valid.device)  # padding sees itself: no NaN
-        if self.attention == "sdpa":
-            return allowed
-        raise UnsupportedModel(
-            f"transformers built no mask for attention {self.attention!r}, and rows of this batch keep different "
-            "numbers of tokens. Load the model with attn_implementation='sdpa' or 'eager'."
-        )
+        if self.attention != "sdpa":
+            raise UnsupportedModel(
+                f"transformers built no mask for attention {self.attention!r}, and rows of this batch keep different "
+                "numbers of tokens. Load the model with attn_implementation='sdpa' or 'eager'."
+            )
+        queries = length if new is None else new.index.shape[1]
+        slots = torch.arange(index.shape[1], device=index.device)
+        causal = (slots <= slots[-queries:, None]).expand(len(index), 1, -1, -1)  # [B, 1, queries, keys]
+        return _without(causal, ~valid, new is not None)
 
     def _check_length(self, found: int, expected: int) -> None:
         if found != expected:
             raise UnsupportedModel(
                 f"Decoder layer {self.layer} got an attention mask over {found} positions where {expected} were "
-                "expected; lookaway does not cut masks to fit. Static, sliding-window and chunked caches are not "
-                "supported together with removal: use the default dynamic cache."
+                "expected; lookaway does not cut masks to fit. Static and chunked caches are not supported "
+                "together with removal: use the default dynamic cache."
             )
 
     def _no_such_mask(self, mask: Any) -> UnsupportedModel:
@@ -168,12 +183,26 @@ class LayerCall:
             "Load the model with attn_implementation='sdpa' or 'eager'."
         )
 
-    def _once(self, kept: Kept, name: str, make: Any, *args: Any) -> tuple[Any, ...]:
-        given = self.kwargs.get(name)
-        key = (id(kept), id(given))
-        if key not in self.memo:
-            self.memo[key] = (*make(*args), given)  # holding `given` keeps its id from being used again
-        return self.memo[key][:-1]
+
+def keys(new: Kept | None, past: Kept | None, before: int, length: int) -> tuple[Tensor, Tensor]:
+    """Columns that a layer's keys stand for, cache and new ones: `(index int64 [B, N], valid bool [B, N])`."""
+    some = new or past
+    assert some is not None
+    rows, device = len(some.index), some.index.device
+
+    def every(first: int, count: int) -> tuple[Tensor, Tensor]:
+        columns = torch.arange(first, first + count, device=device).expand(rows, -1)
+        return columns, torch.ones_like(columns, dtype=torch.bool)
+
+    old = (past.index, past.valid) if past is not None else every(0, before)
+    now = (before + new.index, new.valid) if new is not None else every(before, length)
+    return torch.cat([old[0], now[0]], 1), torch.cat([old[1], now[1]], 1)
+
+
+def window_of(cache: Any, layer: int) -> int | None:
+    """How many columns back, its own included, a token of a sliding-window layer sees; None: all."""
+    part: Any = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
+    return part.sliding_window if getattr(part, "is_sliding", False) else None
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
@@ -185,37 +214,36 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
     return values[torch.arange(len(index), device=index.device)[:, None], index]
 
 
-def _last_dimension(positions: Tensor, index: Tensor) -> Tensor:
+def _of_rows(values: Tensor, kept: Kept) -> Tensor:
+    """The rows of `values` [B or 1, ...] that `kept` is about."""
+    if kept.batch is None or len(values) == 1:
+        return values
+    return values[kept.batch.to(values.device)]
+
+
+def _last_dimension(positions: Tensor, kept: Kept) -> Tensor:
     """position_ids [..., B or 1, S] -> [..., B, K]."""
-    index = index.to(positions.device)
+    index = kept.index.to(positions.device)
     lead = positions.shape[:-2]
+    if kept.batch is not None and positions.shape[-2] > 1:
+        positions = positions.index_select(-2, kept.batch.to(positions.device))
     return positions.expand(*lead, len(index), -1).gather(-1, index.expand(*lead, -1, -1))
 
 
 def _columns(mask: Tensor, columns: Tensor) -> Tensor:
-    """Columns int64 [B, N] of a mask [B or 1, H, Q, S]."""
-    heads, queries = mask.shape[1], mask.shape[2]
+    """Columns int64 [B, N] of a mask [B, H, Q, S]."""
     columns = columns.to(mask.device)
-    mask = mask.expand(len(columns), -1, -1, -1)
-    return mask.gather(3, columns[:, None, None, :].expand(-1, heads, queries, -1))
+    return mask.gather(3, columns[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
 
 
-def _square(mask: Tensor, kept: Kept) -> Tensor:
-    """Rows and columns of a mask [B or 1, H, S, S] at the kept positions; padding is no key and sees only itself."""
-    index = kept.index.to(mask.device)
-    mask = mask.expand(len(index), -1, -1, -1)
-    rows = mask.gather(2, index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-    square = _columns(rows, index)
-    if kept.full:
-        return square
-    padding = ~kept.valid.to(mask.device)
-    square = _forbid(square, padding[:, None, None, :])
-    itself = torch.diag_embed(padding)[:, None]
-    return square | itself if square.dtype == torch.bool else square.masked_fill(itself, 0.0)
-
-
-def _forbid(mask: Tensor, where: Tensor) -> Tensor:
-    """The mask with the pairs in `where` closed too."""
-    if mask.dtype == torch.bool:
-        return mask & ~where
-    return mask.masked_fill(where, torch.finfo(mask.dtype).min)
+def _without(mask: Tensor, padding: Tensor, queries_pad: bool) -> Tensor:
+    """The mask [B, H, Q, N] with the keys `padding` bool [B, N] closed; queries that pad see themselves: no NaN."""
+    closed = padding[:, None, None, :]
+    boolean = mask.dtype == torch.bool
+    mask = mask & ~closed if boolean else mask.masked_fill(closed, torch.finfo(mask.dtype).min)
+    if not queries_pad:
+        return mask
+    count, total = mask.shape[2], mask.shape[3]
+    itself = torch.zeros_like(padding)[:, None, :].expand(-1, count, -1).clone()  # [B, Q, N]
+    itself[:, :, total - count :] = torch.diag_embed(padding[:, total - count :])
+    return mask | itself[:, None] if boolean else mask.masked_fill(itself[:, None], 0.0)

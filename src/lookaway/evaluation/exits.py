@@ -18,6 +18,7 @@ from ..anatomy.base import anatomy_of
 from ..core.exit_table import ExitTable
 from ..core.record import Sample
 from ..engine.exit_table import collect_exit_table
+from ..hosts.answers import own_answers
 from ..hosts.encoding import encode, group_by_image
 from .curves import ExitOutcomes
 from .scoring import require_answers
@@ -56,37 +57,21 @@ def collect_outcomes(
     agree = truth.match.clone()
     wrong = [sample for sample, right in zip(samples, truth.full_match.tolist(), strict=True) if not right]
     if wrong:
-        own = _in_order(_own_table(model, processor, wrong, batch_size, max_new_tokens, progress, cache_dir), wrong)
-        agree[~truth.full_match] = own.agree
+        rest = group_by_image(wrong, batch_size)
+        said = own_answers(model, processor, rest, max_new_tokens)
+        own = collect_exit_table(
+            model,
+            (encode(processor, batch, device, answers=[said[s.id] for s in batch]) for batch in rest),
+            progress=progress,
+            cache_dir=cache_dir,
+            target="own",
+        )
+        agree[~truth.full_match] = _in_order(own, wrong).agree
     visual, text = _token_counts(model, processor, batches, samples)
     right = torch.cat([truth.match, truth.full_match[:, None]], dim=1).numpy()
     same = np.concatenate([agree.numpy(), np.ones((len(samples), 1), dtype=bool)], axis=1)
     anatomy = anatomy_of(model)
     return truth, ExitOutcomes((*truth.layers, anatomy.num_layers), right, same, visual, text, anatomy.shape)
-
-
-def _own_table(
-    model: Any,
-    processor: Any,
-    samples: Sequence[Sample],
-    batch_size: int,
-    max_new_tokens: int,
-    progress: Callable[[int], None] | None,
-    cache_dir: str | Path | None,
-) -> ExitTable:
-    """The table whose target is the full model's own greedy answer, as token ids."""
-    end = processor.tokenizer.eos_token_id
-
-    def encoded() -> Any:
-        for batch in group_by_image(samples, batch_size):
-            inputs = encode(processor, batch, model.device).inputs
-            with torch.no_grad():
-                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-            said = ids[:, inputs["input_ids"].shape[1] :].tolist()
-            answers = [row[: row.index(end)] if end in row else row for row in said]
-            yield encode(processor, batch, model.device, answers=answers)
-
-    return collect_exit_table(model, encoded(), progress=progress, cache_dir=cache_dir, target="own")
 
 
 def _in_order(table: ExitTable, samples: Sequence[Sample]) -> ExitTable:

@@ -1,23 +1,30 @@
-"""Is the work that was saved also time saved? Measured against implied speed-up, idle overhead, and what gates cost."""
+"""Is the work that was saved also time saved? Measured against implied speed-up, idle overhead, and what gates cost.
+
+What the remaining work implies is measured too, on the same machine and in the same rounds: the bare decoder is timed
+on prompts of the lengths that the policy leaves. FLOPs alone promise more than any engine could give, since a layer
+over a few text tokens is bound by reading its weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..anatomy.base import anatomy_of
 from ..core.cost import prefill_cost
 from ..core.decision import Policy
-from ..core.record import RecordWriter, Sample
+from ..core.record import RecordWriter, Sample, Trace
 from ..engine.attach import attach
 from ..hosts.encoding import encode
 from ..policies.fixed import ExitAt, KeepAll
 from .latency import Timing, measure, ratio
 
-__all__ = ["SpeedRow", "measure_speed"]
+__all__ = ["SpeedRow", "measure_speed", "remaining_work"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,12 @@ class SpeedRow:
     """Median over rounds of baseline / variant."""
     speedup_quartiles: tuple[float, float]
     implied: float | None
-    """What the remaining work implies: the same part's FLOPs without / with (decoder only)."""
-
-    @property
-    def efficiency(self) -> float | None:
-        """Measured speed-up / implied speed-up."""
-        return None if self.implied is None else self.speedup / self.implied
+    """What the remaining work implies (decoder only): the bare model's time / the time that its own layers take, each
+    over as many tokens as the policy left it."""
+    implied_flops: float | None
+    """The same from counted FLOPs instead of seconds."""
+    efficiency: float | None
+    """Measured / implied: the median over rounds of (time of the remaining layers / time of the variant)."""
 
 
 def measure_speed(
@@ -67,16 +74,21 @@ def measure_speed(
     if policy is not None:
         policies["policy"] = policy
     rows: list[SpeedRow] = []
-    for part, run in (("decoder", _decoder(model, inputs)), ("first token", _generate(model, inputs, 1)),
+    decoder = _Decoder(model, inputs)
+    for part, run in (("decoder", decoder), ("first token", _generate(model, inputs, 1)),
                       ("decode", _generate(model, inputs, new_tokens))):  # fmt: skip
         variants: dict[str, Any] = {"bare": run}
         variants |= {name: _attached(model, chosen, run) for name, chosen in policies.items()}
-        times = measure(variants, repeats=repeats, device=model.device)
-        rows += [_row(model, name, part, times["bare"], times[name], variants[name].trace) for name in policies]
+        lengths = _lengths(variants, list(policies)) if part == "decoder" else []
+        shorter = {f"{n} tokens": decoder.last(n) for n in lengths}
+        times = measure({**variants, **shorter}, repeats=repeats, device=model.device)
+        remaining = {n: times[f"{n} tokens"] for n in lengths}
+        for name in policies:
+            rows.append(_row(name, part, times["bare"], times[name], variants[name].trace, remaining))
         progress(1)
     for row in rows:
         if writer is not None:
-            writer.write("timing", **vars(row), efficiency=row.efficiency, batch_size=batch_size)
+            writer.write("timing", **vars(row), batch_size=batch_size)
     return rows
 
 
@@ -100,48 +112,86 @@ class _attached:
         self.trace = attached.trace
 
 
-def _decoder(model: Any, inputs: dict[str, Any]) -> Any:
+class _Decoder:
     """A prefill that starts from embeddings which already hold the image."""
-    anatomy = anatomy_of(model)
-    seen: dict[str, Any] = {}
 
-    def remember(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        seen.update(kwargs)
+    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
+        self.model, self.anatomy = model, anatomy_of(model)
+        seen: dict[str, Any] = {}
 
-    handle = anatomy.language_model.register_forward_pre_hook(remember, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(**inputs, use_cache=False)
-    finally:
-        handle.remove()
-    embeds = seen["inputs_embeds"]
-    plain = {key: value for key, value in inputs.items() if key in ("input_ids", "attention_mask")}
-    return lambda: _with_embeddings(model, anatomy, plain, embeds)
+        def remember(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            seen.update(kwargs)
+
+        handle = self.anatomy.language_model.register_forward_pre_hook(remember, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                model(**inputs, use_cache=False)
+        finally:
+            handle.remove()
+        self.embeds = seen["inputs_embeds"]  # [B, S, D]
+        self.inputs = {key: value for key, value in inputs.items() if key in ("input_ids", "attention_mask")}
+
+    def last(self, tokens: int) -> Callable[[], None]:
+        """The same on the last `tokens` of the prompt's columns: what a decoder costs at that length."""
+        return partial(self._run, {key: value[:, -tokens:] for key, value in self.inputs.items()}, tokens)
+
+    def __call__(self) -> None:
+        self._run(self.inputs, self.embeds.shape[1])
+
+    def _run(self, inputs: dict[str, Any], tokens: int) -> None:
+        """The whole model on token ids, with the embeddings handed to the decoder in their place."""
+        embeds = self.embeds[:, -tokens:]
+
+        def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            return args, {**kwargs, "inputs_embeds": embeds}
+
+        handle = self.anatomy.language_model.register_forward_pre_hook(swap, with_kwargs=True)
+        try:
+            self.model(**inputs, use_cache=True, logits_to_keep=1)
+        finally:
+            handle.remove()
 
 
-def _with_embeddings(model: Any, anatomy: Any, inputs: dict[str, Any], embeds: Any) -> None:
-    """The whole model on token ids, with the given embeddings handed to the decoder in their place."""
-
-    def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, "inputs_embeds": embeds}
-
-    handle = anatomy.language_model.register_forward_pre_hook(swap, with_kwargs=True)
-    try:
-        model(**inputs, use_cache=True, logits_to_keep=1)
-    finally:
-        handle.remove()
+def _lengths(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> list[int]:
+    """Lengths of the decoder's layers that occur, thinned to `most`: times between them are interpolated."""
+    with torch.no_grad():
+        for name in names:
+            variants[name]()
+    found = sorted({slots for name in names for slots in variants[name].trace.cache_slots})
+    places = sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)}) if len(found) > most else None
+    return found if places is None else [found[i] for i in places]
 
 
 def _generate(model: Any, inputs: dict[str, Any], count: int) -> Any:
     return lambda: model.generate(**inputs, do_sample=False, min_new_tokens=count, max_new_tokens=count)
 
 
-def _row(model: Any, name: str, part: str, bare: Timing, found: Timing, trace: Any) -> SpeedRow:
-    implied = None
+def _row(name: str, part: str, bare: Timing, found: Timing, trace: Trace, lengths: dict[int, Timing]) -> SpeedRow:
+    implied = by_flops = efficiency = None
     if part == "decoder":
         cost = prefill_cost(trace.shape, trace.tokens, trace.visual_tokens)
         head = 2 * trace.shape.hidden_size * trace.shape.vocab_size * len(trace.exit_layers)
-        implied = (cost.full_flops + head) / (cost.flops + head)
+        by_flops = (cost.full_flops + head) / (cost.flops + head)
+        work = remaining_work(trace.cache_slots, {n: timing.runs for n, timing in lengths.items()})
+        implied = float(np.median(np.asarray(bare.runs) / work))
+        efficiency = float(np.median(work / np.asarray(found.runs)))
     middle, low, high = ratio(bare, found)
     return SpeedRow(name, part, trace.exit_layers[0], found.median, (found.low, found.high), bare.median, middle,
-                    (low, high), implied)  # fmt: skip
+                    (low, high), implied, by_flops, efficiency)  # fmt: skip
+
+
+def remaining_work(slots: Sequence[int], seconds: Mapping[int, Sequence[float]]) -> np.ndarray:
+    """Seconds a round that a decoder's layers take over `slots` tokens each.
+
+    Args:
+        slots: tokens of each layer, [L].
+        seconds: length -> seconds a round of a whole decoder of L layers at that length; lengths between are
+            interpolated linearly.
+
+    Returns:
+        float64 [rounds]: the mean over the layers of the decoder's time at their length.
+    """
+    lengths = sorted(seconds)
+    rounds = np.asarray([seconds[n] for n in lengths], dtype=float)  # [lengths, rounds]
+    each = [np.mean(np.interp(slots, lengths, column)) for column in rounds.T]
+    return np.asarray(each)

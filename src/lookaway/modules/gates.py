@@ -76,11 +76,21 @@ class ExitGates(nn.Module):
 
     def forward(self, features: Tensor, layer: int) -> Tensor:
         """Logits of exit before `layer`, [...], from features [..., 2D]."""
-        return self._logits(features[..., None, :], slice(self.place(layer), self.place(layer) + 1))[..., 0]
+        place = self.place(layer)
+        first, second = (self.w1[0], self.w2[0]) if self.shared else (self.w1[place], self.w2[place])
+        hidden = self._normed(features.float(), place) @ first
+        if self.two_way:
+            out = torch.nn.functional.gelu(hidden) @ second
+            return out[..., 1] - out[..., 0]
+        return (torch.nn.functional.gelu(hidden + self.b1[place]) @ second + self.b2[place])[..., 0]
 
     def all_layers(self, features: Tensor) -> Tensor:
         """Logits of all candidate layers, [N, C], from features [N, C, 2D]."""
-        return self._logits(features, slice(None))
+        hidden = self._through(self.w1, self._normed(features.float(), slice(None)))  # [N, C, width]
+        if self.two_way:
+            out = self._through(self.w2, torch.nn.functional.gelu(hidden))
+            return out[..., 1] - out[..., 0]
+        return (self._through(self.w2, torch.nn.functional.gelu(hidden + self.b1)) + self.b2)[..., 0]
 
     def place(self, layer: int) -> int:
         """Index of a candidate layer.
@@ -102,22 +112,15 @@ class ExitGates(nn.Module):
             deviation = features.std(0, correction=0)
             self.scale.copy_(deviation.clamp(min=1e-2 * float(deviation.median()) + 1e-6))
 
-    def _logits(self, features: Tensor, at: slice) -> Tensor:
-        """[..., C'] from [..., C', 2D], for the candidate layers `at`."""
-        x = features.float()
+    def _normed(self, x: Tensor, at: int | slice) -> Tensor:
         if self.norm == "standard":
-            x = (x - self.mean[at]) / self.scale[at]
-        elif self.norm == "layer":
-            x = torch.nn.functional.layer_norm(x.unflatten(-1, (2, -1)), (self.hidden_size,)).flatten(-2)
-        hidden = self._through(self.w1, x, at)  # [..., C', width]
-        if not self.two_way:
-            hidden = hidden + self.b1[at]
-        hidden = torch.nn.functional.gelu(hidden)
-        out = self._through(self.w2, hidden, at)  # [..., C', 1 or 2]
-        return out[..., 1] - out[..., 0] if self.two_way else (out + self.b2[at])[..., 0]
+            return (x - self.mean[at]) / self.scale[at]
+        if self.norm == "layer":
+            return torch.nn.functional.layer_norm(x.unflatten(-1, (2, -1)), (self.hidden_size,)).flatten(-2)
+        return x
 
-    def _through(self, weight: Tensor, x: Tensor, at: slice) -> Tensor:
-        return x @ weight[0] if self.shared else torch.einsum("...ci,cio->...co", x, weight[at])
+    def _through(self, weight: Tensor, x: Tensor) -> Tensor:
+        return x @ weight[0] if self.shared else torch.einsum("nci,cio->nco", x, weight)
 
     # on disk ---------------------------------------------------------------------------------------------------------
 

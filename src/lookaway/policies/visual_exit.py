@@ -30,7 +30,7 @@ class VisualExit(Policy):
     """All visual tokens leave before the first layer whose gate says the text has seen enough (DyVTE).
 
     Rows decide for themselves, once, in prefill; a row whose gates never fire keeps its tokens. No attention map is
-    needed, and nothing is read by the host here.
+    needed. The host reads one number a candidate layer.
 
     Args:
         gates: trained exit gates.
@@ -88,8 +88,10 @@ class VisualExit(Policy):
         gates = self._on(view.hidden.device)
         logits = gates(text_features(view.hidden, view.layout), view.layer)  # [B]
         probability = logits.sigmoid()
-        leaves = view.waiting & (probability > self._thresholds[gates.place(view.layer)])
-        return Decision.drop_visual(view, leaves, exit_probability=probability)
+        fires = probability > self._thresholds[gates.place(view.layer)]
+        if not bool(fires.any()):  # one small read, where the engine would have looked at every position
+            return Decision(notes={"exit_probability": probability})
+        return Decision.drop_visual(view, view.waiting & fires, exit_probability=probability)
 
     def _on(self, device: torch.device) -> ExitGates:
         """The gates on a device; the given ones are not moved, other models may use them elsewhere."""

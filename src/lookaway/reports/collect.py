@@ -31,6 +31,9 @@ class ReportData:
     timings: list[dict[str, Any]] = field(default_factory=list)
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    equal_costs: list[dict[str, Any]] = field(default_factory=list)
+    """One a method and budget; the full model first."""
 
     @property
     def run(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     data = ReportData()
     samples: dict[tuple[str, str], dict[str, Any]] = {}
     timings: dict[tuple[str, str], dict[str, Any]] = {}
+    costs: dict[tuple[str, float], dict[str, Any]] = {}
     for record in read_records(paths):
         kind = record["kind"]
         if kind == "run":
@@ -74,7 +78,12 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.calibrations.append(record)
         elif kind == "training":
             data.trainings.append(record)
+        elif kind == "search":
+            data.searches.append(record)
+        elif kind == "equal-cost":
+            costs[record["method"], record["budget"]] = record
     data.samples, data.timings = list(samples.values()), list(timings.values())
+    data.equal_costs = list(costs.values())
     _check_runs(data.runs)
     return data
 

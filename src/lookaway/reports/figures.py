@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import MissingDependency
 from .collect import ReportData, histograms
 
-__all__ = ["exit_curves", "exit_histogram", "front", "speed"]
+__all__ = ["cost_front", "exit_curves", "exit_histogram", "front", "schedules", "speed"]
 
 INK = "#123456"  # replaced by currentColor
 PALETTE = ("#3b82f6", "#e07b39", "#2aa876", "#c0558f", "#8b6fd6", "#b3932b", "#3aa6b9", "#d1495b", "#7a8b99", "#5f9e3f",
@@ -99,6 +99,49 @@ def front(data: ReportData, measure: str = "accuracy") -> str:
     )
 
 
+def cost_front(data: ReportData, measure: str = "accuracy") -> str:
+    """Accuracy against prefill FLOPs, one line a method, with 95 % intervals; the full model as a level."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for row in data.equal_costs:
+        methods.setdefault(row["method"], []).append(row)
+    full = methods.pop("full", None)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        if full:
+            axes.axhline(full[0][measure][0], color=INK, lw=1.2, ls=":", label="full model")
+        for number, (method, rows) in enumerate(methods.items()):
+            points = sorted((row["flops_share"], *row[measure]) for row in rows)
+            spread = [[y - low for _, y, low, _ in points], [high - y for _, y, _, high in points]]
+            plain = method.startswith("random")
+            axes.errorbar([p[0] for p in points], [p[1] for p in points], yerr=spread, label=method, marker="o", ms=3.5,
+                          lw=1.6, capsize=2, elinewidth=0.8, ls="--" if plain else "-",
+                          color=RANDOM if method == "random-schedules" else PALETTE[number % len(PALETTE)])  # fmt: skip
+        axes.set(xlabel="prefill FLOPs, as a share of the unpruned run", ylabel=measure)
+        axes.grid(alpha=0.18, color=INK)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+    return _svg(draw, f"{measure.capitalize()} at equal prefill FLOPs for searched schedules and baselines")
+
+
+def schedules(data: ReportData) -> str:
+    """Keep rate of each layer of the schedules that were found or compared, at the middle budget."""
+    budgets = sorted({row["budget"] for row in data.equal_costs if row["method"] != "full"})
+    middle = budgets[len(budgets) // 2]
+    rows = [row for row in data.equal_costs if row["budget"] == middle and row["rates"]]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for number, row in enumerate(rows):
+            axes.step(range(len(row["rates"])), row["rates"], where="mid", lw=1.6, label=row["method"],
+                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
+        axes.set(xlabel="layer", ylabel="share of the visual tokens kept", ylim=(0, 1.03))
+        axes.grid(alpha=0.18, color=INK)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+    return _svg(draw, f"Keep schedules of all methods at {middle:.0%} of the prefill FLOPs")
+
+
 def speed(data: ReportData) -> str:
     """Measured against implied speed-up of the decoder's prefill, one point an exit layer, with quartiles."""
     rows = [t for t in data.timings if t["part"] == "decoder" and t["exit_layer"] is not None]
@@ -106,7 +149,7 @@ def speed(data: ReportData) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         top = 1.05 * max(max(row["implied"], row["speedup_quartiles"][1]) for row in rows)
-        axes.plot([1, top], [1, top], color=RANDOM, lw=1.2, ls="--", label="what the saved work implies")
+        axes.plot([1, top], [1, top], color=RANDOM, lw=1.2, ls="--", label="what the remaining layers imply")
         for row in rows:
             low, high = row["speedup_quartiles"]
             spread = [[row["speedup"] - low], [high - row["speedup"]]]
@@ -114,7 +157,10 @@ def speed(data: ReportData) -> str:
             axes.annotate(row["variant"], (row["implied"], row["speedup"]), xytext=(8, -12), color=INK,
                           textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set(
-            xlabel="speed-up implied by FLOPs", ylabel="measured speed-up", xlim=(0.95, top * 1.08), ylim=(0.95, top)
+            xlabel="speed-up implied by the remaining layers, timed alone",
+            ylabel="measured speed-up",
+            xlim=(0.95, top * 1.08),
+            ylim=(0.95, top),
         )
         axes.grid(alpha=0.18, color=INK)
         axes.legend(frameon=False, fontsize=8)

@@ -7,21 +7,19 @@ of free-running greedy answers: the exit's answer is equal if and only if no arg
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
-from ..core.record import RecordWriter, Sample, read_records
-from ..engine.exit_table import _digest_of_weights, collect_exit_table
+from ..core.record import Sample
+from ..engine.exit_table import collect_exit_table, digest_of_weights
+from ..hosts.answers import image_name, own_answers
 from ..hosts.encoding import Encoded, encode, group_by_image
 
-__all__ = ["LabelOptions", "image_names", "make_exit_table", "own_answers", "with_images"]
+__all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,11 @@ def make_exit_table(
     batches = group_by_image(seen, options.batch_size)
     answers: dict[str, str | Sequence[int]]
     if target == "own":
-        answers = dict(own_answers(model, processor, batches, options.max_new_tokens, cache_dir))
+        known = None
+        if cache_dir is not None:
+            name = f"own-answers-{options.max_new_tokens}-{digest_of_weights(model)[:16]}.jsonl"
+            known = Path(cache_dir) / name
+        answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known))
     else:
         answers = {sample.id: str(sample.answer) for sample in seen}
 
@@ -81,41 +83,6 @@ def make_exit_table(
             yield encode(processor, batch, model.device, [answers[sample.id] for sample in batch])
 
     return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target)
-
-
-def own_answers(
-    model: Any,
-    processor: Any,
-    batches: Sequence[Sequence[Sample]],
-    max_new_tokens: int = 32,
-    cache_dir: str | Path | None = None,
-) -> dict[str, list[int]]:
-    """The full model's greedy answers as token ids without the end token, by sample id; kept in `cache_dir`."""
-    known: dict[str, list[int]] = {}
-    writer = None
-    if cache_dir is not None:
-        path = Path(cache_dir) / f"own-answers-{max_new_tokens}-{_digest_of_weights(model)[:16]}.jsonl"
-        writer = RecordWriter(path)  # drops a line that a kill cut short
-        known = {record["key"]: record["tokens"] for record in read_records(path)}
-    end = model.generation_config.eos_token_id
-    ends = {end} if isinstance(end, int) else set(end or ())
-    ends.add(processor.tokenizer.eos_token_id)
-    found: dict[str, list[int]] = {}
-    for batch in batches:
-        keys = [_question_key(sample) for sample in batch]
-        if not all(key in known for key in keys):
-            inputs = encode(processor, batch, model.device).inputs
-            with torch.no_grad():
-                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-            for key, row in zip(keys, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-                known[key] = row[:stop]
-                if writer is not None:
-                    writer.write("own-answer", key=key, tokens=row[:stop])
-        found.update({sample.id: known[key] for sample, key in zip(batch, keys, strict=True)})
-    if writer is not None:
-        writer.close()
-    return found
 
 
 def with_images(samples: Sequence[Sample]) -> list[Sample]:
@@ -130,15 +97,4 @@ def with_images(samples: Sequence[Sample]) -> list[Sample]:
 
 def image_names(samples: Sequence[Sample]) -> dict[str, str]:
     """Sample id -> a name of its image or images: the path, or a digest of the pixels; without image its own id."""
-    return {sample.id: "|".join(map(_name, sample.images)) or sample.id for sample in samples}
-
-
-def _name(image: Any) -> str:
-    if isinstance(image, str | Path):
-        return str(image)
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:24]
-
-
-def _question_key(sample: Sample) -> str:
-    text = repr((sample.messages, [_name(image) for image in sample.images]))
-    return f"{sample.id}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return {sample.id: "|".join(map(image_name, sample.images)) or sample.id for sample in samples}

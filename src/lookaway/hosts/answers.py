@@ -1,0 +1,66 @@
+"""What the full model itself answers: the target where there is no ground truth, and what 'the same answer' means."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.record import RecordWriter, Sample, read_records
+from .encoding import encode
+
+__all__ = ["image_name", "own_answers"]
+
+
+def own_answers(
+    model: Any,
+    processor: Any,
+    batches: Sequence[Sequence[Sample]],
+    max_new_tokens: int = 32,
+    cache: Path | None = None,
+) -> dict[str, list[int]]:
+    """The full model's greedy answers as token ids without the end token, by sample id.
+
+    Args:
+        batches: samples that run together.
+        cache: JSONL file in which answers of this very model are kept, and from which known ones are taken.
+    """
+    known: dict[str, list[int]] = {}
+    writer = None
+    if cache is not None:
+        writer = RecordWriter(cache)  # drops a line that a kill cut short
+        known = {record["key"]: record["tokens"] for record in read_records(cache)}
+    end = model.generation_config.eos_token_id
+    ends = {end} if isinstance(end, int) else set(end or ())
+    ends.add(processor.tokenizer.eos_token_id)
+    found: dict[str, list[int]] = {}
+    for batch in batches:
+        keys = [_question_key(sample) for sample in batch]
+        if not all(key in known for key in keys):
+            inputs = encode(processor, batch, model.device).inputs
+            with torch.no_grad():
+                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            for key, row in zip(keys, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+                known[key] = row[:stop]
+                if writer is not None:
+                    writer.write("own-answer", key=key, tokens=row[:stop])
+        found.update({sample.id: known[key] for sample, key in zip(batch, keys, strict=True)})
+    if writer is not None:
+        writer.close()
+    return found
+
+
+def image_name(image: Any) -> str:
+    """A name that tells images apart: the path, or a digest of the pixels."""
+    if isinstance(image, str | Path):
+        return str(image)
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:24]
+
+
+def _question_key(sample: Sample) -> str:
+    text = repr((sample.messages, [image_name(image) for image in sample.images]))
+    return f"{sample.id}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
