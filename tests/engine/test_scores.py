@@ -198,3 +198,25 @@ def test_a_chain_passes_it_along():
     assert first.seen[1].attended is not None
     assert second.seen[2].attended.keys.shape[2] == second.seen[2].hidden.shape[1]
     assert la.chain(first, second).looks_at(4) == {1, 2}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_gradient_checkpointing_runs_the_layers_again_without_asking_again():
+    model, gradients = tiny("llava"), []
+    inputs = model.inputs("left_padded")
+    for checkpointing in (False, True):
+        model.model.train()
+        if checkpointing:
+            model.model.gradient_checkpointing_enable()
+        policy = Attentive((1, 3))
+        with attach(model.model, policy) as run:
+            out = model.model(**inputs, use_cache=False)
+            asked = list(policy.seen)
+            valid = run.kept_columns()[1]
+            out.logits[valid].square().mean().backward()
+            assert list(policy.seen) == asked == [1, 3]
+            assert run._watch._seen == {}
+        gradients.append([p.grad.clone() for p in model.model.parameters() if p.grad is not None])
+        model.model.zero_grad()
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -87,9 +87,8 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
     scaling = kwargs.get("scaling")
     for see in tuple(stand_in._seers):
         see(module, query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    usual = AttentionInterface().get_interface(
-        stand_in._usual._attn_implementation, beside(module, "eager_attention_forward")
-    )
+    name = stand_in._usual._attn_implementation
+    usual = beside(module, "eager_attention_forward") if name == "eager" else AttentionInterface()[name]
     module.config = stand_in._usual
     try:
         return usual(module, query, key, value, mask, **kwargs)
