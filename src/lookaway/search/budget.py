@@ -56,7 +56,7 @@ class Workload:
         pairs, times = np.unique(np.stack([self.visual, self.text]), axis=1, return_counts=True)
         total = np.zeros(self.units + 1, dtype=np.int64)
         for visual, text, count in zip(*pairs.tolist(), times.tolist(), strict=True):
-            total += count * self.shape.layer_flops(kept(visual) + text)  # type: ignore[arg-type]
+            total += count * self.shape.layer_flops(kept(visual) + text)
         return total
 
     @cached_property
@@ -187,7 +187,7 @@ def solve(curve: Curve, budget: Budget, fill: bool = True) -> Schedule:
 
 
 def _filled(counts: list[int], wanted: Sequence[float], budget: Budget) -> list[int]:
-    """One token more wherever the budget allows it, first where rounding took most; never more than the layer before."""
+    """One token more where the budget allows it, first where rounding took most, never more than the layer before."""
     counts = list(counts)
     table = budget.workload.table(budget.unit)
     left = budget.most - int(table[budget.schedule(counts).counts,].sum())

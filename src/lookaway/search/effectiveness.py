@@ -2,8 +2,8 @@
 
 Three measures, by choice. All are means over the calibration samples and depend on nothing random:
 
-- *loss*: (full loss + slack) / (loss + slack), the ratio of mean cross-entropies on the answers. Smooth, so the default;
-  the slack keeps the ratio tame where the full model's loss is next to nothing.
+- *loss*: (full loss + slack) / (loss + slack), the ratio of mean cross-entropies on the answers. Smooth, so the
+  default; the slack keeps the ratio tame where the full model's loss is next to nothing.
 - *agreement*: share of samples whose argmax is the full run's at every answer position. Where the answers are the full
   model's own, that IS agreement of free-running greedy answers.
 - *score*: accuracy / the full model's accuracy, an answer counting as right where every argmax is the ground truth's

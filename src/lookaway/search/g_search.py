@@ -43,7 +43,7 @@ class GSearchOptions:
     layer_trials: int = 8
     """Trials a layer of the published form, three of them at set places."""
     efficiency_weight: float | None = None
-    """The published form's lambda; without it, it is searched for: the largest whose schedule is within the tolerance."""
+    """The published form's lambda; where none is given: the largest tried whose schedule is within the tolerance."""
     rounds: int = 5
     """Values of lambda that are tried where it is searched for."""
 

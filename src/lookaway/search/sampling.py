@@ -1,4 +1,4 @@
-"""The sampler of a search: a Gaussian process (Optuna's GPSampler) that starts afresh, with its own seed, at each trial.
+"""The sampler of a search: a Gaussian process (Optuna's GPSampler), made afresh with its own seed at each trial.
 
 A sampler that lives through a whole search carries a random state that a kill loses. Here a trial's suggestion follows
 from the seed, its key and the trials that are finished, and from nothing else.
@@ -25,7 +25,7 @@ def seeded_sampler(seed: int, group: str) -> Any:
     """An Optuna sampler for the trials of one group."""
     package = optuna()
 
-    class Seeded(package.samplers.BaseSampler):  # type: ignore[misc,name-defined]
+    class Seeded(package.samplers.BaseSampler):  # type: ignore[name-defined]
         """Asks a fresh GPSampler, seeded by the trial's key; trials whose parameters are all fixed ask nobody."""
 
         def _own(self, trial: Any) -> Any:
