@@ -33,7 +33,7 @@ class Needs:
         whole = sum(self._costs(Schedule((visual,) * shape.num_layers, visual)))
         self.work.spent, self.work.naive = whole, whole  # the full run
 
-    def judge(self, schedule: Schedule) -> Verdict:
+    def judge(self, schedule: Schedule, needed: float = 0.0) -> Verdict:
         if schedule.counts not in self.known:
             costs = self._costs(schedule)
             self.work.spent += sum(costs[self.settled :])

@@ -35,7 +35,7 @@ def search(board, trials=9, log=None, pause=0.0):
     judge.rates = solve(logistic(judge.span, 0.5), budget).rates
     plain = judge.judge
 
-    def noted(schedule):
+    def noted(schedule, needed=0.0):
         if log is not None:
             with log.open("a") as file:
                 file.write(f"{os.getpid()} {schedule.counts}\n")
