@@ -35,7 +35,7 @@ def search(board, trials=9, log=None, pause=0.0):
     judge.rates = solve(logistic(judge.span, 0.5), budget).rates
     plain = judge.judge
 
-    def noted(schedule):
+    def noted(schedule, needed=0.0):
         if log is not None:
             with log.open("a") as file:
                 file.write(f"{os.getpid()} {schedule.counts}\n")
@@ -127,7 +127,8 @@ def test_an_error_gives_the_job_back():
 
 def test_another_search_of_that_name_is_refused(tmp_path):
     storage = str(tmp_path / "s.journal")
-    Board(storage, "s", seed=1, facts={"data": "mini", "budget": 0.5})
+    Board(storage, "s", seed=1, facts={"data": "mini", "budget": 0.3})  # began nothing, so it binds nobody
+    Board(storage, "s", seed=1, facts={"data": "mini", "budget": 0.5}).run([Job("a")], lambda params: (1.0, {}))
     Board(storage, "s", seed=1, facts={"data": "mini", "budget": 0.5})
     Board(storage, "other", seed=2)
     with pytest.raises(DataError, match=r"differs in budget \(0.5 there, 0.4 here\)"):
@@ -135,7 +136,7 @@ def test_another_search_of_that_name_is_refused(tmp_path):
 
 
 def test_storages_that_cannot_be_used_say_why_without_the_password(tmp_path):
-    with pytest.raises(SettingsError, match="neither a .journal, .db or .sqlite file nor a database URL"):
+    with pytest.raises(SettingsError, match=r"neither a \.journal, \.db or \.sqlite file nor a database URL"):
         storages.open_storage("trials.txt")
     (tmp_path / "file").write_text("")
     with pytest.raises(PreparationError, match="cannot be used"):

@@ -128,6 +128,27 @@ def test_a_search_on_a_model_costs_a_part_of_its_trials_run_from_the_image(judge
     assert again.work.trials == 1
 
 
+@pytest.mark.parametrize("measure", ["loss", "agreement"])
+def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(judge_of, measure):
+    samples = [sample(n) for n in range(7)]
+    target = "own" if measure == "agreement" else "answer"
+    options = GSearchOptions(tolerance=0.02, resolution=0.1)
+    quick, _ = judge_of(samples, target, measure=measure)
+    found = g_search(quick, Board("memory", "t"), options)
+    whole, _ = judge_of(samples, target, measure=measure)
+    plain = whole.judge
+    whole.judge = lambda schedule, needed=0.0: plain(schedule)
+    assert g_search(whole, Board("memory", "t"), options).schedule == found.schedule
+    stopped = {counts: verdict for counts, verdict in quick._known.items() if not verdict.complete}
+    assert stopped
+    for counts, verdict in stopped.items():
+        assert plain(Schedule(counts, 16)).effectiveness <= verdict.effectiveness < 0.98
+    assert quick.work.spent < whole.work.spent
+    assert quick.work.naive == whole.work.naive
+    full = quick.judge(Schedule(next(iter(stopped)), 16))  # asked without a floor it is judged to the end
+    assert full.complete
+
+
 def full_text(shape, flops, layers):
     """Text tokens of a full run that cost so much."""
     return next(n - 16 for n in range(16, 400) if layers * shape.layer_flops(n) == flops)

@@ -24,7 +24,7 @@ class Needs:
     def effect(self, counts):
         return 1 - self.price * sum(max(0, need - count) for need, count in zip(self.needs, counts, strict=True))
 
-    def judge(self, schedule):
+    def judge(self, schedule, needed=0.0):
         self.judged.append(schedule.counts)
         w = self.workload
         return Verdict(self.effect(schedule.counts), w.share(schedule.counts), w.share(schedule.counts, "tokens"))

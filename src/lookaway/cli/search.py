@@ -87,6 +87,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.storage import open_storage
     from ..search.study import Board
     from .common import progress
+    from .search_compare import compare_all
 
     # 1. Whatever can be refused without a model is.
     check_out(options.out)
@@ -126,7 +127,7 @@ def run(options: Options) -> dict[str, Any]:
         )  # fmt: skip
     try:
         if options.compare:
-            return _compare(options, model, processor, judge, board, samples, test)
+            return compare_all(options, model, processor, judge, board, samples, test)
         return _search(options, model, judge, board, samples)
     finally:
         judge.close()
@@ -137,8 +138,9 @@ def _search(options: Options, model: Any, judge: Any, board: Any, samples: Any) 
     from ..evaluation.header import run_header
     from ..search.session import save, search, summary_of
     from .common import progress
+    from .search_compare import parts
 
-    sigmoid, greedy = _parts(options)
+    sigmoid, greedy = parts(options)
     with progress(f"trials ({options.method})", _expected(options, judge)) as advance:
         result = search(
             judge, board, options.method, options.budget, options.unit, sigmoid, greedy, options.random_trials,
@@ -152,64 +154,6 @@ def _search(options: Options, model: Any, judge: Any, board: Any, samples: Any) 
     saved = save(options.out, policy, summary, header, log)
     _show(result, judge, saved)
     return {"policy": str(saved), **{key: value for key, value in summary.items() if key != "samples"}}
-
-
-def _compare(
-    options: Options, model: Any, processor: Any, judge: Any, board: Any, samples: Any, test: Any
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from rich.console import Console
-
-    from ..core.errors import SettingsError
-    from ..core.files import atomic_path
-    from ..core.record import RecordWriter
-    from ..evaluation.header import run_header
-    from ..reports.page import write_report
-    from ..search.budget import Budget
-    from ..search.compare import Exam, compare
-    from ..search.g_search import g_search
-    from ..search.methods import METHODS, entries_at
-    from ..search.samples import fingerprint
-    from .common import progress
-
-    sigmoid, greedy_options = _parts(options)
-    methods, console = options.methods or tuple(METHODS), Console(stderr=True, highlight=False)
-    budgets, notes = [], []
-    for share in options.budgets:
-        try:
-            budgets.append(Budget(share, "flops", judge.workload, judge.span))
-        except SettingsError as error:
-            notes.append(f"Left out: {error}")
-            console.print(f"[yellow]note:[/yellow] {notes[-1]}")
-    entries: list[Any] = []
-    searched = sum(method in ("p-sigmoid", "random-schedules") for method in methods) * options.trials * len(budgets)
-    with progress("trials (calibration samples)", searched or 1) as advance:
-        greedy = g_search(judge, board, greedy_options) if "g-search" in methods and budgets else None
-        for budget in budgets:
-            entries += entries_at(judge, board, budget, methods, sigmoid, greedy, lambda done: advance(1))
-    with progress("full runs (test samples)", len(test)) as advance:
-        exam = Exam(model, processor, test, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
-                    first_layer=options.first_layer, memory=int(options.memory * 2**30), progress=advance)  # fmt: skip
-    try:
-        with progress("methods (test samples)", len(entries) + 1) as advance:
-            rows = compare(exam, board, entries, lambda done: advance(1))
-    finally:
-        exam.close()
-    records = options.out / "records.jsonl"
-    with atomic_path(records) as temporary, RecordWriter(temporary) as writer:
-        writer.write("run", **run_header("search", model, options.data, options, options.seed, options.model))
-        for done in board.log():
-            writer.write("trial", **done.record())
-        writer.write("search", method="compare", notes=notes, fingerprint=fingerprint(samples),
-                     test_fingerprint=fingerprint(test), samples=[sample.id for sample in samples],
-                     test_samples=[sample.id for sample in test],
-                     work={**asdict(judge.work), "ratio": judge.work.ratio})  # fmt: skip
-        for row in rows:
-            writer.write("equal-cost", **asdict(row))
-    page = write_report(records, options.out / "report.html")
-    _show_rows(rows, page)
-    return {"rows": [asdict(row) for row in rows], "notes": notes, "records": str(records), "report": str(page)}
 
 
 def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
@@ -248,13 +192,6 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     return {"policy": str(saved), **summary}
 
 
-def _parts(options: Options) -> tuple[PSigmoidOptions, GSearchOptions]:
-    return (
-        PSigmoidOptions(**{field.name: getattr(options, field.name) for field in fields(PSigmoidOptions)}),
-        GSearchOptions(**{field.name: getattr(options, field.name) for field in fields(GSearchOptions)}),
-    )
-
-
 def _expected(options: Options, judge: Any) -> int:
     """Trials to come, for the progress bar; a guess for G-Search."""
     own = options.trials
@@ -285,18 +222,3 @@ def _show(result: Any, judge: Any, saved: Path) -> None:
     for note in result.notes:
         console.print(f"[yellow]note:[/yellow] {note}")
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}")
-
-
-def _show_rows(rows: Any, page: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("method", "budget", "FLOPs", "accuracy", "same answer", "visual tokens", "KV MiB", "trials", box=None)
-    for row in sorted(rows, key=lambda row: (-row.budget, row.accuracy.value)):
-        table.add_row(row.method, f"{row.budget:.0%}", f"{row.flops_share:.1%}",
-                      f"{row.accuracy.value:.1%} ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})",
-                      f"{row.agreement.value:.1%}", f"{row.visual_tokens:.1f}", f"{row.kv_bytes / 2**20:.2f}",
-                      str(row.trials or "–"))  # fmt: skip
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"report: {page}")

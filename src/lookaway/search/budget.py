@@ -187,7 +187,7 @@ def solve(curve: Curve, budget: Budget, fill: bool = True) -> Schedule:
 
 
 def _filled(counts: list[int], wanted: Sequence[float], budget: Budget) -> list[int]:
-    """One token more wherever the budget allows it, first where rounding took most; never more than the layer before."""
+    """One token more where the budget allows it, first where rounding took most, never more than the layer before."""
     counts = list(counts)
     table = budget.workload.table(budget.unit)
     left = budget.most - int(table[budget.schedule(counts).counts,].sum())

@@ -2,8 +2,8 @@
 
 Three measures, by choice. All are means over the calibration samples and depend on nothing random:
 
-- *loss*: (full loss + slack) / (loss + slack), the ratio of mean cross-entropies on the answers. Smooth, so the default;
-  the slack keeps the ratio tame where the full model's loss is next to nothing.
+- *loss*: (full loss + slack) / (loss + slack), the ratio of mean cross-entropies on the answers. Smooth, so the
+  default; the slack keeps the ratio tame where the full model's loss is next to nothing.
 - *agreement*: share of samples whose argmax is the full run's at every answer position. Where the answers are the full
   model's own, that IS agreement of free-running greedy answers.
 - *score*: accuracy / the full model's accuracy, an answer counting as right where every argmax is the ground truth's
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import DataError, SettingsError
 
-__all__ = ["MEASURES", "Answers", "Measure", "effectiveness"]
+__all__ = ["MEASURES", "Answers", "Measure", "at_most", "effectiveness"]
 
 Measure = Literal["loss", "agreement", "score"]
 MEASURES: tuple[Measure, ...] = ("loss", "agreement", "score")
@@ -72,3 +72,17 @@ def effectiveness(found: Answers, full: Answers, measure: Measure, slack: float 
     if not np.isfinite(losses).all():
         raise DataError("A loss is not finite. Run the search in fp32 or bf16, or leave the samples out that cause it.")
     return (losses[0] + slack) / (losses[1] + slack) if losses[1] + slack > 0 else 1.0
+
+
+def at_most(part: Answers, full: Answers, measure: Measure, slack: float = 0.05) -> float:
+    """The most that the effectiveness can come to once all samples are seen, `part` being some of them.
+
+    A loss is never negative and an answer no better than right, so this only falls as samples are added. Where it is
+    below what is needed, the other samples need not be run.
+    """
+    left = len(full) - len(part)
+    if measure == "agreement":
+        return float((part.agree.sum() + left) / len(full))
+    if measure == "score":
+        return float((part.right.sum() + left) / full.right.sum())
+    return float((full.loss.mean() + slack) / max(part.loss.sum() / len(full) + slack, 1e-12))

@@ -43,7 +43,7 @@ class GSearchOptions:
     layer_trials: int = 8
     """Trials a layer of the published form, three of them at set places."""
     efficiency_weight: float | None = None
-    """The published form's lambda; without it, it is searched for: the largest whose schedule is within the tolerance."""
+    """The published form's lambda; where none is given: the largest tried whose schedule is within the tolerance."""
     rounds: int = 5
     """Values of lambda that are tried where it is searched for."""
 
@@ -145,6 +145,8 @@ class _Search:
         self.keys: set[str] = set()
         self.effects: dict[tuple[str, int], dict[int, float]] = {}
         """(pass, layer) -> count -> effectiveness, of all trials."""
+        self.partial: set[tuple[str, int, Any]] = set()
+        """(pass, layer, count) of trials whose effectiveness is known to be at most that number only."""
 
     def good(self, effect: float) -> bool:
         return effect >= 1 - self.options.tolerance - 1e-12
@@ -160,8 +162,8 @@ class _Search:
         return schedule
 
     def found(self, schedule: Schedule, notes: tuple[str, ...] = (), **details: Any) -> Found:
-        pairs = tuple(pair for (_, layer), known in sorted(self.effects.items())
-                      for pair in self._contradictions(layer, known))  # fmt: skip
+        pairs = tuple(pair for (group, layer), known in sorted(self.effects.items())
+                      for pair in self._contradictions(group, layer, known))  # fmt: skip
         return Found(schedule, self.judge.judge(schedule), len(self.keys), pairs, notes, details)
 
     # our form --------------------------------------------------------------------------------------------------------
@@ -209,7 +211,9 @@ class _Search:
     def _try(self, group: str, layer: int, schedule: Schedule, counts: list[int]) -> dict[int, float]:
         jobs = [Job(f"{group}/keep-{count}", {"keep": count}) for count in counts]
         space = {"keep": Range(0, max(schedule.counts[layer], 1), integer=True)}
-        done = self._run(jobs, "", space, lambda count: self._value(_held(schedule, layer, count), 0.0))
+        needed = 1 - self.options.tolerance - 1e-12  # what cannot reach that need not be judged to the end
+        done = self._run(jobs, "", space, lambda count: self._value(_held(schedule, layer, count), 0.0, needed))
+        self.partial |= {(group, layer, one.params["keep"]) for one in done if not one.details["complete"]}
         return {count: one.details["effectiveness"] for count, one in zip(counts, done, strict=True)}
 
     def _run(self, jobs: list[Job], group: str, space: dict[str, Range], value: Callable[[int], Any]) -> list[Done]:
@@ -220,17 +224,18 @@ class _Search:
 
         return self.board.run(jobs, lambda params: value(int(params["keep"])), space, group, first_time)
 
-    def _value(self, schedule: Schedule, weight: float) -> tuple[float, dict[str, Any]]:
-        verdict = self.judge.judge(schedule)
+    def _value(self, schedule: Schedule, weight: float, needed: float = 0.0) -> tuple[float, dict[str, Any]]:
+        verdict = self.judge.judge(schedule, needed)
         details = {**vars(verdict), "counts": list(schedule.counts), "units": schedule.units}
         return verdict.effectiveness + weight * (1 - verdict.flops_share), details
 
-    def _contradictions(self, layer: int, known: Mapping[int, float]) -> list[NotMonotone]:
+    def _contradictions(self, group: str, layer: int, known: Mapping[int, float]) -> list[NotMonotone]:
         counts = sorted(known)
         return [
             NotMonotone(layer, more, known[more], less, known[less],
                         not self.good(known[more]) and self.good(known[less]))
             for place, less in enumerate(counts) for more in counts[place + 1 :] if known[more] < known[less] - 1e-9
+            and (group, layer, less) not in self.partial
         ]  # fmt: skip
 
 

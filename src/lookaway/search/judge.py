@@ -24,7 +24,7 @@ from ..engine.resume import Paused, pause
 from ..hosts.encoding import encode
 from ..policies.keep_schedule import KeepSchedule
 from .budget import Schedule, Workload
-from .effectiveness import Answers, Measure, effectiveness
+from .effectiveness import Answers, Measure, at_most, effectiveness
 from .kernels import Span
 from .shelf import Shelf, Stored
 
@@ -43,6 +43,9 @@ class Verdict:
     loss: float = float("nan")
     agreement: float = float("nan")
     accuracy: float = float("nan")
+    complete: bool = True
+    """False: the schedule was seen to be too bad before all samples had run; its effectiveness is at most this, and
+    the other numbers are of the samples that ran."""
 
 
 class Judge(Protocol):
@@ -53,8 +56,11 @@ class Judge(Protocol):
     @property
     def workload(self) -> Workload: ...
 
-    def judge(self, schedule: Schedule) -> Verdict:
-        """Deterministic: the same schedule gets the same verdict."""
+    def judge(self, schedule: Schedule, needed: float = 0.0) -> Verdict:
+        """Deterministic: the same schedule gets the same verdict.
+
+        What is certain to stay below `needed` may be judged on a part of the samples.
+        """
 
     def settle(self, schedule: Schedule, layer: int) -> None:
         """The schedules to come keep, in the layers before `layer`, what this one keeps. Only saves work."""
@@ -115,6 +121,7 @@ class ModelJudge:
         self._batches: list[_Batch] = []
         starts, full = [], []
         counts: list[tuple[int, int]] = []
+        forced: list[int] = []
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             batch = [samples[i] for i in chosen]
@@ -132,12 +139,16 @@ class ModelJudge:
             layout = start.prompt.initial
             counts += zip(layout.visual_counts.tolist(), (layout.text & ~encoded.answer_mask).sum(1).tolist(),
                           strict=True)  # fmt: skip
+            forced += encoded.answer_mask.sum(1).tolist()
             self._spend(ended.trace, 0, self._span.num_layers)
             progress(len(batch))
         self._base: list[Stored] = starts
         self._current = starts
         self._settled: tuple[int, ...] = ()
         self.full = self._in_order(full)
+        both = [(v, t + n) for (v, t), n in zip(counts, forced, strict=True)]
+        self._forced = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
+        self.work.naive = self.work.spent
         counts = [counts[i] for i in self._place]
         self._workload = Workload(self.anatomy.shape, tuple(v for v, _ in counts), tuple(t for _, t in counts))
 
@@ -152,19 +163,23 @@ class ModelJudge:
     def policy(self, schedule: Schedule) -> KeepSchedule:
         return KeepSchedule(schedule.rates, self.ranking, self.seed)
 
-    def judge(self, schedule: Schedule) -> Verdict:
+    def judge(self, schedule: Schedule, needed: float = 0.0) -> Verdict:
         known = self._known.get(schedule.counts)
-        if known is None:
+        if known is None or (not known.complete and known.effectiveness >= needed):
             starts = self._current if self._fits(schedule) else self._base
-            found, _ = self._run(self.policy(schedule), starts)
+            found, _ = self._run(self.policy(schedule), starts, needed)
             self.work.trials += 1
+            self.work.naive += int(self._forced.flops[list(schedule.counts)].sum())
+            complete = len(found) == len(self.full)
+            value = effectiveness if complete else at_most
             known = self._known[schedule.counts] = Verdict(
-                effectiveness(found, self.full, self.measure, self.slack),
+                value(found, self.full, self.measure, self.slack),
                 self._workload.share(schedule.counts, "flops"),
                 self._workload.share(schedule.counts, "tokens"),
                 float(found.loss.mean()),
                 float(found.agree.mean()),
                 float(found.right.mean()),
+                complete,
             )
         return known
 
@@ -175,7 +190,7 @@ class ModelJudge:
             run = self._shelf.get(stored)
             with torch.no_grad():
                 ahead = run.run(policy, layer)
-            self._spend(ahead.trace, run.layer, layer, naive=False)
+            self._spend(ahead.trace, run.layer, layer)
             moved.append(self._shelf.put(ahead))
         if self._current is not self._base:
             self._shelf.drop(self._current)
@@ -193,7 +208,7 @@ class ModelJudge:
                 f"{policy!r} removes before layer {min(layers)}, but this judge kept the states before layer "
                 f"{self._span.first}. Make it with first_layer={min(layers)}."
             )
-        return self._run(policy, self._base)
+        return self._run(policy, self._base)  # what it costs beside a full run is not counted
 
     def close(self) -> None:
         """Remove what lies on disk."""
@@ -202,7 +217,8 @@ class ModelJudge:
     def _fits(self, schedule: Schedule) -> bool:
         return schedule.counts[: len(self._settled)] == self._settled
 
-    def _run(self, policy: Policy, starts: Sequence[Stored]) -> tuple[Answers, NDArray[np.int64]]:
+    def _run(self, policy: Policy, starts: Sequence[Stored], needed: float = 0.0) -> tuple[Answers, NDArray[np.int64]]:
+        """Batch by batch, until all have run or it is certain that `needed` is out of reach."""
         parts, visual = [], []
         for batch, stored in zip(self._batches, starts, strict=True):
             run = self._shelf.get(stored)
@@ -212,16 +228,18 @@ class ModelJudge:
             parts.append(found)
             visual.append(np.array(ended.trace.visual_tokens, dtype=np.int64).T)
             self._spend(ended.trace, run.layer, self._span.num_layers)
+            if needed > 0 and len(parts) < len(starts):
+                found = Answers.concat(parts)
+                if at_most(found, self.full, self.measure, self.slack) < needed:
+                    return found, np.concatenate(visual)
         return self._in_order(parts), np.concatenate(visual)[self._place]
 
     def _in_order(self, parts: Sequence[Answers]) -> Answers:
         found = Answers.concat(parts)
         return Answers(found.loss[self._place], found.right[self._place], found.agree[self._place])
 
-    def _spend(self, trace: Trace, start: int, stop: int, naive: bool = True) -> None:
-        layers = [sum(map(trace.shape.layer_flops, tokens)) for tokens in trace.tokens]
-        self.work.spent += sum(layers[start:stop])
-        self.work.naive += sum(layers) if naive else 0
+    def _spend(self, trace: Trace, start: int, stop: int) -> None:
+        self.work.spent += sum(trace.shape.layer_flops(n) for tokens in trace.tokens[start:stop] for n in tokens)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def rescaled(rates: Sequence[float]) -> Curve:
 
     Rates of exactly 0 or 1 are brought just inside, so that every budget is met.
     """
-    if any(later > earlier + 1e-9 for earlier, later in zip(rates, rates[1:], strict=False)):
+    if any(later > earlier + 1e-9 for earlier, later in pairwise(rates)):
         raise SettingsError(f"Keep rates must not grow with depth: {[round(float(r), 4) for r in rates]}.")
     inside = [min(max(float(rate), 1e-9), 1 - 1e-9) for rate in rates]
 

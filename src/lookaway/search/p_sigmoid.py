@@ -1,4 +1,4 @@
-"""P-Sigmoid (arXiv 2412.00556): a sigmoid over the layers; its midpoint follows from the budget, its steepness is found.
+"""P-Sigmoid (arXiv 2412.00556): a sigmoid over the layers; the budget sets its midpoint, a search its steepness.
 
 Published: r(i) = 1 / (1 + e^(k (i - alpha))) for a budget b, with one scalar k found by Bayesian optimisation for each
 budget. Bounds, iterations and the data of the objective are not known; nor whether the amplitude is free, though the

@@ -1,4 +1,4 @@
-"""The sampler of a search: a Gaussian process (Optuna's GPSampler) that starts afresh, with its own seed, at each trial.
+"""The sampler of a search: a Gaussian process (Optuna's GPSampler), made afresh with its own seed at each trial.
 
 A sampler that lives through a whole search carries a random state that a kill loses. Here a trial's suggestion follows
 from the seed, its key and the trials that are finished, and from nothing else.

@@ -83,7 +83,8 @@ class Board:
         self.name, self.seed, self.lease = name, seed, lease
         self.worker = this_worker()
         self._studies: dict[str, Any] = {}
-        self._check(dict(facts or {}) | {"seed": seed})
+        self._facts = dict(facts or {}) | {"seed": seed}
+        self._check()
 
     def run(
         self,
@@ -105,6 +106,7 @@ class Board:
         Returns:
             In the order of `jobs`.
         """
+        self._check(write=True)
         study = self._study(group)
         wanted = {job.key: job for job in jobs}
         told: set[str] = set()
@@ -149,11 +151,13 @@ class Board:
                 )  # fmt: skip
         return self._studies[group]
 
-    def _check(self, facts: dict[str, Any]) -> None:
-        study = self._study("")
+    def _check(self, write: bool = False) -> None:
+        """Compare what trials depend on; written with the first trial, so that a refused search leaves nothing."""
+        study, facts = self._study(""), self._facts
         known = study.user_attrs.get("facts")
         if known is None:
-            study.set_user_attr("facts", facts)
+            if write:
+                study.set_user_attr("facts", facts)
         elif known != facts:
             differs = sorted(key for key in known.keys() | facts.keys() if known.get(key) != facts.get(key))
             words = ", ".join(f"{key} ({known.get(key)!r} there, {facts.get(key)!r} here)" for key in differs)
@@ -167,12 +171,12 @@ class Board:
         states = optuna().trial.TrialState
         found = False
         for trial in trials:
-            if trial.state == states.RUNNING and not self._runs(trial):
+            if trial.state == states.RUNNING and not self._on(trial):
                 self._fail(study, trial.number)
                 found = True
         return found
 
-    def _runs(self, trial: Any) -> bool:
+    def _on(self, trial: Any) -> bool:
         worker = trial.user_attrs.get("worker")
         # a trial without a name on it was made by mistake, between two workers' steps
         return worker is not None and alive(worker, trial.datetime_start, self.lease)
@@ -197,7 +201,7 @@ class Board:
         rivals = [
             t for t in study.get_trials(deepcopy=False)
             if t.user_attrs.get("key") == key
-            and (t.state == states.COMPLETE or (t.state == states.RUNNING and t.number < trial.number and self._runs(t)))
+            and (t.state == states.COMPLETE or (t.state == states.RUNNING and t.number < trial.number and self._on(t)))
         ]  # fmt: skip
         if key not in wanted or rivals:  # two workers thought of the same job: the first one's counts
             self._fail(study, trial.number)
