@@ -25,7 +25,15 @@ ALLOWED = {
     "serving": BELOW_METHODS,
     "cli": BELOW_METHODS | {"training", "search", "evaluation", "analysis", "reports", "serving"},
 }
-TRANSFORMERS = ("anatomy/", "hosts/", "engine/", "training/default_model/", "training/tuning", "cli/")
+TRANSFORMERS = (
+    "anatomy/",
+    "hosts/",
+    "engine/",
+    "training/default_model/",
+    "training/tuning",
+    "training/adapter_training",
+    "cli/",
+)
 FORBIDDEN = {"torchvision"}  # next to a CPU build of torch it breaks transformers' imports
 
 

@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _HOME = {
     "attach": "lookaway.engine.attach",
     "reference": "lookaway.engine.reference",
+    "merge": "lookaway.engine.merging",
+    "unmerge": "lookaway.engine.merging",
     "load": "lookaway.policies",
     "KeepAll": "lookaway.policies.fixed",
     "ExitAt": "lookaway.policies.fixed",
@@ -29,8 +31,11 @@ _HOME = {
     "VisionZipStyle": "lookaway.policies.baselines.visionzip",
     "RandomKeep": "lookaway.policies.baselines.random_keep",
     "UniformKeep": "lookaway.policies.baselines.uniform_keep",
+    "AttentionSkip": "lookaway.policies.attention_skip",
     "chain": "lookaway.policies.compose",
     "ExitGates": "lookaway.modules.gates",
+    "SkipAdapters": "lookaway.modules.adapters",
+    "AdapterShape": "lookaway.modules.adapters",
     "Decision": "lookaway.core.decision",
     "LayerView": "lookaway.core.decision",
     "Policy": "lookaway.core.decision",
@@ -53,9 +58,14 @@ if TYPE_CHECKING:
     from .core.record import Sample as Sample
     from .core.record import Trace as Trace
     from .engine.attach import attach as attach
+    from .engine.merging import merge as merge
+    from .engine.merging import unmerge as unmerge
     from .engine.reference import reference as reference
+    from .modules.adapters import AdapterShape as AdapterShape
+    from .modules.adapters import SkipAdapters as SkipAdapters
     from .modules.gates import ExitGates as ExitGates
     from .policies import load as load
+    from .policies.attention_skip import AttentionSkip as AttentionSkip
     from .policies.baselines.dart import DART as DART
     from .policies.baselines.divprune import DivPrune as DivPrune
     from .policies.baselines.fastv import FastV as FastV

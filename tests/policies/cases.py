@@ -31,6 +31,12 @@ def ranked(name):
     return lambda rows: la.KeepSchedule([1.0, 0.6, 0.6, 0.2], ranking=name)
 
 
+def adapters(layers, seed=0, **shape):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return la.SkipAdapters(HIDDEN, layers, la.AdapterShape(width=4, start="random", **shape)).eval()
+
+
 CASES = {
     "keep-all": Case(lambda rows: la.KeepAll(), exits=False),
     "exit-at-1": Case(lambda rows: la.ExitAt(1)),
@@ -45,6 +51,13 @@ CASES = {
     ),
     "visual-exit-late": Case(lambda rows: la.VisualExit(gates(), threshold=0.2, min_layer=2, layers=(1, 3))),
     "visual-exit-never": Case(lambda rows: la.VisualExit(gates(), threshold=None), exits=False),
+    "attention-skip": Case(lambda rows: la.AttentionSkip((0, 2)), exits=False),
+    "attention-skip-adapters": Case(lambda rows: la.AttentionSkip((1, 2), adapters((1, 2))), exits=False),
+    "attention-skip-and-exit": Case(
+        lambda rows: la.chain(
+            la.AttentionSkip((0, 2), adapters((0, 2), pool="all", once=False)), la.VisualExit(gates())
+        )
+    ),
     "chain": Case(lambda rows: la.chain(la.ExitAt([None, 3, 2, None][:rows]), la.VisualExit(gates(4)))),
     "keep-schedule": Case(lambda rows: la.KeepSchedule([1.0, 0.8, 0.4, 0.4])),
     "keep-schedule-counts": Case(lambda rows: la.KeepSchedule([1.0, 1.0, 9, 2], ranking="question-mean")),

@@ -64,6 +64,7 @@ class TestEvery:
         assert type(loaded) is type(policy)
         assert loaded.to_config() == policy.to_config()
         assert loaded.layers(LAYERS, 1) == policy.layers(LAYERS, 1)
+        assert loaded.skips(LAYERS) == policy.skips(LAYERS)
         for layer in policy.layers(LAYERS, 1):
             ours, theirs = policy.decide(view_of(layer)), loaded.decide(view_of(layer))
             assert (ours.keep is None) == (theirs.keep is None)

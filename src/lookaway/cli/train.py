@@ -1,4 +1,7 @@
-"""`lookaway train`: exit gates for a model, from samples, in two steps of which the first is cached."""
+"""`lookaway train`: exit gates for a model, from samples, in two steps of which the first is cached.
+
+Other methods have their own module and options (`METHODS`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Options(GateOptions):
     """Train exit gates for a model on your data: labels for all layers once (cached), then the gates in seconds."""
 
     method: Literal["dyvte"] = "dyvte"
-    """What to train; dyvte: visual-token exit (docs/methods/dyvte.md)."""
+    """What to train; dyvte: visual-token exit (docs/methods/dyvte.md). Options of others: --method eas --help."""
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     data: str = "mini"
@@ -38,6 +41,10 @@ class Options(GateOptions):
     """Where features and labels are kept, so that another training costs no model run; default: lookaway's cache."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+METHODS = {"dyvte": "lookaway.cli.train", "eas": "lookaway.cli.train_eas"}
+"""Method -> module with its `Options` and `run`."""
 
 
 def run(options: Options) -> dict[str, Any]:

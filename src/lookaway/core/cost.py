@@ -11,7 +11,7 @@ The vision tower, the projector and the language head are outside both: no polic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Cost", "DecoderShape", "prefill_cost"]
@@ -33,17 +33,19 @@ class DecoderShape:
     ffn_matrices: int = 3
     """3 for gated FFNs (SwiGLU), 2 for plain ones."""
 
-    def layer_flops(self, tokens: int) -> int:
-        """Counted FLOPs of one decoder layer over `tokens` positions of one row."""
+    def layer_flops(self, tokens: int, attention: bool = True) -> int:
+        """Counted FLOPs of one decoder layer over `tokens` positions of one row; `attention` False: of its FFN."""
         d, width = self.hidden_size, self.num_heads * self.head_dim
-        linear = d * width * 2 + 2 * d * self.num_kv_heads * self.head_dim  # q, o, k, v
-        linear += self.ffn_matrices * d * self.intermediate_size
-        return 2 * tokens * linear + 4 * tokens * tokens * width
+        ffn = 2 * tokens * self.ffn_matrices * d * self.intermediate_size
+        if not attention:
+            return ffn
+        projections = d * width * 2 + 2 * d * self.num_kv_heads * self.head_dim  # q, o, k, v
+        return ffn + 2 * tokens * projections + 4 * tokens * tokens * width
 
-    def layer_fastv(self, tokens: int) -> int:
-        """Multiply-adds of one layer by FastV's Eq. 5."""
+    def layer_fastv(self, tokens: int, attention: bool = True) -> int:
+        """Multiply-adds of one layer by FastV's Eq. 5; `attention` False: of its FFN."""
         d, m = self.hidden_size, self.intermediate_size
-        return 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * m
+        return (4 * tokens * d * d + 2 * tokens * tokens * d if attention else 0) + 2 * tokens * d * m
 
     def kv_bytes(self, slots: int) -> int:
         """Bytes of keys and values that one layer stores for `slots` positions of one row."""
@@ -83,6 +85,9 @@ def prefill_cost(
     tokens: Sequence[Sequence[int]],
     visual: Sequence[Sequence[int]],
     cache_slots: Sequence[Sequence[int]] | None = None,
+    skipped: Collection[int] = (),
+    stand_in_flops: Sequence[Sequence[int]] | None = None,
+    prompt_slots: Sequence[int] | None = None,
 ) -> Cost:
     """Cost of a prefill from what each layer processed.
 
@@ -90,16 +95,21 @@ def prefill_cost(
         tokens: [L][B] real tokens (visual and text) of each layer and row.
         visual: [L][B] visual tokens among them.
         cache_slots: [L][B] positions that the KV cache holds, padding included; None: as `tokens`.
+        skipped: layers whose attention did not run; they cache nothing.
+        stand_in_flops: [L][B] counted FLOPs of what stood in for them; None: nothing did.
+        prompt_slots: [B] positions of the unpruned prompt; None: those of layer 0.
     """
     slots = tokens if cache_slots is None else cache_slots
     rows, layers = len(tokens[0]), len(tokens)
-    full, full_slots = tokens[0], slots[0]  # layer 0 always sees everything
+    full, full_slots = tokens[0], prompt_slots or slots[0]  # layer 0 always sees everything
+    extra = sum(n for layer in stand_in_flops or () for n in layer)
+    runs = [layer not in skipped for layer in range(layers)]
     return Cost(
-        flops=sum(shape.layer_flops(n) for layer in tokens for n in layer),
+        flops=sum(shape.layer_flops(n, runs[i]) for i, layer in enumerate(tokens) for n in layer) + extra,
         full_flops=layers * sum(shape.layer_flops(n) for n in full),
-        fastv_flops=sum(shape.layer_fastv(n) for layer in tokens for n in layer),
+        fastv_flops=sum(shape.layer_fastv(n, runs[i]) for i, layer in enumerate(tokens) for n in layer) + extra // 2,
         full_fastv_flops=layers * sum(shape.layer_fastv(n) for n in full),
-        kv_bytes=sum(shape.kv_bytes(n) for layer in slots for n in layer),
+        kv_bytes=sum(shape.kv_bytes(n) for i, layer in enumerate(slots) if runs[i] for n in layer),
         full_kv_bytes=layers * sum(shape.kv_bytes(n) for n in full_slots),
         visual_tokens=sum(n for layer in visual for n in layer) / (layers * rows),
         full_visual_tokens=sum(visual[0]) / rows,

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from .artifact import BaseModel, push_policy, save_policy
 from .attended import Attended
+from .errors import SettingsError
 from .layout import TokenLayout
+from .stand_in import StandIn
 
 __all__ = ["KEEP", "Decision", "LayerView", "Policy"]
 
@@ -83,6 +85,21 @@ class Policy(ABC):
     @abstractmethod
     def decide(self, view: LayerView) -> Decision:
         """Answer for all rows of the batch at once. Called once a layer of `layers`, in prefill only."""
+
+    def skips(self, num_layers: int) -> tuple[int, ...]:
+        """The layers whose attention is skipped, ascending: the same for all rows, in prefill and in decoding.
+
+        Raises ValueError where its settings do not fit a decoder of this depth.
+        """
+        return ()
+
+    def stand_in(self, layer: int) -> StandIn | None:
+        """What stands in for the skipped attention of `layer`; None: nothing, the residual stream goes on."""
+        return None
+
+    def with_stand_ins(self, stand_ins: Mapping[int, StandIn]) -> Policy:
+        """The same policy with other stand-ins, layer -> stand-in (`engine.merging`)."""
+        raise SettingsError(f"{type(self).__name__} has no adapters that could be merged.")
 
     def to_config(self) -> dict[str, Any]:
         """Settings as plain JSON values; `from_config` takes them back."""

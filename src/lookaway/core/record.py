@@ -51,9 +51,18 @@ class Trace:
     tokens: list[list[int]]
     """[L][B]: visual and text tokens that each layer processed, padding apart."""
     cache_slots: list[int]
-    """[L]: positions that the layer's KV cache holds for every row after prefill, padding included."""
+    """[L]: positions that the layer's KV cache holds for every row after prefill, padding included; 0 where it is
+    skipped."""
     notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     """Per layer, the numbers a row that the policy noted, e.g. {12: {'exit_probability': [0.93, 0.12]}}."""
+    skipped: list[int] = field(default_factory=list)
+    """Layers whose attention did not run."""
+    stand_in_flops: list[list[int]] = field(default_factory=list)
+    """[L][B]: counted FLOPs of what stood in for skipped attentions; empty where nothing was skipped."""
+    columns: int | None = None
+    """Positions of the whole prompt, padding included; None: as layer 0's cache."""
+    tail: int | None = None
+    """From this layer on only positions that generation needs ran: no attention comes after it. None: all ran on."""
 
     @property
     def nothing_to_drop(self) -> bool:
@@ -64,7 +73,16 @@ class Trace:
         """FLOPs and KV bytes of this prefill, beside those of the unpruned run."""
         rows = len(self.exit_layers)
         slots = [[n] * rows for n in self.cache_slots]
-        return prefill_cost(self.shape, self.tokens, self.visual_tokens, slots)
+        whole = None if self.columns is None else [self.columns] * rows
+        extra = self.stand_in_flops or None
+        return prefill_cost(self.shape, self.tokens, self.visual_tokens, slots, self.skipped, extra, whole)
+
+    def row_cost(self, row: int) -> Cost:
+        """The same of one row alone, padding apart."""
+        tokens, visual, extra = (
+            [[layer[row]] for layer in part] for part in (self.tokens, self.visual_tokens, self.stand_in_flops)
+        )
+        return prefill_cost(self.shape, tokens, visual, skipped=self.skipped, stand_in_flops=extra or None)
 
 
 class RecordWriter:

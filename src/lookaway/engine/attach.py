@@ -28,6 +28,7 @@ from .pruning import Prompt
 from .refusals import check_not_compiled, check_run
 from .scores import Watch
 from .sequence import LayerCall, gather_rows
+from .skipping import Skipping
 
 __all__ = ["Attachment", "attach", "check_detached", "policy_layers"]
 
@@ -75,6 +76,7 @@ class Attachment:
         check_not_compiled(model, self.anatomy)
         if policy.base is not None:
             policy.base.check(self.anatomy.base)
+        self._skipping = Skipping(self.anatomy, policy, cuts=self.shortens)
         self._prompt: Prompt | None = None
         """The prompt that is in its prefill now."""
         self._memory: Memory | None = None
@@ -91,6 +93,7 @@ class Attachment:
         looks = policy.looks_at(self.anatomy.num_layers) & self._layers
         self._watch = Watch(self.anatomy, looks, lambda: self._prompt is not None and self._prompt.waiting)
         self._undo: list[Callable[[], object]] = [self._watch.remove, *(hook.remove for hook in self._register())]
+        self._undo += self._skipping.install(self.anatomy.model)
         self._undo.append(loss_on_kept_columns(self.anatomy.model, self._left_columns, self.shortens))
         _attached[id(self.anatomy.backbone)] = self
         self._undo.append(lambda: _attached.pop(id(self.anatomy.backbone), None))
@@ -115,7 +118,13 @@ class Attachment:
         Raises:
             AttachError: no prompt ran since the policy was attached.
         """
-        return self._last_prompt().trace(self.anatomy.shape)
+        prompt = self._last_prompt()
+        return self._skipping.told(prompt.trace(self.anatomy.shape), prompt.past.length + prompt.length)
+
+    def answers_at(self, mask: Tensor | None) -> None:
+        """Which columns of the coming prompts are teacher-forced answers, bool [B, S]: what stands in for skipped
+        attention takes nothing from them. None: none are."""
+        self._skipping.answers = mask
 
     def kept_columns(self) -> tuple[Tensor, Tensor]:
         """Columns of the latest prompt that its outputs (logits, hidden states) stand for.
@@ -141,7 +150,10 @@ class Attachment:
             self.anatomy.backbone.register_forward_pre_hook(self._before_model, with_kwargs=True),
             self.anatomy.backbone.register_forward_hook(self._after_model, always_call=True),
         ]
-        for layer in range(min(self._layers), self.anatomy.num_layers) if self._layers else ():
+        first = min(self._layers, default=self.anatomy.num_layers)
+        for layer in range(self.anatomy.num_layers):
+            if layer < first and layer not in self._skipping:
+                continue
             hook = _LayerHook(self, layer)
             module = self.anatomy.layers[layer]
             hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -200,7 +212,9 @@ class Attachment:
         if output is not None and prompt is not None:
             self._latest = prompt
             if prompt.cache is not None:
-                remember(prompt.cache, prompt.memory())
+                memory = prompt.memory()
+                remember(prompt.cache, memory)
+                self._skipping.settle(prompt.cache, memory)
                 prompt.cache = None
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}
@@ -213,6 +227,8 @@ class Attachment:
         if prompt is None:
             if not self._running:
                 return self._recompute(call)
+            if layer in self._skipping:
+                return self._skipping.behind(call)
             if self._memory is None or self._memory.kept_at[layer] is None:
                 return None
             return self._behind(call, self._memory, call.hidden.shape[1])
@@ -220,6 +236,9 @@ class Attachment:
             stay = prompt.ask(self.policy, layer, self._left(call, prompt), self._watch.take(layer, prompt))
         else:
             stay = None
+        if layer in self._skipping:
+            prompt.marks[layer] = call.mark
+            return self._skip(call, prompt, stay)
         if prompt.kept is not None:
             prompt.kept_at[layer], prompt.marks[layer] = prompt.kept, call.mark
             prompt.cache = call.cache
@@ -238,8 +257,13 @@ class Attachment:
                 "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
                 "backward), or detach first."
             )
+        stay = prompt.stays.get(call.layer)
+        if call.layer in self._skipping:
+            return self._skipping.again(
+                call, prompt, call.hidden if stay is None else gather_rows(call.hidden, stay[0])
+            )
         kept = prompt.kept_at[call.layer]
-        return None if kept is None else self._carry_out(call, prompt, prompt.stays.get(call.layer))
+        return None if kept is None else self._carry_out(call, prompt, stay)
 
     # carrying decisions out ------------------------------------------------------------------------------------------
 
@@ -259,6 +283,11 @@ class Attachment:
             except CannotSplit:
                 self.split = False  # this decoder runs as one rectangle
         return call.narrowed(hidden, kept, past.kept_at[call.layer], past.length, prompt.length)
+
+    def _skip(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+        """The call of a layer whose attention is skipped: rows that leave do so all the same."""
+        hidden = call.hidden if stay is None else gather_rows(call.hidden, stay[0])
+        return self._skipping.enter(call, prompt, hidden, hidden)
 
     def _may_split(self, layer: int, prompt: Prompt) -> bool:
         watched = layer + 1 in self._watch.layers and prompt.waiting  # it is read as one rectangle

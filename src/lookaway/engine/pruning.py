@@ -45,17 +45,28 @@ class Prompt:
         """Slots that stayed, `(index, valid)`, at each layer before which some left."""
         self.marks: dict[int, Any] = {}
         """What each layer's call of this prompt's forward was known by; tells a recomputed layer to whom it belongs."""
+        self.tail: int | None = None
+        """Layer from which on only positions that are still needed run: no attention comes after it."""
+        self.cut_at: dict[int, Tensor] = {}
+        """Slots that were still needed, index [B, K], at each layer before which others were let go for that reason."""
+        self.pools: dict[int, tuple[Tensor, Tensor | None]] = {}
+        """For each skipped layer that has run: slots that its context comes from [B, S]; their mean, if shared."""
+        self.shared_pools: dict[Any, Tensor] = {}
+        """Means [B, D] that a run of skipped layers shares."""
         self.waiting = any(layout.spans)
         """Some row still has visual tokens (known on the host)."""
         self.pad_right = self.waiting and bool(layout.padding[:, -1].any())
         self._initial_visual = layout.visual_counts
         self._changes = [(0, layout.visual_counts, layout.counts, self.length)]
+        self._decided = 1
+        """So many of the changes came from the policy; the others are the tail's."""
         self._notes: dict[int, Mapping[str, Tensor]] = {}
 
     def fork(self) -> Prompt:
         """A copy that goes its own way from here; tensors are shared."""
         other = copy(self)
         other.kept_at, other.stays = list(self.kept_at), dict(self.stays)
+        other.cut_at, other.pools, other.shared_pools = dict(self.cut_at), dict(self.pools), dict(self.shared_pools)
         other._changes, other._notes = list(self._changes), dict(self._notes)
         return other
 
@@ -98,8 +109,19 @@ class Prompt:
         self.layout = self.layout.gather(index, valid)
         self.waiting = seen > 0
         self._changes.append((layer, self.layout.visual_counts, self.layout.counts, index.shape[1]))
+        self._decided = len(self._changes)
         self.stays[layer] = (index, valid)
         return index, valid
+
+    def cut(self, layer: int, index: Tensor, valid: Tensor) -> None:
+        """Only the slots `index` [B, K] run on from `layer`, behind the last attention; `valid` [B, K]."""
+        before = self.kept or _everything(self.initial)
+        self.kept = before.select(index, valid, full=False)
+        self.layout = self.layout.gather(index, valid)
+        self.waiting = False
+        self.cut_at[layer] = index
+        self.tail = layer if self.tail is None else self.tail
+        self._changes.append((layer, self.layout.visual_counts, self.layout.counts, index.shape[1]))
 
     def memory(self) -> Memory:
         """What the cache holds after this prompt, of its columns and those before it."""
@@ -126,12 +148,13 @@ class Prompt:
             visual.append(v)
             tokens.append(t)
             slots.append(n)
-        exits = [_exit_layer([layer[row] for layer in visual]) for row in range(len(visual[0]))]
+        decided = [[v for at, v, *_ in changes[: self._decided] if at <= layer][-1] for layer in range(self.num_layers)]
+        exits = [_exit_layer([layer[row] for layer in decided]) for row in range(len(visual[0]))]
         notes = {
             layer: {name: torch.as_tensor(value).detach().float().tolist() for name, value in values.items()}
             for layer, values in self._notes.items()
         }
-        return Trace(shape, exits, visual, tokens, slots, notes)
+        return Trace(shape, exits, visual, tokens, slots, notes, tail=self.tail)
 
     def columns(self) -> tuple[Tensor, Tensor]:
         """Original columns that the outputs stand for, `(index [B, K], valid [B, K])`; padding is not valid."""

@@ -42,6 +42,9 @@ class Reference(Attachment):
         gone = _dropped(kept, prompt.length)
         return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
 
+    def _skip(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+        return self._skipping.enter(call, prompt, call.hidden, self._left(call, prompt))
+
     def _behind(self, call: LayerCall, past: Memory, length: int) -> Any:
         rows = len(call.hidden)
         gone = torch.zeros(rows, length, dtype=torch.bool, device=call.hidden.device)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..core.cost import prefill_cost
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Sample, Trace
 from ..engine.attach import attach
@@ -109,9 +108,7 @@ def _answers(model: Any, processor: Any, inputs: dict[str, Any], max_new_tokens:
 
 
 def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trace, row: int) -> PairedResult:
-    tokens = [[layer[row]] for layer in trace.tokens]
-    visual = [[layer[row]] for layer in trace.visual_tokens]
-    cost = prefill_cost(trace.shape, tokens, visual)
+    cost = trace.row_cost(row)
     return PairedResult(
         variant=variant,
         id=sample.id,

@@ -157,7 +157,7 @@ def _lengths(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> l
     with torch.no_grad():
         for name in names:
             variants[name]()
-    found = sorted({slots for name in names for slots in variants[name].trace.cache_slots})
+    found = sorted({slots for name in names for slots in variants[name].trace.cache_slots if slots})
     places = sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)}) if len(found) > most else None
     return found if places is None else [found[i] for i in places]
 
@@ -169,9 +169,11 @@ def _generate(model: Any, inputs: dict[str, Any], count: int) -> Any:
 def _row(name: str, part: str, bare: Timing, found: Timing, trace: Trace, lengths: dict[int, Timing]) -> SpeedRow:
     implied = by_flops = efficiency = None
     if part == "decoder":
-        cost = prefill_cost(trace.shape, trace.tokens, trace.visual_tokens)
+        extra = trace.stand_in_flops or None
+        cost = prefill_cost(trace.shape, trace.tokens, trace.visual_tokens, None, trace.skipped, extra)
         head = 2 * trace.shape.hidden_size * trace.shape.vocab_size * len(trace.exit_layers)
         by_flops = (cost.full_flops + head) / (cost.flops + head)
+    if part == "decoder" and not trace.skipped:  # a skipped attention is no shorter decoder: no length implies its time
         work = remaining_work(trace.cache_slots, {n: timing.runs for n, timing in lengths.items()})
         implied = float(np.median(np.asarray(bare.runs) / work))
         efficiency = float(np.median(work / np.asarray(found.runs)))

@@ -8,9 +8,18 @@ from ..core.artifact import read_policy, read_policy_yaml
 from ..core.callable_module import make_callable
 from ..core.decision import Policy
 from ..core.registry import registered_policies
-from . import baselines, compose, fixed, keep_schedule, visual_exit
+from . import attention_skip, baselines, compose, fixed, keep_schedule, visual_exit
 
-__all__ = ["baselines", "compose", "fixed", "keep_schedule", "list_policies", "load", "visual_exit"]
+__all__ = [
+    "attention_skip",
+    "baselines",
+    "compose",
+    "fixed",
+    "keep_schedule",
+    "list_policies",
+    "load",
+    "visual_exit",
+]
 
 
 def load(path_or_hub_id: str | Path) -> Policy:

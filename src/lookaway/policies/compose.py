@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.layout import TokenLayout
 from ..core.registry import register, registered_policies
+from ..core.stand_in import StandIn
 
 __all__ = ["Chain", "chain"]
 
@@ -50,6 +52,21 @@ class Chain(Policy):
     def looks_at(self, num_layers: int) -> frozenset[int]:
         return frozenset().union(*(part.looks_at(num_layers) for part in self.parts))
 
+    def skips(self, num_layers: int) -> tuple[int, ...]:
+        asked = [layer for part in self.parts for layer in part.skips(num_layers)]
+        twice = sorted({layer for layer in asked if asked.count(layer) > 1})
+        if twice:
+            raise SettingsError(f"Two policies of this chain skip the attention of layers {twice}; let one do it.")
+        return tuple(sorted(asked))
+
+    def stand_in(self, layer: int) -> StandIn | None:
+        found = [stand_in for part in self.parts if (stand_in := part.stand_in(layer)) is not None]
+        return found[0] if found else None
+
+    def with_stand_ins(self, stand_ins: Mapping[int, StandIn]) -> Chain:
+        changed = [part.with_stand_ins(stand_ins) if _holds(part, stand_ins) else part for part in self.parts]
+        return Chain(tuple(changed))
+
     def decide(self, view: LayerView) -> Decision:
         keep: Tensor | None = None
         notes: dict[str, Tensor] = {}
@@ -85,6 +102,10 @@ class Chain(Policy):
 def _left(layout: TokenLayout, keep: Tensor) -> TokenLayout:
     """The layout after dropping what is not in `keep`, its slots still there as padding."""
     return TokenLayout(layout.visual & keep, layout.text & keep, layout.padding | ~keep, layout.spans)
+
+
+def _holds(part: Policy, layers: Mapping[int, Any]) -> bool:
+    return any(part.stand_in(layer) is not None for layer in layers)
 
 
 def _free(name: str, index: int, taken: dict[str, Tensor]) -> str:

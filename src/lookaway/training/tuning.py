@@ -20,11 +20,11 @@ from ..anatomy.base import Anatomy, anatomy_of
 from ..core.errors import DataError, LookawayError, MissingDependency, SettingsError
 from ..core.files import atomic_directory
 from ..core.record import Sample
-from ..engine.attach import attach
+from ..engine.teacher_forcing import answer_loss as policy_loss
 from ..hosts.encoding import Encoded, encode
 from ..policies.fixed import ExitAt
 
-__all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
+__all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "latest_checkpoint", "tune"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def tune(
 
     # 2. The Trainer does steps, logs, checkpoints and resuming.
     trainer = _trainer(tuned, processor, samples, out / "checkpoints", options, exits)
-    checkpoint = _latest(out / "checkpoints")
+    checkpoint = latest_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     # 3. Save, atomically.
@@ -169,22 +169,8 @@ def exit_for_step(step: int, options: TuneOptions, exits: range) -> int | None:
 
 
 def answer_loss(model: Any, batch: Encoded, exit_layer: int | None) -> Tensor:
-    """Mean cross-entropy of the answer tokens, had the visual tokens left before `exit_layer` (None: never).
-
-    Computed here because removal shortens the logits: transformers' own `labels=` would compare them with the full
-    sequence.
-    """
-    if batch.answer_mask is None:
-        raise DataError("Tuning needs encoded answers: encode(processor, samples, device, answers=[...]).")
-    ids, answers = batch.inputs["input_ids"], batch.answer_mask
-    with attach(model, ExitAt(exit_layer)) as attached:
-        logits = model(**batch.inputs, use_cache=False).logits  # [B, K, vocabulary]
-        index, valid = attached.kept_columns()  # slot j of a row stands for column index[row, j]
-    wanted = ids.gather(1, index)  # [B, K]
-    counts = answers.gather(1, index) & valid
-    # A slot predicts its neighbour: answers follow text, so nothing that left stood between them.
-    targets = wanted.masked_fill(~counts, -100)[:, 1:]
-    return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=-100)
+    """Mean cross-entropy of the answer tokens, had the visual tokens left before `exit_layer` (None: never)."""
+    return policy_loss(model, batch, ExitAt(exit_layer))
 
 
 def _trainer(
@@ -248,7 +234,7 @@ def _linears(model: Any, anatomy: Anatomy) -> list[str]:
     return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and id(m) in inside]
 
 
-def _latest(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """The latest whole checkpoint; one that a kill cut short has no state file and is left out."""
     found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)

@@ -1,0 +1,80 @@
+"""`lookaway train --method eas`: adapters for skipped attentions, the base model frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.errors import DataError
+from ..training.adapter_training import AdapterOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(AdapterOptions):
+    """Train adapters that stand in for skipped attentions on your data; the model itself stays as it is."""
+
+    method: Literal["eas"] = "eas"
+    """What to train; eas: attention skipping (docs/methods/eas.md); dyvte: visual-token exit."""
+    skip_from: str | None = None
+    """Skip the layers of this saved attention-skip policy, e.g. what a search left, instead of --skip."""
+    model: str = "lookaway-mini-plain"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own with answers (docs/data.md)."""
+    split: str = "train"
+    """train; or all of your own file."""
+    limit: int | None = 1000
+    """At most so many samples."""
+    out: Path = Path("out/eas")
+    """Folder of the policy; checkpoints and records.jsonl lie in it too; the same command goes on from a kill."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from rich.console import Console
+
+    from ..core.record import RecordWriter
+    from ..data import load_samples
+    from ..evaluation.header import run_header
+    from ..hosts.loading import load_model
+    from ..training.adapter_training import train_adapters
+    from ..training.exit_labels import with_images
+
+    chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
+    chosen = replace(chosen, skip=layers_to_skip(options))
+    samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
+    model, processor = load_model(options.model, device=options.device)
+    header = run_header("train", model, options.data, options, options.seed, options.model)
+    found = train_adapters(model, processor, samples, options.out, chosen)
+    saved = found.policy.save_pretrained(options.out)
+    with RecordWriter(options.out / "records.jsonl") as writer:
+        writer.write("run", **header)
+        writer.write("training", **found.summary, history=found.history)
+    console, summary = Console(highlight=False), found.summary
+    console.print(
+        f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights stand in "
+        f"for the attention of layers {summary['skipped']}"
+    )
+    console.print(f"saved {saved}; next: lookaway eval --policy {saved}; merge it: la.load(...).merge(model)")
+    return {"policy": str(saved), **{k: v for k, v in summary.items() if k != "options"}}
+
+
+def layers_to_skip(options: Options) -> tuple[int, ...]:
+    """From --skip or --skip-from.
+
+    Raises:
+        DataError: both were given, or the policy skips nothing.
+    """
+    if options.skip_from is None:
+        return options.skip
+    if options.skip:
+        raise DataError(f"Give either --skip ({list(options.skip)}) or --skip-from ({options.skip_from}), not both.")
+    import lookaway as la
+
+    policy = la.load(options.skip_from)
+    skipped = getattr(policy, "skipped", ())
+    if not skipped:
+        raise DataError(f"{options.skip_from} holds {policy!r}, which skips no attention.")
+    return tuple(skipped)

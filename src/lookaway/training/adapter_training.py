@@ -1,0 +1,226 @@
+"""Adapters for skipped attentions (EAS), trained on answers with the base model frozen.
+
+Steps, schedules and checkpoints are transformers' Trainer's; the base model is outside of what it sees, so a checkpoint
+holds adapters alone. What an adapter knows of a prompt never comes from the teacher-forced answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy.base import anatomy_of
+from ..core.errors import DataError, MissingDependency, SettingsError
+from ..core.record import Sample
+from ..engine.teacher_forcing import answer_loss, frozen
+from ..hosts.encoding import Encoded, encode
+from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
+from ..policies.attention_skip import AttentionSkip
+from .tuning import latest_checkpoint
+
+__all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """Train adapters that stand in for skipped attentions."""
+
+    preset: Literal["recommended", "published-llava", "published-lavin"] = "recommended"
+    """What the options left alone are taken from; the names are explained in docs/methods/eas.md."""
+    skip: tuple[int, ...] = ()
+    """Layers whose attention is skipped (0-based); from `lookaway search --method eas`, or your own choice."""
+    width: int | None = None
+    """Hidden units of an adapter (recommended: 64; LLaVA: 256; LaVIN: 32)."""
+    pool: Literal["text", "all", "none"] | None = None
+    """What of the prompt an adapter knows: the mean of its text (recommended), of all (published), nothing."""
+    once: bool | None = None
+    """That mean is taken once a run of skipped layers (recommended) instead of at each of them (published)."""
+    lr: float | None = None
+    """Peak learning rate (recommended: 1e-3; LLaVA: 4e-4; LaVIN: 1.125e-3)."""
+    weight_decay: float | None = None
+    """AdamW's weight decay (LaVIN: 0.02; others: 0)."""
+    beta2: float | None = None
+    """AdamW's second beta (LaVIN: 0.95; others: 0.999)."""
+    epochs: float | None = None
+    """Passes over the samples (recommended: 1; published: 20)."""
+    warmup: float | None = None
+    """Share of the steps in which the rate rises (LaVIN: 0.1, its 2 of 20 epochs; others: 0.03)."""
+    batch_size: int | None = None
+    """Samples of one forward (recommended and LaVIN: 4; LLaVA: 16)."""
+    accumulate: int | None = None
+    """Batches whose gradients make one step together (LLaVA and LaVIN: 4 and 8 on one device, as on their 4 and 2)."""
+    max_steps: int = -1
+    """Stop after so many steps; -1: by epochs."""
+    save_steps: int = 200
+    """A checkpoint every so many steps; the same command goes on from the latest."""
+    checkpointing: bool = False
+    """Gradient checkpointing: less memory, more time."""
+    bf16: bool = False
+    """Mixed precision in bfloat16."""
+    seed: int = 0
+    """Seed of the adapters, their dropout and the order of samples."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "save_steps", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+
+    def filled(self) -> AdapterOptions:
+        """These options with the preset's values in the places left alone."""
+        if self.preset not in PRESETS:
+            raise SettingsError(f"No preset {self.preset!r}; there are {', '.join(PRESETS)}.")
+        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
+
+    def shape(self) -> AdapterShape:
+        """The form of the adapters."""
+        o = self.filled()
+        assert o.width is not None
+        assert o.pool is not None
+        assert o.once is not None
+        if o.preset == "recommended":
+            return AdapterShape(width=o.width, pool=o.pool, once=o.once)
+        start: Literal["identity", "random"] = "random" if o.preset == "published-llava" else "identity"
+        return replace(published_shape(o.width, start), pool=o.pool, once=o.once)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "recommended": {
+        "width": 64, "pool": "text", "once": True, "lr": 1e-3, "weight_decay": 0.0, "beta2": 0.999, "epochs": 1.0,
+        "warmup": 0.03, "batch_size": 4, "accumulate": 1,
+    },
+    "published-llava": {
+        "width": 256, "pool": "all", "once": False, "lr": 4e-4, "weight_decay": 0.0, "beta2": 0.999, "epochs": 20.0,
+        "warmup": 0.03, "batch_size": 16, "accumulate": 4,
+    },
+    "published-lavin": {
+        "width": 32, "pool": "all", "once": False, "lr": 1.125e-3, "weight_decay": 0.02, "beta2": 0.95, "epochs": 20.0,
+        "warmup": 0.1, "batch_size": 4, "accumulate": 8,
+    },
+}  # fmt: skip
+"""recommended: ours (docs/methods/eas.md says why). published-*: shape and rates of the official training."""
+
+
+@dataclass(frozen=True)
+class AdapterRun:
+    """Trained adapters and how they came about."""
+
+    policy: AttentionSkip
+    history: list[dict[str, float]]
+    """The Trainer's log: step, loss, learning_rate, ..."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """Options, samples, steps, trained weights: plain values for records and the saved policy."""
+
+
+def train_adapters(
+    model: Any, processor: Any, samples: Sequence[Sample], out: str | Path, options: AdapterOptions | None = None
+) -> AdapterRun:
+    """Train the adapters of a skip set; `out/checkpoints` lets the same call go on after a kill.
+
+    The model is left as it was: its weights are frozen meanwhile and run in eval mode.
+
+    Raises:
+        DataError: no samples, or one without an answer.
+        SettingsError: no layers to skip, or layers that the model does not have.
+        MissingDependency: accelerate is not installed.
+    """
+    options = (options or AdapterOptions()).filled()
+    missing = [sample.id for sample in samples if sample.answer is None]
+    if not samples or missing:
+        what = f"{len(missing)} samples have no answer (the first: {missing[0]!r})" if missing else "There is no sample"
+        raise DataError(f"{what}: adapters learn answers, give samples that have one.")
+    if not options.skip:
+        raise SettingsError("Give the layers to skip: --skip 19 --skip 21 ..., or search them (docs/methods/eas.md).")
+    try:
+        import accelerate  # noqa: F401  (the Trainer needs it)
+    except ImportError:
+        raise MissingDependency.of("accelerate", "train") from None
+    anatomy = anatomy_of(model)
+    AttentionSkip(options.skip).skips(anatomy.num_layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
+    task = AdapterTask(model, adapters.to(anatomy.model.device))
+    checkpoints = Path(out) / "checkpoints"
+    with frozen(anatomy.model, options.checkpointing):
+        trainer = _trainer(task, processor, samples, checkpoints, options)
+        checkpoint = latest_checkpoint(checkpoints)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
+    summary = {
+        "method": "eas",
+        "options": asdict(options),
+        "skipped": list(options.skip),
+        "samples": len(samples),
+        "steps": trainer.state.global_step,
+        "trained_weights": sum(weight.numel() for weight in adapters.parameters()),
+        "resumed_from": checkpoint.name if checkpoint else None,
+    }
+    policy = AttentionSkip(options.skip, adapters.cpu().eval(), anatomy.base, summary)
+    return AdapterRun(policy, history, summary)
+
+
+class AdapterTask(nn.Module):
+    """Batch -> loss; its parameters are the adapters' alone (the base model is no part of it)."""
+
+    def __init__(self, base: Any, adapters: SkipAdapters) -> None:
+        super().__init__()
+        self.adapters = adapters
+        self._base = (base,)
+
+    def forward(self, batch: Encoded, skipped: Sequence[int] | None = None) -> Tensor:
+        """Mean cross-entropy of the answers with the attention of `skipped` (None: all that have adapters) skipped."""
+        layers = self.adapters.layers if skipped is None else skipped
+        return answer_loss(self._base[0], batch, AttentionSkip(layers, self.adapters))
+
+
+def _trainer(
+    task: AdapterTask, processor: Any, samples: Sequence[Sample], folder: Path, options: AdapterOptions
+) -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    class AdapterTrainer(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            loss = model(inputs["batch"])
+            return (loss, None) if return_outputs else loss
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0  # would look for tensors that our batches hold one level deeper
+
+    device = next(task.parameters()).device
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=options.lr,
+        weight_decay=options.weight_decay,
+        adam_beta2=options.beta2,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulate,
+        warmup_steps=options.warmup,
+        lr_scheduler_type="cosine",
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        bf16=options.bf16,
+        seed=options.seed,
+        data_seed=options.seed,
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
+
+    def collate(batch: list[Sample]) -> dict[str, Encoded]:
+        return {"batch": encode(processor, batch, device, [str(sample.answer) for sample in batch])}
+
+    collator: Any = collate
+    trainer = AdapterTrainer(model=task, args=arguments, train_dataset=list(samples), data_collator=collator)
+    trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
+    return trainer

@@ -1,0 +1,77 @@
+"""Adapters: their sizes, starts and forms. tests/engine/test_skipping.py holds their map against the formula."""
+
+import pytest
+import torch
+
+from lookaway.core.errors import SettingsError
+from lookaway.modules.adapters import Adapter, AdapterShape, SkipAdapters, published_shape
+
+
+def size(module):
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_published_sizes():
+    """Counts of the published modules (notes of the official code): LaVIN h 32, LLaVA h 256 and 128, width 4096."""
+    with torch.device("meta"):
+        assert size(Adapter(4096, published_shape(32))) == 409_666
+        assert size(Adapter(4096, published_shape(256, "random"))) == 3_162_626
+        assert size(Adapter(4096, published_shape(128, "random"))) == 1_589_506
+
+
+@pytest.mark.parametrize("shape", [AdapterShape(width=8), published_shape(8), AdapterShape(width=8, pool="none")])
+def test_the_start_is_the_identity(shape):
+    adapter = Adapter(32, shape).eval()
+    states = torch.randn(2, 5, 32)
+    context = adapter.context(torch.randn(2, 32)) if shape.pool != "none" else None
+    assert torch.equal(adapter.changed(states, context), states)
+    changed = Adapter(32, AdapterShape(width=8, start="random", pool="none")).eval().changed(states, None)
+    assert (changed - states).abs().max() > 1e-3
+
+
+def test_groups_are_blocks():
+    """The first half of the output reads only the first half of the hidden units."""
+    adapter = Adapter(8, published_shape(4, "random")).eval()
+    up = torch.stack([adapter._up(unit[None, None], 0)[0, 0] for unit in torch.eye(4)], dim=1)  # [8, 4]
+    assert torch.equal(up[:4, 2:], torch.zeros(4, 2))
+    assert torch.equal(up[4:, :2], torch.zeros(4, 2))
+    assert torch.equal(up[:4, :2], adapter.up[0, 0])
+
+
+def test_dropout_is_of_training_alone():
+    adapter = Adapter(32, AdapterShape(width=8, start="random", dropout=0.5, pool="none"))
+    states = torch.randn(1, 4, 32)
+    assert not torch.equal(adapter.train().changed(states, None), adapter.changed(states, None))
+    assert torch.equal(adapter.eval().changed(states, None), adapter.changed(states, None))
+
+
+def test_round_trip_and_subsets():
+    adapters = SkipAdapters(32, (3, 1), published_shape(8, "random"))
+    assert adapters.layers == (1, 3)
+    again = SkipAdapters.from_config(adapters.to_config(), adapters.state_dict())
+    assert not again.training
+    assert all(torch.equal(value, adapters.state_dict()[name]) for name, value in again.state_dict().items())
+    one = adapters.only((3,))
+    assert one.stand_in(3) is adapters.stand_in(3)
+    with pytest.raises(SettingsError, match=r"no adapter for layer 1; there are adapters for \[3\]"):
+        one.stand_in(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"width": 0}, "a width that its groups divide"),
+        ({"width": 6, "groups": 4}, "a width that its groups divide"),
+        ({"experts": 2}, "several experts need a router"),
+        ({"router": True}, "several experts need a router"),
+        ({"router": True, "experts": 2, "pool": "none"}, "A router reads the pooled prompt"),
+    ],
+)
+def test_forms_that_cannot_be(settings, words):
+    with pytest.raises(SettingsError, match=words):
+        AdapterShape(**settings)
+
+
+def test_groups_must_divide_the_model():
+    with pytest.raises(SettingsError, match="4 groups do not divide a hidden size of 30"):
+        Adapter(30, AdapterShape(width=8, groups=4))
