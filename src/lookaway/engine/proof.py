@@ -21,7 +21,7 @@ _proven: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 class _Leave(Policy):
-    """The placeholders of each row leave before its own layer; of a row that has none, never."""
+    """Asked at every layer; the placeholders of each row leave before its own, or stay."""
 
     name = "dry-run"
 
@@ -29,7 +29,7 @@ class _Leave(Policy):
         self.exits = exits
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
-        return tuple(sorted({layer for layer in self.exits if layer < num_layers}))
+        return tuple(range(first_prunable, num_layers))
 
     def decide(self, view: LayerView) -> Decision:
         return Decision.drop_visual(
@@ -86,8 +86,8 @@ def _run(anatomy: Anatomy, attached: Any) -> Tensor:
     words = torch.randint(3, anatomy.shape.vocab_size, (3, 20), generator=draw)
     words[words == anatomy.image_token_id] = 3
     mask = torch.ones_like(words)
-    words[0, 4:14] = words[1, 6:16] = words[2, 5:15] = anatomy.image_token_id
-    mask[1, :4] = 0
+    words[0, 4:14] = words[1, 6:16] = words[2, 14:17] = anatomy.image_token_id
+    mask[1, :4] = mask[2, :12] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     prompt = {"input_ids": words, "attention_mask": mask, "position_ids": positions}
     out = anatomy.model(**{name: value.to(device) for name, value in prompt.items()}, use_cache=True)
