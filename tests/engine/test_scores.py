@@ -3,6 +3,7 @@
 import pytest
 import torch
 from local_policies import Attentive, Exit
+from shared_tiny import THOROUGH, tiny_once
 from transformers import AttentionInterface
 
 import lookaway as la
@@ -30,10 +31,12 @@ def attention_modules(model):
     return [layer.self_attn for layer in model.model.model.language_model.layers]
 
 
-@pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("batch", BATCH_KINDS)
+@pytest.mark.parametrize(
+    ("family", "batch", "cache"),
+    [(family, kind, cache) for family in THOROUGH for kind in BATCH_KINDS for cache in (True, False)]
+    + [(family, "left_padded", True) for family in TINY if family not in THOROUGH],
+)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", TINY)
 def test_weights_are_the_full_maps_of_the_layer_before(family, attention, batch, cache):
     model, eager = tiny(family, attn_implementation=attention), tiny(family, attn_implementation="eager")
     inputs, policy = model.inputs(batch), Silent((1, 3))
@@ -46,9 +49,9 @@ def test_weights_are_the_full_maps_of_the_layer_before(family, attention, batch,
     for layer, view in policy.seen.items():
         weights = view.attended.weights(all_rows(view))
         for row in range(len(plain)):
-            real = ~view.layout.padding[row]
+            real, text = ~view.layout.padding[row], view.layout.question_mask()[row]
             torch.testing.assert_close(
-                weights[row][:, real][..., real], maps[layer - 1][row][:, real][..., real], atol=1e-5, rtol=1e-4
+                weights[row][:, text][..., real], maps[layer - 1][row][:, text][..., real], atol=1e-5, rtol=1e-4
             )
 
 
