@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ..core.errors import DataError
 from ..core.record import Sample
-from ..hosts.encoding import encode, group_by_image
+from ..hosts import answers
+from ..hosts.encoding import group_by_image
 
 __all__ = ["Target", "check_disjoint", "choose_target", "fingerprint", "own_answers", "targets", "with_images"]
 
@@ -93,15 +92,7 @@ def own_answers(
     model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 16, max_new_tokens: int = 32
 ) -> list[list[int]]:
     """The full model's greedy answers as token ids without the end token, in the order of the samples."""
-    end = model.generation_config.eos_token_id
-    ends = {processor.tokenizer.eos_token_id, *([end] if isinstance(end, int) else end or ())}
-    found: dict[str, list[int]] = {}
-    for batch in group_by_image(samples, batch_size):
-        inputs = encode(processor, batch, model.device).inputs
-        with torch.no_grad():
-            ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-        for sample, row in zip(batch, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            found[sample.id] = row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
+    found = answers.own_answers(model, processor, group_by_image(samples, batch_size), max_new_tokens)
     return [found[sample.id] for sample in samples]
 
 
