@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "Train exit gates for a model on your data.",
     "calibrate": "Choose the threshold that keeps a promise about changed answers.",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
+    "analyze": "Study where a model looks, in which layers that matters, and when it stops mattering.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",
     "tune": "Teach a model to read its image early (LoRA, exit-aware).",
     "align": "Train the default model itself, by its own recipe.",

@@ -30,8 +30,8 @@ visual_self = 1/v sum A[V, V]; cross = 1/t sum A[T, V]; text_self = 1/t sum A[T,
 text_to_first = 1/t sum A[T, first real token]; visual_to_system = 1/v sum A[V, S]."""
 ENTROPIES = ("cross", "text_self", "cross_merged", "text_self_merged")
 """In nats, averaged over text rows. The first two: of each head's weights on V (or T), made to sum to 1, averaged over
-heads. `_merged`: -sum A ln A of the map merged by maximum, as it is (it may exceed ln v): the paper gives no formula, and
-its values are too large for the other."""
+heads. `_merged`: -sum A ln A of the map merged by maximum, as it is (it may exceed ln v): the paper gives no formula,
+and its values are too large for the other."""
 BLOCK = 64
 """Rows of the map that exist at once."""
 
@@ -184,7 +184,8 @@ def reduce_attention(
 
     asked, seen = question.sum(1).float(), visual.sum(1).float()  # 0 / 0 is NaN: there is nothing to average
     pairs = {"visual_self": (0, 0, seen), "cross": (1, 0, asked), "text_self": (1, 1, asked),
-             "text_to_system": (1, 2, asked), "text_to_first": (1, 3, asked), "visual_to_system": (0, 2, seen)}  # fmt: skip
+             "text_to_system": (1, 2, asked), "text_to_first": (1, 3, asked),
+             "visual_to_system": (0, 2, seen)}  # fmt: skip
     merged = {
         name: {flow: found[:, r, c] / count for flow, (r, c, count) in pairs.items()} for name, found in sums.items()
     }

@@ -1,8 +1,8 @@
 """Attention knockout: for some layers the text behind the image may not look at it; what becomes of the answer?
 
-`blocked` does it to a live model, by its masks. `knockout_outcomes` does it for many windows of layers at once: the text
-behind the image is all that changes, so the image's keys and values are those of the full run, and the windows run as
-one batch of text rows that grows: a window joins at its first layer.
+`blocked` does it to a live model, by its masks. `knockout_outcomes` does it for many windows of layers at once: the
+text behind the image is all that changes, so the image's keys and values are those of the full run, and the windows run
+as one batch of text rows that grows: a window joins at its first layer.
 """
 
 from __future__ import annotations

@@ -31,6 +31,12 @@ class ReportData:
     timings: list[dict[str, Any]] = field(default_factory=list)
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
+    findings: dict[str, Any] = field(default_factory=dict)
+    """Name -> table of a study (`lookaway analyze`); None where the records did not allow it."""
+    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> what probes measured."""
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> picture and reasons of the samples that a study shows."""
 
     @property
     def run(self) -> dict[str, Any]:
@@ -56,6 +62,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
         kind = record["kind"]
         if kind == "run":
             data.runs.append(record)
+            if record["command"] == "analyze":
+                data.looks.clear()  # a run that goes on chooses anew
         elif kind == "sample":
             samples[record["variant"], record["id"]] = record
         elif kind == "picture":
@@ -74,6 +82,12 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.calibrations.append(record)
         elif kind == "training":
             data.trainings.append(record)
+        elif kind == "finding":
+            data.findings[record["name"]] = record["table"]
+        elif kind == "study":
+            data.studies[record["id"]] = record
+        elif kind == "look":
+            data.looks[record["id"]] = record
     data.samples, data.timings = list(samples.values()), list(timings.values())
     _check_runs(data.runs)
     return data
