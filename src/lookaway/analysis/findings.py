@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,5 +57,14 @@ def write_findings(writer: RecordWriter, records: Sequence[dict[str, Any]]) -> d
     """Write one 'finding' record a table and return them."""
     found = find(records)
     for name, table in found.items():
-        writer.write("finding", name=name, table=table)
+        writer.write("finding", name=name, table=_plain(table))
     return found
+
+
+def _plain(values: Any) -> Any:
+    """NaN, which JSON does not know, as None."""
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_plain(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values

@@ -149,14 +149,15 @@ def stopping_rows(data: ReportData) -> list[list[str]]:
 
 def rank_words(data: ReportData) -> list[str]:
     found = data.findings["ranks"]["text"]
-    tau = [value for value in found["next_tau"][0] if value == value]
+    tau = [value for value in found["next_tau"][0] if value is not None]
     overlap = found["next_overlap"][0]
     if not tau:
         return ["Every layer scores all visual tokens the same, so there is no rank to compare."]
     steady = sum(value >= 0.7 for value in tau)
+    low, high = number(min(tau), 2), number(max(tau), 2)
     return [
-        f"Neighbouring layers rank the visual tokens with a Kendall τ of {number(min(tau), 2)} to "
-        f"{number(max(tau), 2)}; {steady} of {len(tau)} pairs reach the 0.7 that G-Search reports for all layers but the first.",
+        f"Neighbouring layers rank the visual tokens with a Kendall τ of {low} to {high}; {steady} of {len(tau)} pairs "
+        "reach the 0.7 that G-Search reports for all layers but the first.",
         f"Of the highest {share(data.findings['ranks']['top_share'], 0)} of the tokens a layer shares "
         f"{share(_mean(overlap), 0)} with the next; the others break the assumption that a token ranked low may leave "
         "for good.",
