@@ -1,6 +1,7 @@
 """Reduced attention against the full eager maps, loop by loop; with and without an exit; and what is refused."""
 
 import copy
+import gc
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import lookaway as la
 from lookaway.anatomy.base import anatomy_of
 from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.core.attended import attention_rows
 from lookaway.core.errors import AttachError, UnsupportedModel
 from lookaway.engine.flow import watch_flow
 
@@ -80,6 +82,32 @@ def test_reduced_attention_equals_the_full_maps(family, attention, batch):
             same({name: float(value[row]) for name, value in flow.entropy.items()}, wanted["entropy"])
             torch.testing.assert_close(flow.last[row], wanted["last"], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(flow.text[row], wanted["text"], atol=1e-5, rtol=1e-4)
+
+
+def test_no_map_is_ever_whole_and_none_is_kept(monkeypatch):
+    """The largest piece is `block` rows of one layer; what stays of a layer is a few numbers and two rows."""
+    made = []
+
+    def counted(query, keys, rows, allowed, scaling):
+        made.append((rows.shape[1], gc_maps()))
+        return attention_rows(query, keys, rows, allowed, scaling)
+
+    def gc_maps():
+        return sum(isinstance(one, torch.Tensor) and one.dim() == 4 and one.shape[2:] == (5, length)
+                   for one in gc.get_objects())  # fmt: skip
+
+    monkeypatch.setattr("lookaway.engine.flow.attention_rows", counted)
+    model = tiny("llava", 8)
+    inputs = model.inputs()
+    length = inputs["input_ids"].shape[1]
+    with torch.no_grad(), watch_flow(model.model, block=5) as seen:
+        model.model(**inputs)
+    assert max(rows for rows, _ in made) == 5
+    alive = [maps for _, maps in made]
+    assert max(alive[-6:]) <= max(alive[:6])  # the last layer finds no more of them than the first
+    for flow in seen.flows.values():
+        parts = [*flow.by_max.values(), *flow.by_mean.values(), *flow.entropy.values(), flow.last, flow.text]
+        assert max(part.numel() for part in parts) == length
 
 
 def test_shares_by_mean_add_up_to_one():

@@ -85,8 +85,8 @@ def test_sentences_tell_what_the_tables_hold(study_records):
     cross = found["flow"]["all"]["mean"]["cross"]["mean"]
     assert f"most in layer 0 ({100 * max(cross):.1f} %), least in layer {DEPTH - 1}" in lines
     assert "correlation of -1.00" in lines
-    assert "More attention than effect: layers 0–6." in lines
-    assert "Less attention than effect: layers 5–11." in lines
+    assert "More attention than effect: windows around layers 1–5." in lines
+    assert "Less attention than effect: windows around layers 6–10." in lines
     assert "costs most: the loss of the model's own answer rises by" in lines
     assert "100 % of the answers change" in lines
     assert "From an exit before layer 6 of 12 on, at least 95 %" in lines

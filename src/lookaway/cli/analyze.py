@@ -82,7 +82,7 @@ def run(options: Options) -> dict[str, Any]:
             found = study(model, processor, samples, settings, writer=writer, done=done, progress=advance)
         write_findings(writer, found)
         write_looks(writer, processor, samples, found, exits, options.pictures)
-    page = write_report([str(records), *map(str, options.records)], options.out / "report.html")
+    page = write_report([*map(str, options.records), str(records)], options.out / "report.html")
     words = conclusions(collect(records))
     _show(Console(highlight=False), words, page)
     return {"conclusions": words, "records": str(records), "report": str(page)}

@@ -112,9 +112,8 @@ def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window]
         def judge(states: Tensor) -> tuple[Tensor, Tensor]:
             logits = tape.logits(gather_rows(states, slots.expand(len(states), -1))).float()  # [W, A, vocabulary]
             target = wanted.expand(len(states), -1)
-            return nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").mean(1), logits.argmax(
-                -1
-            )
+            losses = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+            return losses.mean(1), logits.argmax(-1)
 
         full_loss, full_said = judge(tape.entering[-1])
         loss, said = judge(_window_states(tape, windows))
@@ -144,6 +143,11 @@ def record_behind_image(anatomy: Anatomy, inputs: dict[str, Tensor]) -> Tape:
 
     def narrow(call: LayerCall) -> tuple[Tensor, LayerState]:
         mask = _full_mask(call.kwargs.get("attention_mask"), length, call.hidden.device)
+        if bool(_open(mask[:, :, :start, start:]).any()):
+            raise UnsupportedModel(
+                f"In {anatomy.base.architecture} the image sees the question behind it, so a knockout changes the "
+                "image too, and windows cannot share one run of it. Use engine.knockout.blocked, one run a window."
+            )
         cos_sin = tuple(part[:, start:] for part in call.kwargs["position_embeddings"])
         return call.hidden[:, start:], LayerState(mask[:, :, start:], cos_sin)
 
@@ -194,6 +198,11 @@ def _full_mask(mask: Tensor | None, length: int, device: torch.device) -> Tensor
     if mask is None:
         return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
     return mask[..., :length]
+
+
+def _open(mask: Tensor) -> Tensor:
+    """Where a mask lets a row look, bool."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def _close(mask: Tensor, pairs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from .words import number, share
 
 __all__ = ["CAUSE_HEAD", "FLOW_HEAD", "RANK_HEAD", "STOP_HEAD", "cause_rows", "cause_words", "conclusions",
            "flow_rows", "flow_words", "rank_rows", "rank_words", "stage_words", "stopping_rows",
-           "stopping_words"]  # fmt: skip
+           "stopping_words", "study_tiles"]  # fmt: skip
 
 FLOW_HEAD = ["layer", "visual self (max)", "text on image (max)", "text self (max)", "text on image (share)",
              "text on text in front", "text on first token", "entropy on image", "entropy of text"]  # fmt: skip
@@ -24,6 +24,26 @@ def conclusions(data: ReportData) -> list[str]:
     makers = {"flow": flow_words, "stages": stage_words, "causes": cause_words, "stopping": stopping_words,
               "ranks": rank_words}  # fmt: skip
     return [line for name, words in makers.items() if data.findings.get(name) for line in words(data)]
+
+
+def study_tiles(data: ReportData) -> list[tuple[str, str]]:
+    """The numbers at the top of a page that shows a study alone."""
+    found, tiles = data.findings, []
+    if found.get("flow"):
+        cross = found["flow"]["all"]["mean"]["cross"]["mean"]
+        tiles.append((share(_mean(cross), 0), "of the question's attention falls on the image"))
+    if found.get("stopping"):
+        whole = found["stopping"]["all"]
+        depth = whole["layers"][-1]
+        tiles.append(
+            (f"{_quantile(whole['earliest'], 0.5)} of {depth}", "layers need the image for half of the questions")
+        )
+        tiles.append((f"{_enough(whole)} of {depth}", "layers, the same for all, keep 95 % of the answers"))
+    if found.get("causes") and found["causes"]["agreement"]["mass"][0] is not None:
+        tiles.append(
+            (number(found["causes"]["agreement"]["mass"][0], 2), "rank correlation of attention and its effect")
+        )
+    return tiles
 
 
 def flow_words(data: ReportData) -> list[str]:
@@ -95,9 +115,8 @@ def cause_words(data: ReportData) -> list[str]:
     lines.append(
         f"{share(found['distance'], 0)} of the attention mass would have to move to lie where the effect lies."
     )
-    over, under = (_layers_of(found, found[name]) for name in ("overrated", "underrated"))
-    lines.append(f"More attention than effect: {over or 'nowhere beyond chance'}. "
-                 f"Less attention than effect: {under or 'nowhere beyond chance'}.")  # fmt: skip
+    over, under = (_around(found, found[name]) for name in ("overrated", "underrated"))
+    lines.append(f"More attention than effect: {over}. Less attention than effect: {under}.")
     return lines
 
 
@@ -117,8 +136,7 @@ def cause_rows(data: ReportData) -> list[list[str]]:
 
 def stopping_words(data: ReportData) -> list[str]:
     found = data.findings["stopping"]["all"]
-    layers, agreement, depth = found["layers"], found["agreement"][0], found["layers"][-1]
-    enough = next(layer for place, layer in enumerate(layers) if min(agreement[place:]) >= 0.95)
+    depth, enough = found["layers"][-1], _enough(found)
     words = (
         f"From an exit before layer {enough} of {depth} on, at least 95 % of the answers are the full model's."
         if enough < depth
@@ -184,17 +202,24 @@ def _span(first: int, stop: int, words: str = "") -> str:
     return f"{words if stop - first > 1 else words.rstrip('s')} {name}".strip()
 
 
-def _layers_of(found: dict[str, Any], places: Sequence[int]) -> str:
-    """Windows in words, overlapping ones joined: 'layers 3–9 and 14–18'."""
-    spans: list[list[int]] = []
-    for place in places:
-        first, stop = found["windows"][place]
-        if spans and first <= spans[-1][1]:
-            spans[-1][1] = stop
+def _around(found: dict[str, Any], places: Sequence[int]) -> str:
+    """Windows in words, by their middles: 'windows around layers 4–8 and 16'."""
+    runs: list[list[int]] = []
+    for middle in ((sum(found["windows"][place]) - 1) // 2 for place in places):
+        if runs and middle <= runs[-1][1] + 1:
+            runs[-1][1] = middle
         else:
-            spans.append([first, stop])
-    names = [_span(first, stop) for first, stop in spans]
-    return "" if not names else "layers " + " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+            runs.append([middle, middle])
+    names = [_span(first, last + 1) for first, last in runs]
+    if not names:
+        return "nowhere beyond chance"
+    return "windows around layers " + " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def _enough(found: dict[str, Any], part: float = 0.95) -> int:
+    """The earliest fixed exit from which on this share of the answers stays; the depth where only 'never' does."""
+    agreement = found["agreement"][0]
+    return next(int(layer) for place, layer in enumerate(found["layers"]) if min(agreement[place:]) >= part)
 
 
 def _quantile(counts: Sequence[int], part: float) -> int:

@@ -10,6 +10,7 @@ from ..core.files import write_text
 from . import figures
 from .collect import ReportData, collect
 from .findings_page import sections
+from .findings_words import study_tiles
 from .looks import look_cards
 from .words import comparison_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
 
@@ -40,7 +41,7 @@ def render(data: ReportData) -> str:
     environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
         data=data,
-        tiles=tiles(data),
+        tiles=tiles(data) or study_tiles(data),
         comparisons=[
             (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
         ],
