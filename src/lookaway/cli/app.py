@@ -27,6 +27,7 @@ COMMANDS = {
     "calibrate": "Choose the threshold that keeps a promise about changed answers.",
     "search": "Search a keep schedule (G-Search, P-Sigmoid, ...), or compare all methods at equal cost.",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
+    "analyze": "Study where a model looks, in which layers that matters, and when it stops mattering.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",
     "tune": "Teach a model to read its image early (LoRA, exit-aware).",
     "align": "Train the default model itself, by its own recipe.",

@@ -34,6 +34,12 @@ class ReportData:
     searches: list[dict[str, Any]] = field(default_factory=list)
     equal_costs: list[dict[str, Any]] = field(default_factory=list)
     """One a method and budget; the full model first."""
+    findings: dict[str, Any] = field(default_factory=dict)
+    """Name -> table of a study (`lookaway analyze`); None where the records did not allow it."""
+    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> what probes measured."""
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> picture and reasons of the samples that a study shows."""
 
     @property
     def run(self) -> dict[str, Any]:
@@ -60,6 +66,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
         kind = record["kind"]
         if kind == "run":
             data.runs.append(record)
+            if record["command"] == "analyze":
+                data.looks.clear()  # a run that goes on chooses anew
         elif kind == "sample":
             samples[record["variant"], record["id"]] = record
         elif kind == "picture":
@@ -82,6 +90,12 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.searches.append(record)
         elif kind == "equal-cost":
             costs[record["method"], record["budget"]] = record
+        elif kind == "finding":
+            data.findings[record["name"]] = record["table"]
+        elif kind == "study":
+            data.studies[record["id"]] = record
+        elif kind == "look":
+            data.looks[record["id"]] = record
     data.samples, data.timings = list(samples.values()), list(timings.values())
     data.equal_costs = list(costs.values())
     _check_runs(data.runs)

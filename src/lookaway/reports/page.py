@@ -9,6 +9,9 @@ from ..core.errors import DataError, MissingDependency
 from ..core.files import write_text
 from . import figures
 from .collect import ReportData, collect
+from .findings_page import sections
+from .findings_words import study_tiles
+from .looks import look_cards
 from .words import comparison_rows, equal_cost_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
 
 __all__ = ["render", "write_report"]
@@ -31,15 +34,15 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError:
         raise MissingDependency.of("jinja2", "report") from None
-    if not (data.summaries or data.curves or data.timings or data.equal_costs):
+    if not (data.summaries or data.curves or data.timings or data.equal_costs or data.findings):
         raise DataError(
-            "These records hold no results yet (no summary, curve, timing or comparison at equal cost), so there is "
-            "nothing to draw."
+            "These records hold no results yet (no summary, curve, timing, comparison at equal cost or finding), so "
+            "there is nothing to draw."
         )
     environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
         data=data,
-        tiles=tiles(data),
+        tiles=tiles(data) or study_tiles(data),
         comparisons=[
             (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
         ],
@@ -49,6 +52,8 @@ def render(data: ReportData) -> str:
         timings=timing_rows(data),
         promises=[promise_words(found) for found in data.calibrations],
         samples=sample_cards(data),
+        sections=[section.marked(Markup) for section in sections(data)],
+        looks=look_cards(data),
     )
 
 
