@@ -131,6 +131,8 @@ class LavinModel(LavinPreTrainedModel):
                 inputs_embeds = self._merged(inputs_embeds, visual, self.get_image_features(pixel_values))
             elif bool(visual.any()):
                 raise DataError(f"input_ids holds {int(visual.sum())} visual tokens, but there are no pixel_values.")
+        if self.config.published_decode_positions and position_ids is not None and _continues(past_key_values):
+            position_ids = position_ids - 1
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -148,7 +150,7 @@ class LavinModel(LavinPreTrainedModel):
         )
 
     def _modality_of(self, visual: Tensor | None, past_key_values: Any) -> Tensor:
-        if visual is None or (past_key_values is not None and past_key_values.get_seq_length() > 0):
+        if visual is None or _continues(past_key_values):
             raise DataError(
                 "Which rows have an image cannot be seen here: give `modality` [B] (1: image), or the `routing` that "
                 "the prefill returned."
@@ -232,8 +234,7 @@ class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, *args: Any, pixel_values: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        cache = kwargs.get("past_key_values")
-        if cache is None or cache.get_seq_length() == 0:
+        if not _continues(kwargs.get("past_key_values")):
             inputs["pixel_values"] = pixel_values
         if inputs.get("routing") is None and inputs.get("modality") is None:  # `input_ids` is the whole text so far
             inputs["modality"] = (input_ids == self.config.image_token_id).any(-1)
@@ -243,6 +244,10 @@ class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         model_kwargs["routing"] = outputs.routing  # rows of one prompt share it, so beams may change places
         return model_kwargs
+
+
+def _continues(cache: Any) -> bool:
+    return cache is not None and cache.get_seq_length() > 0
 
 
 def vision_blocks(tower: nn.Module) -> Any:

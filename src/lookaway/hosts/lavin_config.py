@@ -33,6 +33,9 @@ class LavinConfig(PretrainedConfig):
         router_temperature: of the router's softmax.
         vision_routing: how the adapters of the tower weigh their experts: 'token' (each token by itself: what LaVIN's
             code does to one image) or 'patches' (one pair an image, from the mean of its patches: LaVIN in EAS).
+        published_decode_positions: decode as the published generator does, which counts a modality token in the
+            prompt's positions but not in those of generated tokens: each stands one place too early, the first on the
+            prompt's last. For comparing with published answers only.
     """
 
     model_type = "lavin"
@@ -51,6 +54,7 @@ class LavinConfig(PretrainedConfig):
         adapter_dropout: float = 0.1,
         router_temperature: float = 10.0,
         vision_routing: str = "token",
+        published_decode_positions: bool = False,
         **kwargs: Any,
     ) -> None:
         if vision_config is None:
@@ -88,6 +92,7 @@ class LavinConfig(PretrainedConfig):
         self.adapter_dropout = adapter_dropout
         self.router_temperature = router_temperature
         self.vision_routing = vision_routing
+        self.published_decode_positions = published_decode_positions
         super().__init__(**{"tie_word_embeddings": False, **kwargs})
 
     @property
