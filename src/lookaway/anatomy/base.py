@@ -132,7 +132,7 @@ def anatomy_of(model: Any) -> Anatomy:
         UnknownAnatomy: no family is registered for this architecture.
         UnsupportedModel: the model has no visual tokens, or is only a part of a supported one.
     """
-    from . import families  # noqa: F401  (registers them)
+    from . import families, lavin  # noqa: F401  (registers them)
 
     model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     config = getattr(model, "config", None)
