@@ -12,7 +12,8 @@ from lookaway.data.scienceqa import parse_answer, prompt_of, read_scienceqa, tar
 
 WITH_IMAGE = {
     "question": "Which  is north?", "choices": ["Maine", "Ohio"], "answer": 1, "hint": "Look at the map.",
-    "image": "image.png", "grade": "grade3", "subject": "social science", "lecture": "Maps\nhelp.", "solution": "So Ohio.",
+    "image": "image.png", "grade": "grade3", "subject": "social science", "lecture": "Maps\nhelp.",
+    "solution": "So Ohio.",
 }  # fmt: skip
 PLAIN = {
     "question": "Which rhymes?", "choices": ["cat", "dog", "log"], "answer": 0, "hint": "", "image": None,

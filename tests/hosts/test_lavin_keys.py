@@ -77,10 +77,14 @@ def test_what_does_not_fit_is_named(tmp_path, state):
     with pytest.raises(DataError, match="no place for here"):
         lavin_keys.load_published_lavin(model, published | {"layers.0.adapter_mlp.conv_A.bias": torch.zeros(4)})
     short = {k: v for k, v in published.items() if not k.startswith("layers.3")}
-    with pytest.raises(DataError, match=r"8 missing \(first: model.language_model.layers.3.self_attn.adapter.down.bias"):
+    with pytest.raises(
+        DataError, match=r"8 missing \(first: model.language_model.layers.3.self_attn.adapter.down.bias"
+    ):
         lavin_keys.load_published_lavin(model, short)
     with pytest.raises(DataError, match=r"router.bias is \(3,\) in the checkpoint and \(2,\)"):
-        lavin_keys.load_published_lavin(model, published | {"layers.0.adapter_attn.expert_weights.bias": torch.zeros(3)})
+        lavin_keys.load_published_lavin(
+            model, published | {"layers.0.adapter_attn.expert_weights.bias": torch.zeros(3)}
+        )
     with pytest.raises(DataError, match="no checkpoint"):
         lavin_keys.load_published_lavin(model, tmp_path / "none.pth")
     torch.save({"model": published, "hook": Evil()}, tmp_path / "evil.pth")

@@ -52,7 +52,9 @@ def test_both_streams_read_the_previous_pair():
     given, body, row = inputs(), model.meter, 1
     seen = {}
     layers = (body.cross_modal_text_layers[0], body.cross_modal_image_layers[0])
-    hooks = [part.register_forward_pre_hook(lambda m, args, i=i: seen.update({i: args})) for i, part in enumerate(layers)]
+    hooks = [
+        part.register_forward_pre_hook(lambda m, args, i=i: seen.update({i: args})) for i, part in enumerate(layers)
+    ]
     out = body(**given)
     for hook in hooks:
         hook.remove()

@@ -13,24 +13,24 @@ from collections.abc import Iterable
 __all__ = ["normal_answer", "soft_score", "soft_scores"]
 
 ARTICLES = {"a", "an", "the"}
-NUMBERS = {word: str(i) for i, word in enumerate(
-    ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))} | {"none": "0"}  # fmt: skip
-NEGATED = "are ca could did does do had has have is might must need ought sha should was were wo would".split()
-WITH_HAVE = "could might must should would".split()
-CONTRACTIONS = {
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {word: str(i) for i, word in enumerate(DIGITS)} | {"none": "0"}
+ENDINGS = {
     # "ill", "id", "well", "shell", "were", "wed", "hell" and "its" are words of their own and stay as they are
-    f"{word}{end}".replace("'", ""): f"{word}{end}"
-    for word, end in [
-        *((verb, "n't") for verb in [*NEGATED, "ai"]),
-        *((verb, "'ve") for verb in [*WITH_HAVE, "i", "you", "we", "they", "who"]),
-        *((word, "'s") for word in "he that there what when where who how let she here".split()),
-        *((word, "'re") for word in "you they who what there".split()),
-        *((word, "'ll") for word in "you they it that there who what how".split()),
-        *((word, "'d") for word in "you they who that there how he it".split()),
-        ("i", "'m"), ("y", "'all"), ("ma", "'am"), ("o", "'clock"),
-    ]
-}  # fmt: skip
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+    "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
+    "'ve": "could might must should would i you we they who",
+    "'s": "he that there what when where who how let she here",
+    "'re": "you they who what there",
+    "'ll": "you they it that there who what how",
+    "'d": "you they who that there how he it",
+    "'m": "i",
+    "'all": "y",
+    "'am": "ma",
+    "'clock": "o",
+}
+WHOLE = [f"{word}{end}" for end, words in ENDINGS.items() for word in words.split()]
+CONTRACTIONS = {word.replace("'", ""): word for word in WHOLE}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 COMMA = re.compile(r"(?<=\d),(?=\d)")
 PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
 

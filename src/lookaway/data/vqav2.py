@@ -1,4 +1,4 @@
-"""VQAv2 as visualqa.org publishes it, and the classifier's answers (3,129 of them) that METER and its like are made for.
+"""VQAv2 as visualqa.org publishes it, and the 3,129 answers that classifiers like METER choose from.
 
 A folder holds `v2_OpenEnded_mscoco_PART_questions.json`, `v2_mscoco_PART_annotations.json` and the COCO images in
 `train2014/`, `val2014/`, `test2015/`. The test answers are not public, so 'calibration' and 'test' are halves of val,

@@ -1,4 +1,4 @@
-"""The attentions that can be skipped in a host, one by one: METER's, BridgeTower's, ViLT's and any LLaMA-like decoder's.
+"""The attentions that can be skipped in a host: METER's, BridgeTower's, ViLT's and any LLaMA-like decoder's.
 
 An *arm* is one attention sub-layer. Every arm is one module that no other arm shares (a test holds them to that; in
 the published METER code six of the 24 arms switch the same modules as six others).
@@ -67,8 +67,8 @@ def arms_of(model: Any) -> list[Arm]:
     ]
     if not found:
         raise UnsupportedModel(
-            f"No attentions are known in {type(model).__name__} (model_type {kind!r}). Known: meter, bridgetower, vilt, "
-            "lavin and decoders whose layers have a self_attn."
+            f"No attentions are known in {type(model).__name__} (model_type {kind!r}). Known: meter, bridgetower, "
+            "vilt, lavin and decoders whose layers have a self_attn."
         )
     return found
 

@@ -85,7 +85,7 @@ class CoAttentionLayer(nn.Module):
     def forward(
         self, hidden: Tensor, other: Tensor, mask: Tensor | None = None, other_mask: Tensor | None = None
     ) -> Tensor:
-        """hidden: this stream [B, S, D]; other: the other stream [B, T, D]; masks bool [B, 1, 1, S] and [B, 1, 1, T]."""
+        """hidden: this stream [B, S, D]; other: the other [B, T, D]; masks bool [B, 1, 1, S] and [B, 1, 1, T]."""
         hidden = self.attention(hidden, hidden, mask)
         hidden = self.crossattention(hidden, other, other_mask)
         update = self.output.dense(nn.functional.gelu(self.intermediate["dense"](hidden)))

@@ -125,7 +125,8 @@ class LavinModel(LavinPreTrainedModel):
                 modality = self._modality_of(visual, past_key_values)
             routing = self.get_routing(modality)
         if inputs_embeds is None:
-            assert input_ids is not None and visual is not None
+            assert input_ids is not None
+            assert visual is not None
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(visual, 0))
             if pixel_values is not None:
                 inputs_embeds = self._merged(inputs_embeds, visual, self.get_image_features(pixel_values))
@@ -240,7 +241,9 @@ class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
             inputs["modality"] = (input_ids == self.config.image_token_id).any(-1)
         return inputs
 
-    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any):
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ):
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         model_kwargs["routing"] = outputs.routing  # rows of one prompt share it, so beams may change places
         return model_kwargs

@@ -27,9 +27,10 @@ __all__ = [
 ]
 
 TEXT, VISION = "model.language_model.", "model.vision_tower."
+BLOCKS = "backbone.visual.transformer.resblocks."
 PLACES = (
     (r"layers\.(\d+)\.adapter_attn\.", TEXT + r"layers.\1.self_attn.adapter."),
-    (r"backbone\.visual\.transformer\.resblocks\.(\d+)\.adapter_attn\.", VISION + r"encoder.layers.\1.self_attn.adapter."),
+    (re.escape(BLOCKS) + r"(\d+)\.adapter_attn\.", VISION + r"encoder.layers.\1.self_attn.adapter."),
     (r"adapter_proj\.", "model.projector."),
     (r"adapter_modality_embedding\.", "model.modality_embedding."),
 )  # fmt: skip
@@ -76,11 +77,13 @@ def adapters_from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def adapters_to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse: the adapters of our state dict under their published names."""
-    return {
-        theirs: tensor[..., None] if ".conv_" in theirs and "adapter_proj" not in theirs and tensor.dim() == 2 else tensor
-        for name, tensor in state.items()
-        if (theirs := _published_adapter_name(name)) is not None
-    }  # fmt: skip
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        theirs = _published_adapter_name(name)
+        if theirs is not None:
+            convolution = ".adapter_attn.conv_" in theirs and tensor.dim() == 2
+            found[theirs] = tensor[..., None] if convolution else tensor
+    return found
 
 
 def base_from_published(state: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
@@ -96,7 +99,9 @@ def base_from_published(state: Mapping[str, Tensor], head_dim: int) -> dict[str,
             found[f"{TEXT}layers.{layer[1]}.{LLAMA_LAYER[layer[2]]}.weight"] = rows
         elif name.removesuffix(".weight") in LLAMA:
             found[LLAMA[name.removesuffix(".weight")] + ".weight"] = tensor
-    visual = {name.removeprefix("backbone.visual."): t for name, t in state.items() if name.startswith("backbone.visual.")}
+    visual = {
+        name.removeprefix("backbone.visual."): t for name, t in state.items() if name.startswith("backbone.visual.")
+    }
     return found | {VISION + name: tensor for name, tensor in clip_from_published(visual).items()}
 
 
@@ -157,7 +162,7 @@ def _published_adapter_name(name: str) -> str | None:
 _INVERSE = (
     ("layers", re.escape(TEXT) + r"layers\.(\d+)\.self_attn\.adapter\.", r"layers.\1.adapter_attn."),
     ("visual", re.escape(VISION) + r"encoder\.layers\.(\d+)\.self_attn\.adapter\.",
-     r"backbone.visual.transformer.resblocks.\1.adapter_attn."),
+     BLOCKS + r"\1.adapter_attn."),
     ("adapter_proj", r"model\.projector\.", "adapter_proj."),
     ("modality", r"model\.modality_embedding\.", "adapter_modality_embedding."),
 )  # fmt: skip

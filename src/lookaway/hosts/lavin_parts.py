@@ -115,9 +115,7 @@ class LavinProjector(nn.Module):
         return self.up(nn.functional.silu(self.down(x.to(self.down.weight.dtype))))
 
 
-def modality_routing(
-    embedding: Tensor, layers: Iterable[nn.Module], attentions: Iterable[LavinAttention]
-) -> Tensor:
+def modality_routing(embedding: Tensor, layers: Iterable[nn.Module], attentions: Iterable[LavinAttention]) -> Tensor:
     """The experts' weights of every layer for the two modalities.
 
     The published model puts a modality token before the sequence, hides it from all others, and routes on its states.

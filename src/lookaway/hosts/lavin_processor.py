@@ -1,4 +1,4 @@
-"""LaVIN's prompt: `BOS "Image: " visual tokens, question` or `BOS "Image: N/A" question`, each piece tokenised apart."""
+"""LaVIN's prompt: `BOS "Image: " visual tokens, question` or `BOS "Image: N/A" question`, tokenised piece by piece."""
 
 from __future__ import annotations
 

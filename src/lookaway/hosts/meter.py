@@ -97,7 +97,9 @@ class MeterModel(MeterPreTrainedModel):
         if len(input_ids) != len(pixel_values):
             raise DataError(f"METER reads one image a text; there are {len(input_ids)} and {len(pixel_values)} images.")
         if not 0 < image_type < self.config.token_types:
-            raise DataError(f"image_type {image_type} has no embedding: the model's token_types is {self.config.token_types}.")  # noqa: E501
+            raise DataError(
+                f"image_type {image_type} has no embedding: the model's token_types is {self.config.token_types}."
+            )
         text = self.text_transformer(input_ids, attention_mask=attention_mask).last_hidden_state
         tower = self.vision_model
         image = getattr(tower, "vision_model", tower).post_layernorm(tower(pixel_values).last_hidden_state)

@@ -38,7 +38,11 @@ def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what:
     """Raise DataError unless both have the same names and shapes; the text names the first that differ."""
     missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     if missing or extra:
-        parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in (("missing", missing), ("left over", extra)) if names]  # noqa: E501
+        parts = [
+            f"{len(names)} {kind} (first: {names[0]})"
+            for kind, names in (("missing", missing), ("left over", extra))
+            if names
+        ]
         raise DataError(f"The checkpoint does not fit {what}: {', '.join(parts)}. Check the model's config.")
     for name, tensor in wanted.items():
         if given[name].shape != tensor.shape:

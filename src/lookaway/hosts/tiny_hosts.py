@@ -10,7 +10,7 @@ __all__ = ["tiny_lavin", "tiny_meter", "tiny_vilt"]
 
 
 def tiny_lavin(num_layers: int = 4, seed: int = 0, attn_implementation: str = "sdpa", **config: Any) -> Any:
-    """A tiny random LaVIN in fp32 and eval mode: 2 visual tokens an image, vocabulary 97, image token 97 (behind it), padding 0.
+    """A tiny random LaVIN in fp32 and eval mode: 2 visual tokens an image, vocabulary 97, image token 97, padding 0.
 
     Its adapters are random too, not the identity that a fresh model has. The global random state is left as it was.
     """
