@@ -71,8 +71,8 @@ def parse_answer(text: str, choices: Sequence[str] | int) -> str | None:
     """The letter that a model's text names as its answer, or None.
 
     The published rule finds 'The answer is X.' exactly once; a text without it, or with a letter that is no choice,
-    gets a random choice there. Here it is None, which counts as wrong: no accuracy by luck. Beside the published form a text
-    that is nothing but a letter, with or without brackets, counts ('B', '(B)', 'B.').
+    gets a random choice there. Here it is None, which counts as wrong: no accuracy by luck. Beside the published form
+    a text that is nothing but a letter, with or without brackets, counts ('B', '(B)', 'B.').
     """
     count = choices if isinstance(choices, int) else len(choices)
     letters = re.findall(r"The answer is ([A-Z])\b", text) or re.findall(r"^\s*\(?([A-Z])\)?\.?\s*$", text)

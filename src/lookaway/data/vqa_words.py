@@ -19,7 +19,7 @@ ENDINGS = {
     # "ill", "id", "well", "shell", "were", "wed", "hell" and "its" are words of their own and stay as they are
     "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
     "'ve": "could might must should would i you we they who",
-    "'s": "he that there what when where who how let she here",
+    "'s": "he that there what when where who how she here",
     "'re": "you they who what there",
     "'ll": "you they it that there who what how",
     "'d": "you they who that there how he it",
