@@ -37,6 +37,9 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    from .own_models import register_own_models
+
+    register_own_models()
     name, source = str(path_or_id), _source(path_or_id)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
