@@ -3,7 +3,7 @@
 import pytest
 import torch
 from local_policies import Attentive, Exit
-from shared_tiny import THOROUGH, tiny_once
+from shared_tiny import THOROUGH
 from transformers import AttentionInterface
 
 import lookaway as la

@@ -45,9 +45,9 @@ def test_each_arm_is_one_module_of_its_own():
     model = tiny("llava").model
     layers = model.model.language_model.layers
     for arm in range(4):
-        ran = []
+        ran: list[int] = []
         hooks = [
-            layer.self_attn.q_proj.register_forward_hook(lambda *a, i=i: ran.append(i))
+            layer.self_attn.q_proj.register_forward_hook(lambda *a, i=i, ran=ran: ran.append(i))
             for i, layer in enumerate(layers)
         ]
         answer_loss(model, batch_of(1), la.AttentionSkip((arm,)))

@@ -196,7 +196,7 @@ def anatomy_of(model: Any) -> Anatomy:
         UnknownAnatomy: no family is registered for this architecture, and it is not of the common pattern.
         UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family.
     """
-    from . import families, lavin  # noqa: F401  (registers them)
+    from . import families  # noqa: F401  (registers them)
     from .families.rule import NotOfThePattern, by_rule
 
     model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model

@@ -169,7 +169,7 @@ def _card(document: dict[str, Any], body: str) -> str:
         front.append(f"base_model: {base['id']}")
     title = f"# {document['policy']} for {base.get('id') or base.get('architecture') or 'any model'}"
     usage = (
-        "```python\nimport lookaway as la\n\nwith la.attach(model, la.load('this-folder')) as run:\n"
+        '```python\nimport lookaway as la\n\nwith la.attach(model, la.load("this-folder")) as run:\n'
         "    out = model.generate(**inputs)\nprint(run.trace.exit_layers)\n```"
     )
     return "\n".join([*front, "---", "", title, "", body, "", "## Use", "", usage, ""])

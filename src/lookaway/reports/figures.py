@@ -113,7 +113,7 @@ def cost_front(data: ReportData, measure: str = "accuracy") -> str:
         axes.grid(alpha=0.18, color=INK)
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
-    return _svg(draw, f"{measure.capitalize()} at equal prefill FLOPs for searched schedules and baselines")
+    return draw_svg(draw, f"{measure.capitalize()} at equal prefill FLOPs for searched schedules and baselines")
 
 
 def schedules(data: ReportData) -> str:
@@ -131,7 +131,7 @@ def schedules(data: ReportData) -> str:
         axes.grid(alpha=0.18, color=INK)
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
-    return _svg(draw, f"Keep schedules of all methods at {middle:.0%} of the prefill FLOPs")
+    return draw_svg(draw, f"Keep schedules of all methods at {middle:.0%} of the prefill FLOPs")
 
 
 def speed(data: ReportData) -> str:
