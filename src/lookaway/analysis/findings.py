@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..core.errors import DataError
@@ -17,7 +17,7 @@ from .stopping import stopping_table
 
 __all__ = ["find", "write_findings"]
 
-TABLES = {
+TABLES: dict[str, Callable[[Sequence[dict[str, Any]]], Any]] = {
     "flow": flow_table,
     "entropy": entropy_table,
     "stages": stage_table,

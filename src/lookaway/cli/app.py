@@ -61,7 +61,10 @@ class LazyGroup(TyperGroup):
 def chosen_method(arguments: list[str]) -> str | None:
     """What --method says, or the YAML file of --config: a command's methods have options of their own."""
     given = dict(zip(arguments, [*arguments[1:], ""], strict=True))
-    given.update(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    for argument in arguments:
+        if argument.startswith("--") and "=" in argument:
+            name, _, value = argument.partition("=")
+            given[name] = value
     if "--method" in given:
         return given["--method"]
     if "--config" not in given or not Path(given["--config"]).is_file():

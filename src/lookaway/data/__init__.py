@@ -107,12 +107,16 @@ def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
 
 def _published(kind: str, folder: str, split: str) -> list[Sample]:
     if kind == "scienceqa":
-        from .scienceqa import read_scienceqa as read
-    elif kind == "vqav2":
-        from .vqav2 import read_vqav2 as read
-    else:
-        from .nlvr2 import read_nlvr2 as read
-    return read(folder, split)
+        from .scienceqa import read_scienceqa
+
+        return read_scienceqa(folder, split)
+    if kind == "vqav2":
+        from .vqav2 import read_vqav2
+
+        return read_vqav2(folder, split)
+    from .nlvr2 import read_nlvr2
+
+    return read_nlvr2(folder, split)
 
 
 def _cut(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:

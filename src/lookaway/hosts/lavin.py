@@ -243,7 +243,7 @@ class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ):
+    ) -> dict[str, Any]:
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         model_kwargs["routing"] = outputs.routing  # rows of one prompt share it, so beams may change places
         return model_kwargs

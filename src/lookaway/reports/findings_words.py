@@ -193,7 +193,8 @@ def rank_rows(data: ReportData) -> list[list[str]]:
 
 
 def _window(found: dict[str, Any], place: int) -> str:
-    return _span(*found["windows"][place], words="layers")
+    first, stop = found["windows"][place]
+    return _span(first, stop, "layers")
 
 
 def _span(first: int, stop: int, words: str = "") -> str:

@@ -145,7 +145,7 @@ def train_adapters(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
-    task = AdapterTask(model, adapters.to(anatomy.model.device))
+    task = AdapterTask(model, adapters.to(next(anatomy.model.parameters()).device))
     checkpoints = Path(out) / "checkpoints"
     with frozen(anatomy.model, options.checkpointing):
         trainer = _trainer(task, processor, samples, checkpoints, options)

@@ -8,7 +8,7 @@ from ..base import Anatomy, family
 from .parts import usual
 
 
-@family("lavin")
+@family("lavin", "LaVIN ([this package's own class](methods/eas-hosts.md))", attention="SDPA, eager")
 def lavin(model: Any) -> Anatomy:
     """A handful of class tokens an image; adapters on the attentions route by the row's modality."""
     return usual(model)
