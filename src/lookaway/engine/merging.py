@@ -122,7 +122,8 @@ def _fold(block: AttentionBlock, stand_in: StandIn, new: list[tuple[nn.Parameter
         new.append((linear.weight, weight))
     if stand_in.reads == "attention":
         mine, theirs = block.ffn_norm.weight, block.input_norm.weight
-        assert isinstance(mine, nn.Parameter) and isinstance(theirs, Tensor)
+        assert isinstance(mine, nn.Parameter)
+        assert isinstance(theirs, Tensor)
         new.append((mine, theirs.detach().clone()))
     for name in ("weight", "bias"):
         parameter = getattr(block.out, name, None)
