@@ -14,6 +14,7 @@ def studied():
 
     rng = np.random.default_rng(0)
     model, processor = tiny("llava", 6).model, tiny_processor()
+    model.generation_config.suppress_tokens = [model.config.image_token_id]  # a random model may answer with it
     samples = []
     for number in range(6):
         image = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
