@@ -20,6 +20,17 @@ _HOME = {
     "ExitAt": "lookaway.policies.fixed",
     "RandomExit": "lookaway.policies.fixed",
     "VisualExit": "lookaway.policies.visual_exit",
+    "KeepSchedule": "lookaway.policies.keep_schedule",
+    "FastV": "lookaway.policies.baselines.fastv",
+    "VTW": "lookaway.policies.baselines.vtw",
+    "PyramidDrop": "lookaway.policies.baselines.pyramiddrop",
+    "FitPrune": "lookaway.policies.baselines.fitprune",
+    "SparseVLM": "lookaway.policies.baselines.sparsevlm",
+    "DART": "lookaway.policies.baselines.dart",
+    "DivPrune": "lookaway.policies.baselines.divprune",
+    "VisionZipStyle": "lookaway.policies.baselines.visionzip",
+    "RandomKeep": "lookaway.policies.baselines.random_keep",
+    "UniformKeep": "lookaway.policies.baselines.uniform_keep",
     "AttentionSkip": "lookaway.policies.attention_skip",
     "chain": "lookaway.policies.compose",
     "ExitGates": "lookaway.modules.gates",
@@ -55,10 +66,21 @@ if TYPE_CHECKING:
     from .modules.gates import ExitGates as ExitGates
     from .policies import load as load
     from .policies.attention_skip import AttentionSkip as AttentionSkip
+    from .policies.baselines.dart import DART as DART
+    from .policies.baselines.divprune import DivPrune as DivPrune
+    from .policies.baselines.fastv import FastV as FastV
+    from .policies.baselines.fitprune import FitPrune as FitPrune
+    from .policies.baselines.pyramiddrop import PyramidDrop as PyramidDrop
+    from .policies.baselines.random_keep import RandomKeep as RandomKeep
+    from .policies.baselines.sparsevlm import SparseVLM as SparseVLM
+    from .policies.baselines.uniform_keep import UniformKeep as UniformKeep
+    from .policies.baselines.visionzip import VisionZipStyle as VisionZipStyle
+    from .policies.baselines.vtw import VTW as VTW
     from .policies.compose import chain as chain
     from .policies.fixed import ExitAt as ExitAt
     from .policies.fixed import KeepAll as KeepAll
     from .policies.fixed import RandomExit as RandomExit
+    from .policies.keep_schedule import KeepSchedule as KeepSchedule
     from .policies.visual_exit import VisualExit as VisualExit
 
     def anatomy(model: Any) -> Anatomy:

@@ -1,21 +1,25 @@
 """Every family is found, layouts are right, and what is not a supported model is refused by name."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lookaway as la
-from lookaway.anatomy.base import FAMILIES
+from lookaway.anatomy.base import FAMILIES, REFUSED
 from lookaway.anatomy.tiny import BATCH_KINDS, PAD, TINY, tiny
 from lookaway.core.errors import UnknownAnatomy, UnsupportedModel
 
 
 @pytest.mark.parametrize("family", TINY)
 def test_what_is_found_works(family):
-    model = tiny(family, num_layers=3).model
+    example = tiny(family, num_layers=3)
+    model = example.model
     found = la.anatomy(model)
-    assert found.family == family in FAMILIES
+    assert found.family == example.family in FAMILIES
+    assert found.found_by == "family"
     assert found.num_layers == found.shape.num_layers == len(found.layers) == 3
     assert found.base.architecture == type(model).__name__
     assert found.shape.vocab_size == found.head.out_features
@@ -23,6 +27,13 @@ def test_what_is_found_works(family):
     hidden = torch.randn(1, 2, found.shape.hidden_size)
     assert found.head(found.norm(hidden)).shape == (1, 2, found.base.vocab_size)
     assert "3 layers" in str(found)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", TINY)
+def test_tiny_models_run_with_the_attention_that_was_asked_for(family, attention):
+    found = la.anatomy(tiny(family, attn_implementation=attention).model)
+    assert found.attention == ("eager" if "text_config" in TINY[family].without_sdpa else attention)
 
 
 @pytest.mark.parametrize("batch", BATCH_KINDS)
@@ -37,7 +48,21 @@ def test_the_layout_covers_every_position_once(family, batch):
         assert [len(spans) for spans in layout.spans] == [1, 1, 0, 2]
         assert layout.visual_counts[2] == 0
     counts = layout.visual_counts.tolist()
-    assert family == "llava" or len(set(counts)) == len(counts)  # pictures of different size
+    if batch != "single":
+        assert (counts[0] != counts[1]) == TINY[family].any_size  # pictures of different size
+
+
+def test_every_family_has_a_tiny_model():
+    assert {TINY[name].family or name for name in TINY} == set(FAMILIES)
+
+
+def test_refused_families_say_why():
+    for model_type, (name, reason) in REFUSED.items():
+        model = nn.Linear(1, 1)
+        model.config = type("Config", (), {"model_type": model_type, "vision_config": None})()
+        with pytest.raises(UnsupportedModel, match=re.escape(f"{name} is not supported: {reason}")):
+            la.anatomy(model)
+    assert "cross-attention" in REFUSED["mllama"][1]
 
 
 def test_llava_knows_its_grid_and_cuts_neighbouring_images_apart():

@@ -67,6 +67,30 @@ class Thin(Policy):
         return Decision(keep=~view.layout.visual | (norm > mean))
 
 
+class Attentive(Policy):
+    """Visual tokens that the last prompt token looks at less than at the mean one leave; counts differ by row."""
+
+    name = "attentive"
+
+    def __init__(self, layers=(1, 3)):
+        self.at = layers
+        self.seen = {}
+
+    def layers(self, num_layers, first_prunable):
+        return self.at
+
+    def looks_at(self, num_layers):
+        return frozenset(self.at)
+
+    def decide(self, view):
+        self.seen[view.layer] = view
+        slots = torch.arange(view.hidden.shape[1])
+        last = (slots * view.layout.text).amax(1, keepdim=True)
+        looks = view.attended.weights(last)[:, :, 0].mean(1) * view.layout.visual
+        mean = looks.sum(1, keepdim=True) / view.layout.visual_counts[:, None].clamp(min=1)
+        return Decision(keep=~view.layout.visual | (looks > mean))
+
+
 POLICIES = {
     "keep": Keep,
     "keep-but-ask": KeepButAsk,
@@ -75,6 +99,7 @@ POLICIES = {
     "exit-rows": lambda: Exit([2, None, 1, 3]),
     "exit-rows-late": lambda: Exit([3, 1, None, 1]),
     "thin": Thin,
+    "attentive": Attentive,
 }
 
 

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from local_policies import Exit, Keep, KeepButAsk, Thin
+from shared_tiny import THOROUGH, families, thorough_families, tiny_once
 from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.masking_utils import flash_attention_mask
 
@@ -20,7 +21,6 @@ from lookaway.engine.attach import attach
 from lookaway.engine.memory import recall
 from lookaway.engine.reference import reference
 
-families = pytest.mark.parametrize("family", TINY)
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
 
 
@@ -35,11 +35,14 @@ def attributes(model):
 # taking off ----------------------------------------------------------------------------------------------------------
 
 
-@families
-@pytest.mark.parametrize("how", [attach, reference])
-@pytest.mark.parametrize("ending", ["quietly", "raising", "detach", "without a run"])
+@pytest.mark.parametrize(
+    ("family", "how", "ending"),
+    [(f, how, end) for f in THOROUGH for how in (attach, reference) for end in ("quietly", "detach", "without a run")]
+    + [(family, attach, "raising") for family in TINY],
+)
 def test_nothing_stays_behind(family, how, ending):
-    model, inputs = tiny(family).model, tiny(family).inputs("left_padded")
+    example = tiny_once(family)
+    model, inputs = example.model, example.inputs("left_padded")
     with torch.no_grad():
         before = model(**inputs).logits
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -106,7 +109,7 @@ def test_a_model_that_is_thrown_away_is_freed_while_attached():
 
 @families
 def test_the_trace_of_rows_that_exit_at_different_layers(family):
-    model = tiny(family)
+    model = tiny_once(family)
     inputs = model.inputs("left_padded")
     visual = (inputs["input_ids"] == 5).sum(1).tolist()
     text = ((inputs["input_ids"] != 5) & (inputs["attention_mask"] == 1)).sum(1).tolist()
@@ -181,7 +184,7 @@ def test_policies_are_asked_only_in_prefill_only_at_their_layers_and_only_while_
 # where it works ------------------------------------------------------------------------------------------------------
 
 
-@families
+@thorough_families
 def test_gradients_flow_through_removal_and_checkpointing_asks_once(family):
     grads, asked = [], []
 
@@ -206,14 +209,14 @@ def test_gradients_flow_through_removal_and_checkpointing_asks_once(family):
             torch.nn.functional.cross_entropy(at[:, :-1][chosen], wanted[:, 1:][chosen]).backward()
         assert asked == [1, 2, 3]
         grads.append({name: p.grad for name, p in model.model.named_parameters() if p.grad is not None})
-    assert any("vision_tower" in name for name in grads[0])
+    assert any("vision_tower" in name or "visual" in name for name in grads[0])
     for other in grads[1:]:
         assert other.keys() == grads[0].keys()
         for name, value in grads[0].items():
             torch.testing.assert_close(value, other[name], atol=1e-5, rtol=1e-4)
 
 
-@families
+@pytest.mark.parametrize("family", [family for family in THOROUGH if family != "gemma3"])
 def test_masks_of_two_dimensions(family):
     """Flash attention gets a mask [B, S]; a stand-in that reads such masks judges them on a CPU."""
     AttentionInterface.register("flash_stand_in", _flash_stand_in)
@@ -290,7 +293,7 @@ def test_a_peft_model():
         assert run.trace.exit_layers == [2]
 
 
-@families
+@thorough_families
 def test_the_models_own_loss_is_taken_on_the_kept_columns(family):
     model, inputs = tiny(family).model, tiny(family).inputs("left_padded")
     labels = torch.where(inputs["attention_mask"].bool() & (inputs["input_ids"] != 5), inputs["input_ids"], -100)
@@ -384,18 +387,62 @@ def test_static_caches_and_other_masks():
         model(**inputs, past_key_values=StaticCache(model.config.text_config, max_cache_len=64))
 
 
-def test_sliding_windows():
-    model, inputs = tiny("llava_next").model, tiny("llava_next").inputs()
-    text = model.config.text_config
-    text.sliding_window = 16
-    text.layer_types = ["sliding_attention"] * text.num_hidden_layers
-    with torch.no_grad(), attach(model, Exit(2)):
-        with pytest.raises(UnsupportedModel, match="sliding-window"):
-            model(**inputs, use_cache=True)
-        short = model(**inputs, use_cache=False).logits
-    with torch.no_grad(), reference(model, Exit(2)) as run:
-        masked = model(**inputs, use_cache=False).logits
-        torch.testing.assert_close(short[0], masked[0, run.kept_columns()[0][0]], atol=1e-5, rtol=1e-5)
+def test_sliding_windows_count_places_in_the_whole_prompt():
+    """As the reference does, whose windows transformers counts; the windows are shorter than what left."""
+    model = tiny("llava_next")
+    text = model.model.config.text_config
+    text.sliding_window = 6
+    text.layer_types = ["sliding_attention"] * 4
+    more = torch.randint(10, 90, (4, 3), generator=torch.Generator().manual_seed(3))
+    inputs = model.inputs("left_padded")
+    for attention in ("sdpa", "eager"):
+        model.model.set_attn_implementation(attention)
+        turns, held = [], []
+        for how in (attach, reference):
+            with torch.no_grad(), how(model.model, Exit([2, None, 1, 3])):
+                out = model.model(**inputs, use_cache=True)
+                mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
+                turns.append(
+                    model.model(input_ids=more, attention_mask=mask, past_key_values=out.past_key_values).logits
+                )
+                held.append([layer.keys.shape[2] for layer in out.past_key_values.layers])
+        torch.testing.assert_close(*turns, atol=1e-5, rtol=1e-5)
+        assert held == [[5] * 4] * 2
+
+
+def test_what_sliding_windows_cannot_do_is_refused():
+    model = tiny("gemma3")
+    inputs = model.inputs("right_padded")
+    with torch.no_grad(), attach(model.model, Exit(1)):
+        cache = model.model(**inputs, use_cache=True).past_key_values
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        with pytest.raises(UnsupportedModel, match="padding_side = 'left'"):
+            model.model(input_ids=torch.full((4, 1), 20), attention_mask=mask, past_key_values=cache)
+    AttentionInterface.register("flash_stand_in", _flash_stand_in)
+    AttentionMaskInterface.register("flash_stand_in", flash_attention_mask)
+    model.model.model.language_model.config._attn_implementation = "flash_stand_in"
+    with torch.no_grad(), attach(model.model, Exit(1)), pytest.raises(UnsupportedModel, match="counts the tokens"):
+        model.model(**model.inputs())
+
+
+def test_deepstack_features_are_added_before_anything_may_leave():
+    from transformers import Qwen3VLForConditionalGeneration
+
+    example = tiny("qwen3_vl")
+    config = copy.deepcopy(example.model.config)
+    config.vision_config.deepstack_visual_indexes = [0, 1]
+    model = Qwen3VLForConditionalGeneration._from_config(config).eval()
+    assert la.anatomy(model).first_prunable_layer == 2
+    with pytest.raises(AttachError, match="this model allows 2 to 3"):
+        attach(model, Exit(1))
+    inputs = example.inputs("left_padded")
+    logits = []
+    for how in (attach, reference):
+        with torch.no_grad(), how(model, Exit([2, None, None, 3])) as run:
+            out = model(**inputs).logits
+            index, valid = run.kept_columns()
+            logits.append(out if how is attach else out.gather(1, index[..., None].expand(-1, -1, out.shape[-1])))
+    torch.testing.assert_close(logits[0][valid], logits[1][valid], atol=1e-5, rtol=1e-5)
 
 
 def test_compiled_models():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from local_policies import Exit
 
-from lookaway.anatomy.tiny import TINY, tiny
+from lookaway.anatomy.base import anatomy_of
+from lookaway.anatomy.tiny import tiny
 from lookaway.core.errors import DataError
 from lookaway.core.exit_table import ExitTable
 from lookaway.engine import exit_table as module
@@ -23,7 +24,10 @@ class Batch:
 
 
 def mixed(model):
-    return Batch(model.inputs("left_padded"), [1, 1, 0, 2], [3, 1, 2, 2])
+    batch = Batch(model.inputs("left_padded"), [1, 1, 0, 2], [3, 1, 2, 2])
+    if model.family == "paligemma":
+        batch.inputs["token_type_ids"][batch.answer_mask] = 1  # the answer is causal
+    return batch
 
 
 def shared(model):
@@ -43,12 +47,13 @@ def shared(model):
 
 
 PICTURES = ("pixel_values", "image_sizes")
+LLAVAS = ("llava", "llava_next", "llava_onevision")
 
 
 def by_hand(model, batch, layer):
     """(loss, said, wanted) a row, from a live run that exits before `layer` (None: never)."""
     mask = batch.inputs["attention_mask"]
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = anatomy_of(model.model).positions(mask)
     with torch.no_grad(), attach(model.model, Exit(layer)) as attached:
         logits = model.model(**batch.inputs, position_ids=positions).logits
     index, valid = attached.kept_columns()
@@ -60,10 +65,15 @@ def by_hand(model, batch, layer):
         yield torch.nn.functional.cross_entropy(at, wanted), at.argmax(-1), wanted
 
 
-@pytest.mark.parametrize("make", [mixed, shared])
+OTHERS = ("qwen3_vl", "gemma3", "smolvlm", "internvl", "paligemma")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    ("family", "make", "share"),
+    [(family, make, share) for family in LLAVAS for make in (mixed, shared) for share in (True, False)]
+    + [(family, mixed, True) for family in OTHERS],
+)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", TINY)
-@pytest.mark.parametrize("share", [True, False])
 def test_the_table_says_what_live_runs_say(family, attention, make, share):
     model = tiny(family, attn_implementation=attention)
     batch = make(model)
@@ -81,7 +91,7 @@ def test_the_table_says_what_live_runs_say(family, attention, make, share):
             assert table.agree[row, column] == (said == full[row][1]).all()
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", LLAVAS)
 def test_features_are_those_of_the_prompt_alone(family):
     """Answers must not leak into what a gate is trained on: cut off, the features stay the same."""
     model = tiny(family)

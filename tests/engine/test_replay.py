@@ -3,19 +3,19 @@
 import pytest
 import torch
 from local_policies import Exit
+from shared_tiny import THOROUGH, thorough_families
 
 from lookaway.anatomy.base import anatomy_of
 from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
-from lookaway.core.errors import AttachError
+from lookaway.core.errors import AttachError, DataError
 from lookaway.core.features import text_features
 from lookaway.engine.attach import attach
 from lookaway.engine.replay import record_tape
 from lookaway.engine.shared import groups_of, record_shared, rows_of
 
-pytestmark = [
-    pytest.mark.parametrize("attention", ["sdpa", "eager"]),
-    pytest.mark.parametrize("family", TINY),
-]
+pytestmark = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+EVERYWHERE = [(family, kind) for family in TINY for kind in (BATCH_KINDS if family in THOROUGH else ["left_padded"])]
+sharing_families = pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "internvl", "smolvlm"])
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -25,7 +25,7 @@ def _no_grad():
         yield
 
 
-@pytest.mark.parametrize("batch", BATCH_KINDS)
+@pytest.mark.parametrize(("family", "batch"), EVERYWHERE)
 def test_a_replayed_suffix_is_bit_for_bit_the_run_that_exits_there(family, attention, batch):
     model = tiny(family, attn_implementation=attention)
     inputs = model.inputs(batch)
@@ -41,6 +41,7 @@ def test_a_replayed_suffix_is_bit_for_bit_the_run_that_exits_there(family, atten
     torch.testing.assert_close(tape.replay(4)[tape.valid], text[tape.valid], **TOLERANCE)
 
 
+@thorough_families
 @pytest.mark.parametrize("batch", BATCH_KINDS)
 def test_the_growing_batch_equals_single_replays(family, attention, batch):
     model = tiny(family, attn_implementation=attention)
@@ -57,6 +58,7 @@ def test_the_growing_batch_equals_single_replays(family, attention, batch):
     torch.testing.assert_close(tape.full_logits(positions), grown[-1], **TOLERANCE)
 
 
+@thorough_families
 def test_features_are_those_that_a_gate_sees_in_a_live_run(family, attention):
     model = tiny(family, attn_implementation=attention)
     inputs = model.inputs("left_padded")
@@ -76,6 +78,7 @@ def test_features_are_those_that_a_gate_sees_in_a_live_run(family, attention):
     torch.testing.assert_close(tape.features([1, 2, 3]), torch.stack([seen[k] for k in (1, 2, 3)], 1), **TOLERANCE)
 
 
+@sharing_families
 @pytest.mark.parametrize("before", [0, 3])
 def test_questions_that_share_their_image_equal_each_alone(family, attention, before):
     model = tiny(family, attn_implementation=attention)
@@ -94,7 +97,7 @@ def test_questions_that_share_their_image_equal_each_alone(family, attention, be
     inputs["attention_mask"] = (inputs["input_ids"] != 0).long()
     anatomy = anatomy_of(model.model)
     layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
-    assert groups_of(layout, inputs, [1, 1, 1]) == ([[0, 1, 2]], [])
+    assert groups_of(anatomy, layout, inputs, [1, 1, 1]) == ([[0, 1, 2]], [])
     shared = record_shared(anatomy, layout, inputs, [1, 1, 1])
     assert shared.index.shape == (3, 5)
     for row in range(3):
@@ -110,17 +113,19 @@ def test_questions_that_share_their_image_equal_each_alone(family, attention, be
         torch.testing.assert_close(shared.features([1, 3])[row], tape.features([1, 3])[0], **TOLERANCE)
 
 
+@sharing_families
 def test_other_images_other_text_and_no_image_are_not_shared(family, attention):
     model = tiny(family, attn_implementation=attention)
     anatomy, inputs = anatomy_of(model.model), model.inputs("left_padded")
     layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
-    assert groups_of(layout, inputs, [1, 1, 0, 2]) == ([[0], [1]], [2, 3])
-    last = rows_of(inputs, [3], [1, 1, 0, 2])
-    assert len(last["pixel_values"]) == 2
-    assert torch.equal(last["pixel_values"], inputs["pixel_values"][2:])
-    assert "pixel_values" not in rows_of(inputs, [2], [1, 1, 0, 2])
+    assert groups_of(anatomy, layout, inputs, [1, 1, 0, 2]) == ([[0], [1]], [2, 3])
+    last = rows_of(anatomy, inputs, [3], [1, 1, 0, 2])
+    first = {"internvl": 4, "smolvlm": 3}.get(family, 2)  # of 1 and 3 tiles in front; of 3 rows; of 2 pictures
+    assert torch.equal(last["pixel_values"], inputs["pixel_values"][first:])
+    assert "pixel_values" not in rows_of(anatomy, inputs, [2], [1, 1, 0, 2])
 
 
+@thorough_families
 def test_a_tape_wants_the_unpruned_model_and_leaves_no_hook(family, attention):
     model = tiny(family, attn_implementation=attention)
     with attach(model.model, Exit(1)), pytest.raises(AttachError, match="attached to this model already"):
@@ -130,3 +135,13 @@ def test_a_tape_wants_the_unpruned_model_and_leaves_no_hook(family, attention):
     with pytest.raises(ValueError, match="ascend"):
         record_tape(model.model, model.inputs()).exit_states([0])
     assert not any(module._forward_pre_hooks for module in model.model.modules())
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "paligemma"])
+def test_where_more_than_the_prefix_counts_nothing_is_shared(family, attention):
+    model = tiny(family, attn_implementation=attention)
+    anatomy, inputs = anatomy_of(model.model), model.inputs("left_padded")
+    layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
+    assert groups_of(anatomy, layout, inputs, [1, 1, 0, 2]) == ([], [0, 1, 2, 3])
+    with pytest.raises(DataError, match="cannot be told apart by rows"):
+        rows_of(anatomy, {**inputs, "pixel_values": torch.zeros(7, 3)}, [0], [1, 1, 0, 2])

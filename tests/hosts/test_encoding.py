@@ -113,3 +113,23 @@ def test_questions_of_one_image_stay_together():
     batches = group_by_image(samples, 4)
     assert [[s.id for s in batch] for batch in batches] == [["0", "2", "4"], ["1", "3", "5", "n"]]
     assert [len(batch) for batch in group_by_image(samples, 2)] == [2, 1, 2, 2]
+
+
+@pytest.mark.parametrize("answer_type", [0, 1])
+def test_token_types_go_on_behind_the_prompt(answer_type):
+    from lookaway.hosts.encoding import _append
+
+    prompt = {
+        "input_ids": torch.tensor([[0, 5, 5, 20], [5, 5, 30, 31]]),
+        "attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]),
+        "token_type_ids": torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]]),
+        "mm_token_type_ids": torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.int32),
+    }
+    inputs, mask = _append(prompt, [[40, 2], [2]], pad_id=0, answer_type=answer_type)
+    a = answer_type
+    assert inputs["input_ids"].tolist() == [[5, 5, 20, 40, 2], [5, 5, 30, 31, 2]]
+    assert inputs["attention_mask"].tolist() == [[1] * 5] * 2
+    assert inputs["token_type_ids"].tolist() == [[1, 1, 0, a, a], [1, 1, 0, 0, a]]
+    assert inputs["mm_token_type_ids"].tolist() == [[1, 1, 0, 0, 0]] * 2
+    assert inputs["mm_token_type_ids"].dtype == torch.int32
+    assert mask.int().tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]

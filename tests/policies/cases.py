@@ -7,6 +7,7 @@ import torch
 
 import lookaway as la
 from lookaway.core.decision import Policy
+from lookaway.policies.ranking import RANKINGS
 
 HIDDEN, LAYERS = 32, 4  # the sizes of anatomy.tiny
 ROWS = 4  # rows of its padded batches
@@ -24,6 +25,10 @@ def gates(seed=0, layers=(1, 2, 3), **settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return la.ExitGates(HIDDEN, layers, **{"width": 8, **settings})
+
+
+def ranked(name):
+    return lambda rows: la.KeepSchedule([1.0, 0.6, 0.6, 0.2], ranking=name)
 
 
 def adapters(layers, seed=0, **shape):
@@ -54,4 +59,28 @@ CASES = {
         )
     ),
     "chain": Case(lambda rows: la.chain(la.ExitAt([None, 3, 2, None][:rows]), la.VisualExit(gates(4)))),
+    "keep-schedule": Case(lambda rows: la.KeepSchedule([1.0, 0.8, 0.4, 0.4])),
+    "keep-schedule-counts": Case(lambda rows: la.KeepSchedule([1.0, 1.0, 9, 2], ranking="question-mean")),
+    "keep-schedule-to-none": Case(lambda rows: la.KeepSchedule([1.0, 0.5, 0.25, 0.0], ranking="key-norm")),
+    "keep-schedule-all": Case(lambda rows: la.KeepSchedule([1.0] * LAYERS), exits=False),
+    "schedule-then-exit": Case(
+        lambda rows: la.chain(
+            la.KeepSchedule([1.0, 0.7, 0.7, 0.3], ranking="question-head-max"), la.ExitAt([2, None, 3, None][:rows])
+        )
+    ),
+    "exit-then-schedule": Case(
+        lambda rows: la.chain(la.VisualExit(gates(4)), la.KeepSchedule.from_steps({1: 0.6, 3: 0.2}, LAYERS))
+    ),
+    **{f"ranking-{name}": Case(ranked(name)) for name in RANKINGS},
+    "fastv": Case(lambda rows: la.FastV()),
+    "vtw": Case(lambda rows: la.VTW(2)),
+    "pyramiddrop": Case(lambda rows: la.PyramidDrop()),
+    "pyramiddrop-steps": Case(lambda rows: la.PyramidDrop(ratio=0.3, steps=(1, 3))),
+    "fitprune": Case(lambda rows: la.FitPrune([1.0, 0.9, 0.5, 0.1])),
+    "sparsevlm": Case(lambda rows: la.SparseVLM({1: 0.75, 3: 0.25})),
+    "dart": Case(lambda rows: la.DART(layer=1, keep=0.5, pivots=3)),
+    "divprune": Case(lambda rows: la.DivPrune(0.3)),
+    "visionzip-style": Case(lambda rows: la.VisionZipStyle(0.5, dominant=0.6)),
+    "random-keep": Case(lambda rows: la.RandomKeep(0.5, seed=5)),
+    "uniform-keep": Case(lambda rows: la.UniformKeep(7)),
 }

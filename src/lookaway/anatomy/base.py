@@ -15,7 +15,7 @@ from ..core.cost import DecoderShape
 from ..core.errors import DataError, UnknownAnatomy, UnsupportedModel
 from ..core.layout import TokenLayout
 
-__all__ = ["FAMILIES", "Anatomy", "anatomy_of", "family"]
+__all__ = ["FAMILIES", "REFUSED", "SUPPORT", "Anatomy", "Support", "anatomy_of", "family", "refused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,26 @@ class Anatomy:
     """(rows, columns) of one image's visual tokens, where that is fixed."""
     other_visual_ids: tuple[int, ...] = ()
     """Further token ids that stand for visual tokens, e.g. those of videos."""
+    first_position: int | None = 0
+    """Position of a row's first real token; None: the model counts in several dimensions and does it itself."""
+    prefix_is_causal: bool = True
+    """Text in front of the image does not see it; False where picture and prompt all see each other."""
+    images_by_row: bool = False
+    """Image inputs have one entry a row (padded to the most images), not one a picture or tile."""
+    found_by: str = "family"
+    """'family': by a function for this architecture; 'rule': by the common pattern, proven when a policy comes."""
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def has_windows(self) -> bool:
+        """Some decoder layers see only so many places back (sliding windows)."""
+        text: Any = self.language_model.config
+        window = getattr(text, "sliding_window", None)
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+        return window is not None and "sliding_attention" in kinds
 
     @property
     def attention(self) -> str:
@@ -68,6 +84,16 @@ class Anatomy:
         for token_id in self.other_visual_ids:
             visual = visual | (input_ids == token_id)
         return self._with_padding(visual, attention_mask)
+
+    def positions(self, attention_mask: Tensor) -> Tensor | None:
+        """Positions as `generate` counts them, int64 [B, S]; None: leave them to the model's forward.
+
+        Args:
+            attention_mask: [B, S], 1 = real token.
+        """
+        if self.first_position is None:
+            return None
+        return (attention_mask.cumsum(1) - 1).clamp(min=0) + self.first_position
 
     def layout_of_embeddings(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None) -> TokenLayout:
         """As `layout`, from embeddings [B, S, D] in which image tokens still are the image token's own embedding.
@@ -100,8 +126,12 @@ class Anatomy:
     def __str__(self) -> str:
         s = self.shape
         grid = f", {self.grid[0]} x {self.grid[1]} visual tokens an image" if self.grid else ""
+        rule = (
+            "  found by  the common pattern, not a family of its own; proven by a dry run when a policy is attached\n"
+        )
         return (
             f"{self.base.architecture} (family {self.family}, {self.base.id or 'no id'})\n"
+            f"{rule if self.found_by == 'rule' else ''}"
             f"  decoder   {type(self.language_model).__name__}: {s.num_layers} layers, hidden {s.hidden_size}, "
             f"{s.num_heads} heads / {s.num_kv_heads} KV heads of {s.head_dim}, FFN {s.intermediate_size}, "
             f"vocabulary {s.vocab_size}\n"
@@ -115,24 +145,59 @@ FAMILIES: dict[str, Callable[[Any], Anatomy]] = {}
 """`config.model_type` -> the function that finds its anatomy."""
 
 
-def family(model_type: str) -> Callable[[Callable[[Any], Anatomy]], Callable[[Any], Anatomy]]:
-    """Decorator: this function finds the anatomy of models whose `config.model_type` is `model_type`."""
+@dataclass(frozen=True)
+class Support:
+    """What docs/support.md says of a family."""
+
+    name: str
+    """What people call it."""
+    checkpoints: tuple[str, ...]
+    """Hub ids that its function was written for."""
+    attention: str
+    """Attention implementations that it works with."""
+    refuses: str
+    """What is refused beyond what is refused for all families."""
+
+
+SUPPORT: dict[str, Support] = {}
+"""`config.model_type` -> what is known of its family."""
+
+
+def family(
+    model_type: str, name: str, *checkpoints: str, attention: str = "SDPA, eager, flash", refuses: str = ""
+) -> Callable[[Callable[[Any], Anatomy]], Callable[[Any], Anatomy]]:
+    """Decorator: this function finds the anatomy of models whose `config.model_type` is `model_type`.
+
+    Args:
+        name, checkpoints, attention, refuses: see `Support`.
+    """
 
     def add(function: Callable[[Any], Anatomy]) -> Callable[[Any], Anatomy]:
         FAMILIES[model_type] = function
+        SUPPORT[model_type] = Support(name, checkpoints, attention, refuses)
         return function
 
     return add
+
+
+REFUSED: dict[str, tuple[str, str]] = {}
+"""`config.model_type` -> (the family's name, why its visual tokens cannot leave)."""
+
+
+def refused(model_type: str, name: str, reason: str) -> None:
+    """Refuse models of this `config.model_type`, whatever the common pattern says of them."""
+    REFUSED[model_type] = (name, reason)
 
 
 def anatomy_of(model: Any) -> Anatomy:
     """What was found in a model: where its decoder layers, norm, head and visual tokens are.
 
     Raises:
-        UnknownAnatomy: no family is registered for this architecture.
-        UnsupportedModel: the model has no visual tokens, or is only a part of a supported one.
+        UnknownAnatomy: no family is registered for this architecture, and it is not of the common pattern.
+        UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family.
     """
     from . import families  # noqa: F401  (registers them)
+    from .families.rule import NotOfThePattern, by_rule
 
     model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     config = getattr(model, "config", None)
@@ -145,15 +210,22 @@ def anatomy_of(model: Any) -> Anatomy:
             )
         return FAMILIES[model_type](model)
     name, known = type(model).__name__, ", ".join(sorted(FAMILIES))
+    if model_type in REFUSED:
+        raise UnsupportedModel(f"{REFUSED[model_type][0]} is not supported: {REFUSED[model_type][1]}")
     if isinstance(model, nn.Module) and model_type and not any(hasattr(config, key) for key in _VISUAL_KEYS):
         raise UnsupportedModel(
             f"{name} (model_type {model_type!r}) is a text-only model: it has no visual tokens that could leave. "
             f"lookaway needs a vision-language model; families it knows: {known}."
         )
+    try:
+        return by_rule(model)
+    except NotOfThePattern as reason:
+        why = str(reason)
     near = difflib.get_close_matches(str(model_type), FAMILIES, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownAnatomy(
-        f"No anatomy for {name} (model_type {model_type!r}).{hint} Known: {known}. "
+        f"No anatomy for {name} (model_type {model_type!r}), and it is not of the common pattern: {why}.{hint} "
+        f"Known: {known}. "
         "docs/adding-a-model.md tells how to add one: a function of about ten lines."
     )
 

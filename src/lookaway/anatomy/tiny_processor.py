@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from typing import Any
 
-from .tiny import IMAGE, PAD, VISION, VOCAB
+from .tiny.sizes import IMAGE, PAD, VISION, VOCAB
 
 __all__ = ["tiny_processor"]
 

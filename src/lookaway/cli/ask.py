@@ -21,7 +21,7 @@ class Options:
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     policy: str | None = None
-    """Folder or hub id of a saved policy; without it the default model's own gates, or none for other models."""
+    """Folder, hub id or YAML file of a policy; without it the default model's own gates, or none for other models."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     max_new_tokens: int = 64
@@ -82,13 +82,17 @@ def show(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{found['answer']}[/bold]", markup=True)
     layers, tokens = found["num_layers"], found["visual_tokens"]
-    if found["exit_layer"] is None:
-        console.print(f"looked at {tokens} visual tokens through all {layers} layers: nothing saved")
-    else:
+    flops, kv = 1 - found["prefill_flops_share"], 1 - found["kv_bytes_share"]
+    saved = f"prefill {flops:.0%} fewer FLOPs, KV cache {kv:.0%} smaller"
+    if found["exit_layer"] is not None:
         console.print(
             f"looked away before layer {found['exit_layer']} of {layers}: {tokens} visual tokens left the decoder; "
-            f"prefill {1 - found['prefill_flops_share']:.0%} fewer FLOPs, "
-            f"KV cache {1 - found['kv_bytes_share']:.0%} smaller"
+            f"{saved}"
         )
+    elif found["mean_visual_tokens"] < tokens:
+        mean = found["mean_visual_tokens"]
+        console.print(f"looked at {mean:.0f} of {tokens} visual tokens in the mean layer of {layers}; {saved}")
+    else:
+        console.print(f"looked at {tokens} visual tokens through all {layers} layers: nothing saved")
     if "answer_without" in found and found["answer_without"] != found["answer"]:
         console.print(f"without the policy the model answers: [bold]{found['answer_without']}[/bold]")

@@ -82,7 +82,7 @@ def earlier_results(records: Path, options: Any) -> list[PairedResult]:
     return results_from_records(found)
 
 
-FREE = ("out", "batch_size", "device", "pictures", "curve")
+FREE = ("out", "batch_size", "device", "pictures", "curve", "records")
 """Options that may change when an interrupted run goes on."""
 
 

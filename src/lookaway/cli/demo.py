@@ -17,11 +17,11 @@ class Options:
     """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
     out: Path = Path("out/demo")
     """Folder of the gates, the records and report.html; what is done already is not done again."""
-    train: int = 600
+    train: int = 400
     """Questions that the gates learn from."""
-    calibration: int = 220
+    calibration: int = 170
     """Questions that the promise is made on, one an image."""
-    test: int = 300
+    test: int = 200
     """Held-out questions that are reported."""
     layers: tuple[int, ...] = ()
     """Candidate exit layers of the gates; default: 1 to 4, then every second: half the cost of all."""
@@ -80,8 +80,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def default_layers(model: str) -> tuple[int, ...]:
     """Layers 1 to 4 and every second one after them: exits are worth most, and decided most finely, early."""
-    from ..anatomy.base import anatomy_of
-    from ..hosts.loading import load_model
+    from ..hosts.loading import load_config
 
-    depth = anatomy_of(load_model(model, device="cpu")[0]).num_layers
+    depth = load_config(model).get_text_config().num_hidden_layers
     return tuple(k for k in range(1, depth) if k <= 4 or k % 2 == 0)

@@ -18,7 +18,7 @@ class Options:
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     policy: str | None = None
-    """Folder or hub id of a saved policy; without it the default model's own gates."""
+    """Folder, hub id or YAML file of a policy; without it the default model's own gates."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     data: str = "mini"

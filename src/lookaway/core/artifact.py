@@ -15,7 +15,7 @@ from .files import atomic_path, write_json, write_text
 if TYPE_CHECKING:
     from .decision import Policy
 
-__all__ = ["BaseModel", "SavedPolicy", "push_policy", "read_policy", "save_policy"]
+__all__ = ["BaseModel", "SavedPolicy", "push_policy", "read_policy", "read_policy_yaml", "save_policy"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -111,6 +111,32 @@ def read_policy(path_or_hub_id: str | Path) -> SavedPolicy:
     return SavedPolicy(name, config, tensors, base_model, document.get("library_version", "unknown"))
 
 
+def read_policy_yaml(path: Path) -> SavedPolicy:
+    """Read a policy without weights from a YAML file: `policy: NAME` and `config: {settings}`.
+
+    Raises:
+        DataError: the file is missing, no YAML, or has other keys.
+    """
+    import yaml
+
+    from .. import __version__
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"Cannot read the policy {path}: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict) or set(document) - {"policy", "config"} or not document.get("policy"):
+        raise DataError(
+            f"{path} is no policy: it must have the key 'policy' (a name), and may have 'config' (settings)."
+        )
+    config = document.get("config") or {}
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: 'config' must map settings to values, not be {config!r}.")
+    return SavedPolicy(str(document["policy"]), config, {}, None, __version__)
+
+
 def push_policy(policy: Policy, repo_id: str, **kwargs: Any) -> str:
     """Save to a temporary folder and upload it; returns the commit's address."""
     import tempfile
@@ -143,7 +169,7 @@ def _card(document: dict[str, Any], body: str) -> str:
         front.append(f"base_model: {base['id']}")
     title = f"# {document['policy']} for {base.get('id') or base.get('architecture') or 'any model'}"
     usage = (
-        "```python\nimport lookaway as la\n\nwith la.attach(model, la.load('this-folder')) as run:\n"
+        '```python\nimport lookaway as la\n\nwith la.attach(model, la.load("this-folder")) as run:\n'
         "    out = model.generate(**inputs)\nprint(run.trace.exit_layers)\n```"
     )
     return "\n".join([*front, "---", "", title, "", body, "", "## Use", "", usage, ""])

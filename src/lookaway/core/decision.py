@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from .artifact import BaseModel, push_policy, save_policy
+from .attended import Attended
 from .errors import SettingsError
 from .layout import TokenLayout
 from .stand_in import StandIn
@@ -31,8 +32,8 @@ class LayerView:
     """Residual stream entering the layer, before its norm; visual rows included."""
     initial_visual: Tensor  # int64 [B]
     """Visual tokens each row had before anything was dropped."""
-    scores: Tensor | None = None  # [B, S]
-    """What the policy asked for with `scores_at`; None where it did not."""
+    attended: Attended | None = None
+    """Queries and keys of the layer before, where the policy asked for them with `looks_at`; else None."""
 
     @property
     def waiting(self) -> Tensor:
@@ -76,6 +77,10 @@ class Policy(ABC):
         An empty tuple means that it never drops anything. Raises ValueError where its own settings do not fit a decoder
         of this depth.
         """
+
+    def looks_at(self, num_layers: int) -> frozenset[int]:
+        """Those of its layers before which the policy needs the queries and keys of the layer before (`attended`)."""
+        return frozenset()
 
     @abstractmethod
     def decide(self, view: LayerView) -> Decision:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .attended import last_text_slot
 from .errors import DataError
 
 __all__ = ["ImageSpan", "QuestionSlots", "TokenLayout"]
@@ -106,7 +107,7 @@ class TokenLayout:
     def question_slots(self) -> QuestionSlots:
         """Where the question of each row is; found once a layout, since gates read it at every layer."""
         slots = torch.arange(self.text.shape[1], device=self.text.device)
-        last = torch.where(self.text.any(1), (slots * self.text).amax(1), self.text.shape[1] - 1)  # [B]
+        last = last_text_slot(self.text)  # [B]
         is_last = slots == last[:, None]  # [B, S]
         others = self.question_mask() & ~is_last
         others = torch.where(others.any(1, keepdim=True), others, is_last)

@@ -14,6 +14,9 @@ __all__ = ["SPLITS", "load_samples"]
 SPLITS = ("train", "calibration", "test")
 """What gates learn from, what thresholds are chosen on, what is reported: never the same pictures."""
 
+PUBLISHED = ("scienceqa", "vqav2", "nlvr2")
+"""Layouts of public data sets, with splits of their own."""
+
 
 def load_samples(
     spec: str, split: str = "test", limit: int | None = None, seed: int = 0, distinct_images: bool = False
@@ -21,8 +24,9 @@ def load_samples(
     """Samples of a named set or of a user's file, of one split.
 
     Args:
-        spec: 'mini' (scenes and easy-VQA in equal parts), 'scenes', 'easy-vqa', or a path (docs/data.md).
-        split: 'train', 'calibration' or 'test'; 'all' takes a user's file whole.
+        spec: 'mini' (scenes and easy-VQA in equal parts), 'scenes', 'easy-vqa', a path, or a published layout and
+            its folder: 'scienceqa:FOLDER', 'vqav2:FOLDER', 'nlvr2:FOLDER' (docs/data.md).
+        split: 'train', 'calibration' or 'test'; 'all' takes a user's file or a published folder whole.
         limit: at most so many; the generated sets make 1000 where it is None.
         seed: draws another part of the generated sets; a user's file is shuffled with it before `limit` cuts.
         distinct_images: one question of each image, so that samples are independent draws.
@@ -38,10 +42,13 @@ def load_samples(
         if not distinct_images:
             return _generated(spec, split, limit or 1000, seed)
         return _generated_distinct(spec, split, limit or 1000, seed)
-    if not distinct_images:
-        return _own(spec, split, limit, seed)
-    samples = _one_per_image(_own(spec, split, None, seed), seed)
-    return samples[:limit]
+    kind, _, folder = spec.partition(":")
+    whole = None if distinct_images else limit
+    if kind in PUBLISHED and folder:
+        samples = _cut(_published(kind, folder, split), whole, seed)
+    else:
+        samples = _own(spec, split, whole, seed)
+    return _one_per_image(samples, seed)[:limit] if distinct_images else samples
 
 
 def _generated(spec: str, split: str, count: int, seed: int) -> list[Sample]:
@@ -84,8 +91,6 @@ def _one_per_image(samples: list[Sample], seed: int) -> list[Sample]:
 
 
 def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
-    import random
-
     from .formats import read_samples, split_of
 
     samples = read_samples(path)
@@ -97,6 +102,24 @@ def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
                 "Give more samples, or --split all."
             )
         samples = chosen
-    if limit is not None and limit < len(samples):
-        samples = random.Random(seed).sample(samples, limit)
-    return samples
+    return _cut(samples, limit, seed)
+
+
+def _published(kind: str, folder: str, split: str) -> list[Sample]:
+    if kind == "scienceqa":
+        from .scienceqa import read_scienceqa
+
+        return read_scienceqa(folder, split)
+    if kind == "vqav2":
+        from .vqav2 import read_vqav2
+
+        return read_vqav2(folder, split)
+    from .nlvr2 import read_nlvr2
+
+    return read_nlvr2(folder, split)
+
+
+def _cut(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:
+    import random
+
+    return samples if limit is None or limit >= len(samples) else random.Random(seed).sample(samples, limit)

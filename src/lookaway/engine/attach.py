@@ -17,18 +17,20 @@ from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy, anatomy_of
 from ..core.decision import Policy
-from ..core.errors import AttachError
+from ..core.errors import AttachError, UnsupportedModel
 from ..core.layout import TokenLayout
 from ..core.record import Trace
 from .groups import CannotSplit, Parts
 from .loss import loss_on_kept_columns
 from .memory import Memory, recall, remember
+from .proof import prove
 from .pruning import Prompt
-from .refusals import check_cache_can_shrink, check_not_compiled, check_run
+from .refusals import check_not_compiled, check_run
+from .scores import Watch
 from .sequence import LayerCall, gather_rows
 from .skipping import Skipping
 
-__all__ = ["Attachment", "attach", "check_detached"]
+__all__ = ["Attachment", "attach", "check_detached", "policy_layers"]
 
 _attached: WeakValueDictionary[int, Attachment] = WeakValueDictionary()
 """What is attached, by the id of the backbone; the hooks keep an attachment alive as long as its model lives."""
@@ -46,6 +48,7 @@ def attach(model: Any, policy: Policy) -> Attachment:
         ModelMismatch: the policy was made for another model.
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
+    prove(model)
     return Attachment(model, policy)
 
 
@@ -68,7 +71,7 @@ class Attachment:
     def __init__(self, model: Any, policy: Policy) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
-        self._layers = _policy_layers(policy, self.anatomy)
+        self._layers = policy_layers(policy, self.anatomy)
         check_detached(self.anatomy)
         check_not_compiled(model, self.anatomy)
         if policy.base is not None:
@@ -87,7 +90,9 @@ class Attachment:
         """Rows that keep different numbers of tokens run in groups of like length in prefill."""
         self._attention = ""
         self._parameters = tuple(inspect.signature(type(self.anatomy.backbone).forward).parameters)[1:]
-        self._undo: list[Callable[[], object]] = [hook.remove for hook in self._register()]
+        looks = policy.looks_at(self.anatomy.num_layers) & self._layers
+        self._watch = Watch(self.anatomy, looks, lambda: self._prompt is not None and self._prompt.waiting)
+        self._undo: list[Callable[[], object]] = [self._watch.remove, *(hook.remove for hook in self._register())]
         self._undo += self._skipping.install(self.anatomy.model)
         self._undo.append(loss_on_kept_columns(self.anatomy.model, self._left_columns, self.shortens))
         _attached[id(self.anatomy.backbone)] = self
@@ -159,11 +164,12 @@ class Attachment:
         inputs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}
+        self._watch.clear()
         self._attention = self.anatomy.attention
         self._running = True
         cache = inputs.get("past_key_values")
         if self._layers:
-            check_run(self._attention, cache)
+            check_run(self._attention, cache, self.anatomy.has_windows)
         if cache is None or cache.get_seq_length() == 0:
             self._begin(inputs, None)
         else:
@@ -192,6 +198,11 @@ class Attachment:
                 f"This KV cache was shortened from layer {memory.first_layer} on, which the attached policy does "
                 f"not reach ({self.policy!r}). Continue it with the policy that it was made with."
             )
+        if memory is not None and memory.pad_right and self.anatomy.has_windows:
+            raise UnsupportedModel(
+                "This decoder has sliding-window layers, and the prompts were padded on the right: padding between "
+                "prompt and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
+            )
         self._memory = (memory or Memory([None] * self.anatomy.num_layers, length)).up_to(length)
         if self._layers and any(inputs.get(name) is not None for name in _IMAGES):
             self._begin(inputs, self._memory)
@@ -207,6 +218,7 @@ class Attachment:
                 prompt.cache = None
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}
+        self._watch.clear()
         self._running = False
 
     def _before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -221,16 +233,14 @@ class Attachment:
                 return None
             return self._behind(call, self._memory, call.hidden.shape[1])
         if prompt.waiting and layer in self._layers:
-            stay = prompt.ask(self.policy, layer, self._left(call, prompt))
-            if stay is not None:
-                check_cache_can_shrink(call.cache, layer)
+            stay = prompt.ask(self.policy, layer, self._left(call, prompt), self._watch.take(layer, prompt))
         else:
             stay = None
         if layer in self._skipping:
-            prompt.mark = call.mark
+            prompt.marks[layer] = call.mark
             return self._skip(call, prompt, stay)
         if prompt.kept is not None:
-            prompt.kept_at[layer], prompt.mark = prompt.kept, call.mark
+            prompt.kept_at[layer], prompt.marks[layer] = prompt.kept, call.mark
             prompt.cache = call.cache
             return self._carry_out(call, prompt, stay)
         if prompt.past.kept_at[layer] is not None:
@@ -241,7 +251,7 @@ class Attachment:
     def _recompute(self, call: LayerCall) -> Any:
         """A layer outside of a forward: gradient checkpointing (some versions run hooks again), or a mistake."""
         prompt = self._latest
-        if prompt is None or prompt.mark is None or call.mark is not prompt.mark:
+        if prompt is None or call.mark is None or call.mark is not prompt.marks.get(call.layer):
             raise AttachError(
                 "A decoder layer ran outside of the model's forward while a policy is attached, so lookaway cannot see "
                 "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
@@ -267,7 +277,7 @@ class Attachment:
         assert kept is not None
         if stay is not None:
             hidden = gather_rows(hidden, stay[0])
-        if self.split and len(prompt.groups) > 1 and not past.length and not torch.is_grad_enabled():
+        if self._may_split(call.layer, prompt):
             try:
                 return self._in_groups(call, hidden, prompt)
             except CannotSplit:
@@ -278,6 +288,11 @@ class Attachment:
         """The call of a layer whose attention is skipped: rows that leave do so all the same."""
         hidden = call.hidden if stay is None else gather_rows(call.hidden, stay[0])
         return self._skipping.enter(call, prompt, hidden, hidden)
+
+    def _may_split(self, layer: int, prompt: Prompt) -> bool:
+        watched = layer + 1 in self._watch.layers and prompt.waiting  # it is read as one rectangle
+        inference = not torch.is_grad_enabled()
+        return self.split and len(prompt.groups) > 1 and not prompt.past.length and not watched and inference
 
     def _in_groups(self, call: LayerCall, hidden: Tensor, prompt: Prompt) -> Any:
         """Run all groups but the last here; the layer's own call is the last, and `_after_layer` joins them."""
@@ -318,10 +333,11 @@ class _LayerHook:
         return self.owner._after_layer(self.layer, output)
 
 
-_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+_IMAGES = ("pixel_values", "pixel_values_images", "pixel_values_videos", "mm_encoder_outputs")
 
 
-def _policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+def policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+    """The layers before which `policy` is asked on this model; AttachError where that is not possible."""
     if not isinstance(policy, Policy):
         raise AttachError(f"{policy!r} is no policy. la.policies() lists them, la.load(path) reads a saved one.")
     first, last = anatomy.first_prunable_layer, anatomy.num_layers

@@ -88,14 +88,15 @@ def _table(
     """The table of one batch."""
     inputs = dict(batch.inputs)
     mask = inputs["attention_mask"]
-    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+    if (positions := anatomy.positions(mask)) is not None:
+        inputs["position_ids"] = positions
     layout = anatomy.layout(inputs["input_ids"], mask)
     images = [len(sample.images) for sample in batch.samples]
-    groups, alone = groups_of(layout, inputs, images) if share else ([], list(range(len(images))))
+    groups, alone = groups_of(anatomy, layout, inputs, images) if share else ([], list(range(len(images))))
     assert batch.answer_mask is not None
     parts: list[tuple[list[int], ExitTable]] = []
     for rows, record in [*((group, record_shared) for group in groups), *([(alone, None)] if alone else [])]:
-        own = rows_of(inputs, rows, images)
+        own = rows_of(anatomy, inputs, rows, images)
         own_layout = _rows_of_layout(layout, rows)
         counts = [images[row] for row in rows]
         tape = record(anatomy, own_layout, own, counts) if record else record_tape(anatomy, own)

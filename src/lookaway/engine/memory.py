@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UnsupportedModel
-from .sequence import Kept
+from .sequence import Kept, window_of
 
 __all__ = ["Memory", "recall", "remember"]
 
@@ -24,6 +24,8 @@ class Memory:
     kept_at: list[Kept | None]  # [L], None: all
     length: int
     """Columns that this is about, up to the end of the latest prompt; layer 0 holds them all."""
+    pad_right: bool = False
+    """Rows that are shorter have their padding on the right, between prompt and answer."""
 
     @property
     def first_layer(self) -> int:
@@ -39,7 +41,7 @@ class Memory:
         if length == self.length:
             return self
         changed = {id(kept): self._changed(kept, length) for kept in self.kept_at if kept}
-        return Memory([changed[id(kept)] if kept else None for kept in self.kept_at], length)
+        return replace(self, kept_at=[changed[id(kept)] if kept else None for kept in self.kept_at], length=length)
 
     def _changed(self, kept: Kept, length: int) -> Kept:
         if length > self.length:
@@ -56,7 +58,7 @@ class Memory:
     def rows(self, rows: Tensor) -> Memory:
         """The memory of other rows int64 [B']."""
         moved = {id(kept): kept.rows(rows) for kept in self.kept_at if kept}
-        return Memory([moved[id(kept)] if kept else None for kept in self.kept_at], self.length)
+        return replace(self, kept_at=[moved[id(kept)] if kept else None for kept in self.kept_at])
 
 
 def recall(cache: Any) -> Memory | None:
@@ -65,14 +67,33 @@ def recall(cache: Any) -> Memory | None:
 
 
 def remember(cache: Any, memory: Memory) -> None:
-    """Let the cache carry `memory` along when its rows are reordered, repeated, selected or copied."""
+    """Let the cache carry `memory` along when its rows are reordered, repeated, selected or copied.
+
+    From now on it tells transformers, which builds one mask for all layers of a kind, the sizes of a prompt that lost
+    nothing; each layer's call then gets the columns of that mask that its cache holds (engine/sequence.py).
+    """
     if not isinstance(cache, _Remembering):
         cache.__class__ = _remembering(type(cache))  # type: ignore[arg-type]
     setattr(cache, _ATTRIBUTE, memory)
 
 
 class _Remembering:
-    """Mixed into the class of one cache object: moves the memory's rows with the cache's."""
+    """Mixed into the class of one cache object: moves the memory's rows with the cache's, and sizes masks in full."""
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(columns, first column) of a mask for this layer, had nothing left; transformers asks before layer 0 runs."""
+        if recall(self) is None:
+            return super().get_mask_sizes(query_length, layer_idx)  # type: ignore[misc]
+        past = self.get_seq_length()  # type: ignore[attr-defined]
+        window = window_of(self, layer_idx)
+        seen = past if window is None else min(past, window - 1)
+        return seen + query_length, past - seen
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Columns before the new tokens, had nothing left."""
+        if recall(self) is None:
+            return super().get_query_offset(layer_idx)  # type: ignore[misc]
+        return self.get_seq_length()  # type: ignore[attr-defined]
 
     def _move(self, rows: Tensor) -> None:
         memory = recall(self)

@@ -121,7 +121,10 @@ def _fold(block: AttentionBlock, stand_in: StandIn, new: list[tuple[nn.Parameter
             raise UnsupportedModel(f"{where}: the merged weights overflow {weight.dtype}. Load the model in fp32.")
         new.append((linear.weight, weight))
     if stand_in.reads == "attention":
-        new.append((block.ffn_norm.weight, block.input_norm.weight.detach().clone()))  # type: ignore[arg-type, union-attr]
+        mine, theirs = block.ffn_norm.weight, block.input_norm.weight
+        assert isinstance(mine, nn.Parameter)
+        assert isinstance(theirs, Tensor)
+        new.append((mine, theirs.detach().clone()))
     for name in ("weight", "bias"):
         parameter = getattr(block.out, name, None)
         if isinstance(parameter, nn.Parameter):

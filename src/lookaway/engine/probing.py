@@ -1,29 +1,29 @@
 """Read-only probes: how much the text looks at the image, layer by layer, without an S x S map.
 
-The decoder's attention is selected under a name of our own, whose function calls the model's usual one and beside it
-recomputes the rows that are asked for. Nothing that transformers registered is wrapped, and the name is put back.
+`spying.py` shows the queries and keys of single attention modules; the rows that are asked for are recomputed from them
+beside the model's usual attention.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ..anatomy.base import anatomy_of
+from ..core.attended import attention_rows, text_rows
 from ..core.errors import AttachError, UnsupportedModel
 from ..core.layout import TokenLayout
 from .attach import check_detached
+from .spying import spy
 
 __all__ = ["Looks", "Observation", "observe"]
-
-NAMES = {"sdpa": "lookaway_sdpa", "eager": "lookaway_eager"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def observe(model: Any, layers: Sequence[int] | None = None) -> Observation:
     """
     anatomy = anatomy_of(model)
     check_detached(anatomy)
-    usual = anatomy.attention
-    if usual in NAMES.values():
+    if anatomy.attention not in ("sdpa", "eager"):
+        raise UnsupportedModel(
+            f"Probes read SDPA or eager attention, not {anatomy.attention!r}. Load the model with one of them."
+        )
+    if id(anatomy.backbone) in _observed:
         raise AttachError("This model is observed already. Stop that observation first.")
-    if usual not in NAMES:
-        raise UnsupportedModel(f"Probes read SDPA or eager attention, not {usual!r}. Load the model with one of them.")
-    _register()
     seen = Observation(tuple(range(anatomy.num_layers)) if layers is None else tuple(layers))
     parameters = tuple(inspect.signature(type(anatomy.backbone).forward).parameters)[1:]
 
@@ -92,70 +92,42 @@ def observe(model: Any, layers: Sequence[int] | None = None) -> Observation:
     hook = anatomy.backbone.register_forward_pre_hook(before_model, with_kwargs=True)
     seen._undo.append(hook.remove)
     for layer in seen.layers:
-        attention = anatomy.layers[layer].self_attn
-        _observed[id(attention)] = (seen, layer)
-        seen._undo.append(partial(_observed.pop, id(attention), None))
-    decoder: Any = anatomy.language_model
-    decoder.set_attn_implementation(NAMES[usual])
-    seen._undo.append(lambda: decoder.set_attn_implementation(usual))
+        seen._undo.append(spy(anatomy.layers[layer].self_attn, partial(_probe, seen, layer)))  # type: ignore[arg-type]
+    _observed[id(anatomy.backbone)] = seen
+    seen._undo.append(lambda: _observed.pop(id(anatomy.backbone), None))
     return seen
 
 
-_observed: dict[int, tuple[Observation, int]] = {}
-"""id of an attention module -> who observes it, and which layer it is."""
+_observed: WeakValueDictionary[int, Observation] = WeakValueDictionary()
+"""What is observed, by the id of the backbone; its hooks keep an observation alive as long as its model lives."""
 
 
-def _register() -> None:
-    """Give our names to transformers' tables; done once."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask, sdpa_mask
-
-    known = AttentionInterface()
-    if NAMES["sdpa"] in known:
-        return
-    sdpa = known["sdpa"]
-    AttentionInterface.register(NAMES["sdpa"], lambda module, *args, **kwargs: _probe(sdpa, module, *args, **kwargs))
-    AttentionInterface.register(NAMES["eager"], lambda module, *args, **kwargs: _probe(None, module, *args, **kwargs))
-    AttentionMaskInterface.register(NAMES["sdpa"], sdpa_mask)
-    AttentionMaskInterface.register(NAMES["eager"], eager_mask)
-
-
-def _probe(usual: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-    """The usual attention, after a look at the rows that are asked for."""
-    seen, layer = _observed.get(id(module), (None, 0))
-    if seen is not None and seen.layout is not None and query.shape[2] == seen.layout.visual.shape[1] == key.shape[2]:
+def _probe(
+    seen: Observation, layer: int, module: nn.Module, query: Tensor, key: Tensor, mask: Any, scaling: float
+) -> None:
+    """A look at the rows that are asked for, in prefill."""
+    if seen.layout is not None and query.shape[2] == seen.layout.visual.shape[1] == key.shape[2]:
         with torch.no_grad():
-            seen.looks[layer] = _looks(seen.layout, query, key, mask, kwargs.get("scaling"))
-    if usual is None:  # eager attention lives beside the model's own code
-        usual = sys.modules[type(module).__module__].eager_attention_forward
-    return usual(module, query, key, value, mask, **kwargs)
+            seen.looks[layer] = _looks(seen.layout, query, key, mask, scaling)
 
 
-def _looks(layout: TokenLayout, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Looks:
+def _looks(layout: TokenLayout, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Looks:
     """Rows of the attention map that belong to question text, on visual columns.
 
     Args:
         query: [B, heads, S, d]; key: [B, KV heads, S, d].
     """
     # 1. The rows: question text, padded to the longest; the last token is the last of them.
-    question = layout.question_mask()  # [B, S]
-    count = int(question.sum(1).max())
-    rows = question.to(torch.uint8).argsort(dim=1, stable=True)[:, question.shape[1] - count :]  # [B, T]
-    real = question.gather(1, rows)[:, None, :, None]  # [B, 1, T, 1]
+    rows, real = text_rows(layout.question_mask())  # [B, T]
+    real = real[:, None, :, None]
 
     # 2. Their weights on all columns.
-    heads, size = query.shape[1], query.shape[3]
-    chosen = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, size))
-    keys = key.repeat_interleave(heads // key.shape[1], dim=1)
-    scores = (chosen @ keys.transpose(2, 3)).float() * (size**-0.5 if scaling is None else scaling)  # [B, heads, T, S]
     if mask is None:
-        allowed = torch.arange(key.shape[2], device=rows.device) <= rows[:, :, None]
-        scores = scores.masked_fill(~allowed[:, None], -torch.inf)
+        allowed = (torch.arange(key.shape[2], device=rows.device) <= rows[:, :, None])[:, None]
     else:
-        part = mask.expand(len(rows), -1, -1, -1)
-        part = part.gather(2, rows[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3]))
-        scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
-    weights = scores.softmax(-1).masked_fill(~real, 0.0)
+        allowed = mask.expand(len(rows), -1, -1, -1)
+        allowed = allowed.gather(2, rows[:, None, :, None].expand(-1, allowed.shape[1], -1, allowed.shape[3]))
+    weights = attention_rows(query, key, rows, allowed, scaling).masked_fill(~real, 0.0)
 
     # 3. What falls on the image.
     weights = weights * layout.visual[:, None, None, :]

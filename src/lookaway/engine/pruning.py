@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.attended import Attended
 from ..core.cost import DecoderShape
 from ..core.decision import Decision, LayerView, Policy
 from ..core.errors import InvalidDecision
@@ -41,6 +43,8 @@ class Prompt:
         """What was left for each layer that has run."""
         self.stays: dict[int, tuple[Tensor, Tensor]] = {}
         """Slots that stayed, `(index, valid)`, at each layer before which some left."""
+        self.marks: dict[int, Any] = {}
+        """What each layer's call of this prompt's forward was known by; tells a recomputed layer to whom it belongs."""
         self.tail: int | None = None
         """Layer from which on only positions that are still needed run: no attention comes after it."""
         self.cut_at: dict[int, Tensor] = {}
@@ -49,8 +53,6 @@ class Prompt:
         """For each skipped layer that has run: slots that its context comes from [B, S]; their mean, if shared."""
         self.shared_pools: dict[Any, Tensor] = {}
         """Means [B, D] that a run of skipped layers shares."""
-        self.mark: Any = None
-        """What the layer calls of this prompt's forward share; tells a recomputed layer to whom it belongs."""
         self.waiting = any(layout.spans)
         """Some row still has visual tokens (known on the host)."""
         self.pad_right = self.waiting and bool(layout.padding[:, -1].any())
@@ -60,7 +62,17 @@ class Prompt:
         """So many of the changes came from the policy; the others are the tail's."""
         self._notes: dict[int, Mapping[str, Tensor]] = {}
 
-    def ask(self, policy: Policy, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
+    def fork(self) -> Prompt:
+        """A copy that goes its own way from here; tensors are shared."""
+        other = copy(self)
+        other.kept_at, other.stays = list(self.kept_at), dict(self.stays)
+        other.cut_at, other.pools, other.shared_pools = dict(self.cut_at), dict(self.pools), dict(self.shared_pools)
+        other._changes, other._notes = list(self._changes), dict(self._notes)
+        return other
+
+    def ask(
+        self, policy: Policy, layer: int, hidden: Tensor, attended: Attended | None = None
+    ) -> tuple[Tensor, Tensor] | None:
         """Ask the policy before `layer` about the current slots, whose states are `hidden` [B, S, D].
 
         Returns:
@@ -69,7 +81,8 @@ class Prompt:
         Raises:
             InvalidDecision: the policy drops text or answers something that is no mask of the slots.
         """
-        decision = policy.decide(LayerView(layer, self.num_layers, self.layout, hidden, self._initial_visual))
+        view = LayerView(layer, self.num_layers, self.layout, hidden, self._initial_visual, attended)
+        decision = policy.decide(view)
         if not isinstance(decision, Decision):
             raise InvalidDecision(f"Policy {_name(policy)} answered {type(decision).__name__}, not a Decision.")
         if decision.notes:
@@ -122,7 +135,7 @@ class Prompt:
                 full = (new is None or new.full) and (past is None or past.full)
                 held[id(new), id(past)] = Kept(index, valid, full)
         pairs = zip(self.kept_at, self.past.kept_at, strict=True)
-        return Memory([held[id(new), id(past)] for new, past in pairs], length)
+        return Memory([held[id(new), id(past)] for new, past in pairs], length, self.pad_right or self.past.pad_right)
 
     def trace(self, shape: DecoderShape) -> Trace:
         """What happened, as plain numbers."""

@@ -11,6 +11,7 @@ from ..core.decision import Policy
 from ..core.errors import UnsupportedModel
 from .attach import Attachment
 from .memory import Memory
+from .proof import prove
 from .pruning import Prompt
 from .sequence import Kept, LayerCall, gather_rows
 
@@ -23,6 +24,7 @@ def reference(model: Any, policy: Policy) -> Reference:
     The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
     prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
     """
+    prove(model)
     return Reference(model, policy)
 
 
@@ -61,11 +63,12 @@ class Reference(Attachment):
                 )
             columns = torch.arange(keys, device=new.device)
             mask = (columns <= columns[-queries:, None])[None, None]
-        closed = torch.cat([past, new], 1)[:, None, None, :]  # [B, 1, 1, keys]
+        first = keys - mask.shape[-1]  # sliding windows begin later
+        closed = torch.cat([past, new], 1)[:, None, None, first:]  # [B, 1, 1, keys]
         mask = mask.expand(len(new), -1, -1, -1)
         boolean = mask.dtype == torch.bool
         mask = mask.masked_fill(closed, 0 if boolean else torch.finfo(mask.dtype).min)
-        itself = torch.nn.functional.pad(torch.diag_embed(new), (past.shape[1], 0))[:, None]
+        itself = torch.nn.functional.pad(torch.diag_embed(new), (past.shape[1] - first, 0))[:, None]
         return mask.masked_fill(itself, 1 if boolean else 0)
 
 

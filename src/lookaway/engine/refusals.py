@@ -7,7 +7,7 @@ from typing import Any
 from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
 
-__all__ = ["check_cache_can_shrink", "check_not_compiled", "check_run"]
+__all__ = ["check_not_compiled", "check_run"]
 
 
 def check_not_compiled(model: Any, anatomy: Anatomy) -> None:
@@ -20,8 +20,13 @@ def check_not_compiled(model: Any, anatomy: Anatomy) -> None:
         )
 
 
-def check_run(attention: str, cache: Any) -> None:
-    """Refuse a forward whose cache must be as long in every layer."""
+def check_run(attention: str, cache: Any, has_windows: bool) -> None:
+    """Refuse a forward whose cache must be as long in every layer, or whose kernel counts what is stored."""
+    if has_windows and "flash" in attention:
+        raise UnsupportedModel(
+            f"{attention!r} counts the tokens that are left where this decoder's sliding windows count places in the "
+            "whole prompt. Load the model with attn_implementation='sdpa' or 'eager'."
+        )
     if attention.startswith("paged"):
         raise UnsupportedModel(
             f"Continuous batching (attention {attention!r}) keeps one table of cache pages for all layers, so no layer "
@@ -31,13 +36,4 @@ def check_run(attention: str, cache: Any) -> None:
         raise UnsupportedModel(
             f"{type(cache).__name__} has a fixed size in every layer, so tokens cannot leave it. Use the default "
             "dynamic cache: generate(..., cache_implementation=None)."
-        )
-
-
-def check_cache_can_shrink(cache: Any, layer: int) -> None:
-    """Refuse removal before `layer` where a later layer's cache counts its window in stored tokens."""
-    if any(getattr(part, "is_sliding", False) for part in getattr(cache, "layers", ())[layer:]):
-        raise UnsupportedModel(
-            "This decoder has sliding-window layers, whose cache counts kept tokens: removal would widen their "
-            "window. Run with use_cache=False, or attach to a model without sliding windows."
         )

@@ -3,7 +3,7 @@
 The only file that knows the keyword names of decoder layers. transformers builds masks and rotary embeddings once a
 forward, at full length, and hands the same objects to all layers; from the layer of the first removal on, each layer
 gets the rows and columns of them that it needs. A mask is never cut to fit: a length that is not the expected one is an
-error.
+error. Sliding windows are decided by the original columns: what the mask says of a column stays true of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import UnsupportedModel
 
-__all__ = ["Kept", "LayerCall", "gather_rows"]
+__all__ = ["Kept", "LayerCall", "gather_rows", "window_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,8 @@ class LayerCall:
     kwargs: dict[str, Any]
     attention: str
     """Name of the attention implementation."""
-    memo: dict[tuple[int, int, int], tuple[Any, ...]]
-    """What was narrowed already in this forward: layers share their masks and rotary embeddings."""
+    memo: dict[tuple[int, ...], tuple[Any, ...]]
+    """What was narrowed already in this forward: layers of one kind share their masks and rotary embeddings."""
 
     @property
     def hidden(self) -> Tensor:  # [B, S, D]
@@ -72,7 +72,7 @@ class LayerCall:
 
     @property
     def mark(self) -> Any:
-        """An object that all layer calls of one forward share, and no other forward."""
+        """An object that all calls of one forward share for layers of one kind, and no other forward."""
         return self.kwargs.get("position_embeddings")
 
     def replaced(self, hidden: Tensor | None, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -95,10 +95,11 @@ class LayerCall:
             past: the columns that this layer's cache holds; None: all.
         """
         mask = self.kwargs.get("attention_mask")
-        key = (id(new), id(past), id(mask))
+        key = (id(new), id(past), id(mask), id(self.kwargs.get("position_embeddings")))
         if key not in self.memo:  # layers share masks and rotary embeddings, so what was narrowed once serves them all
             changed = {"attention_mask": self._mask(new, past, before, length), **self._places(new)}
-            self.memo[key] = (changed, new, past, mask)  # holding them keeps their ids from being used again
+            held = (new, past, mask, self.kwargs.get("position_embeddings"))
+            self.memo[key] = (changed, held)  # holding them keeps their ids from being used again
         return self.replaced(hidden, **self.memo[key][0])
 
     def _places(self, new: Kept | None) -> dict[str, Any]:
@@ -130,8 +131,15 @@ class LayerCall:
             return None if full else self._own_mask(new, past, before, length)
         if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
             raise self._no_such_mask(mask)
-        self._check_length(mask.shape[-1], before + length)
         index, valid = keys(new, past, before, length)
+        total, window = before + length, window_of(self.cache, self.layer)
+        if window is not None:
+            # transformers' mask starts where the window of the first new token does; the cache holds the last stored.
+            first = max(total - length - window + 1, 0)
+            held = window - 1 + (length if new is None else new.index.shape[1])
+            index, valid, total = index[:, -held:] - first, valid[:, -held:], total - first
+            index, valid = index.clamp(min=0), valid & (index >= 0)
+        self._check_length(mask.shape[-1], total)
         mask = _of_rows(mask, some)
         if mask.dim() == 2:
             return mask.gather(1, index.to(mask.device)) & valid.to(mask.device)
@@ -141,7 +149,7 @@ class LayerCall:
             rows = new.index.to(mask.device)
             mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
         mask = _columns(mask, index)
-        if (new is None or new.full) and (past is None or past.full):
+        if window is None and (new is None or new.full) and (past is None or past.full):
             return mask
         return _without(mask, ~valid.to(mask.device), new is not None)
 
@@ -150,7 +158,7 @@ class LayerCall:
         index, valid = keys(new, past, before, length)
         if "flash" in self.attention:
             return valid
-        if self.attention not in ("sdpa", "lookaway_sdpa"):
+        if self.attention != "sdpa":
             raise UnsupportedModel(
                 f"transformers built no mask for attention {self.attention!r}, and rows of this batch keep different "
                 "numbers of tokens. Load the model with attn_implementation='sdpa' or 'eager'."
@@ -164,8 +172,8 @@ class LayerCall:
         if found != expected:
             raise UnsupportedModel(
                 f"Decoder layer {self.layer} got an attention mask over {found} positions where {expected} were "
-                "expected; lookaway does not cut masks to fit. Static, sliding-window and chunked caches are not "
-                "supported together with removal: use the default dynamic cache."
+                "expected; lookaway does not cut masks to fit. Static and chunked caches are not supported "
+                "together with removal: use the default dynamic cache."
             )
 
     def _no_such_mask(self, mask: Any) -> UnsupportedModel:
@@ -189,6 +197,12 @@ def keys(new: Kept | None, past: Kept | None, before: int, length: int) -> tuple
     old = (past.index, past.valid) if past is not None else every(0, before)
     now = (before + new.index, new.valid) if new is not None else every(before, length)
     return torch.cat([old[0], now[0]], 1), torch.cat([old[1], now[1]], 1)
+
+
+def window_of(cache: Any, layer: int) -> int | None:
+    """How many columns back, its own included, a token of a sliding-window layer sees; None: all."""
+    part: Any = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
+    return part.sliding_window if getattr(part, "is_sliding", False) else None
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:

@@ -16,39 +16,68 @@ import torch
 from torch import Tensor
 
 from ..anatomy.base import Anatomy
+from ..core.errors import DataError
 from ..core.layout import TokenLayout
 from .replay import LayerState, Tape, record_layers
 from .sequence import LayerCall
 
 __all__ = ["groups_of", "record_shared", "rows_of"]
 
-BY_ROW = ("input_ids", "attention_mask", "position_ids", "batch_num_images")
-"""Inputs with one entry a row; all others have one an image."""
+BY_ROW = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "batch_num_images")
+"""Inputs with one entry a row; all others are of images."""
 
 
-def rows_of(inputs: Mapping[str, Tensor], rows: Sequence[int], images: Sequence[int]) -> dict[str, Tensor]:
+def rows_of(
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], rows: Sequence[int], images: Sequence[int]
+) -> dict[str, Tensor]:
     """The inputs of some rows of a batch.
+
+    Image inputs have an entry a row, an entry an image, or (patches, tiles) as many as its visual tokens ask for.
 
     Args:
         rows: rows that are wanted, in order.
         images: number of images of each row of the whole batch.
+
+    Raises:
+        DataError: an image input cannot be told apart by rows.
     """
-    first = [sum(images[:row]) for row in range(len(images))]
-    wanted = [first[row] + i for row in rows for i in range(images[row])]
     taken = {name: inputs[name][list(rows)] for name in BY_ROW if name in inputs}
-    if wanted:
-        taken.update({name: value[wanted] for name, value in inputs.items() if name not in BY_ROW})
+    if not any(images[row] for row in rows):
+        return taken
+    counts = anatomy.layout(inputs["input_ids"]).visual_counts.tolist()
+    for name, value in inputs.items():
+        if name in BY_ROW:
+            continue
+        if anatomy.images_by_row:
+            taken[name] = value[list(rows)]
+            continue
+        share = images if len(value) == sum(images) else _shares(name, len(value), counts)
+        first = [sum(share[:row]) for row in range(len(share))]
+        taken[name] = value[[first[row] + i for row in rows for i in range(share[row])]]
     return taken
 
 
+def _shares(name: str, entries: int, counts: Sequence[int]) -> list[int]:
+    """How many of an image input's entries belong to each row: as many as its visual tokens ask for."""
+    if any(entries * count % sum(counts) for count in counts):
+        raise DataError(
+            f"{name} has {entries} entries for {sum(counts)} visual tokens, so they cannot be told apart by rows. "
+            "Give batches of one row."
+        )
+    return [entries * count // sum(counts) for count in counts]
+
+
 def groups_of(
-    layout: TokenLayout, inputs: Mapping[str, Tensor], images: Sequence[int]
+    anatomy: Anatomy, layout: TokenLayout, inputs: Mapping[str, Tensor], images: Sequence[int]
 ) -> tuple[list[list[int]], list[int]]:
     """Rows of a batch that share their image and all text before it.
 
     Returns:
-        (groups of rows, rows that must run alone: no image, text between images, or nothing after them).
+        (groups of rows, rows that must run alone: no image, text between images, or nothing after them; all rows, where
+        positions or masks of this family depend on more than the prefix).
     """
+    if anatomy.first_position != 0 or not anatomy.prefix_is_causal or anatomy.has_windows:
+        return [], list(range(len(images)))
     groups: dict[Any, list[int]] = {}
     alone: list[int] = []
     for row, spans in enumerate(layout.spans):
@@ -59,7 +88,7 @@ def groups_of(
             continue
         real = ~layout.padding[row, : ends[-1][1]]
         prefix = inputs["input_ids"][row, : ends[-1][1]][real]
-        pictures = {name: t for name, t in rows_of(inputs, [row], images).items() if name not in BY_ROW}
+        pictures = {name: t for name, t in rows_of(anatomy, inputs, [row], images).items() if name not in BY_ROW}
         digest = sha256(b"".join(name.encode() + _bytes(t) for name, t in sorted(pictures.items())))
         groups.setdefault((tuple(prefix.tolist()), digest.digest()), []).append(row)
     return list(groups.values()), alone
@@ -74,7 +103,7 @@ def record_shared(anatomy: Anatomy, layout: TokenLayout, inputs: Mapping[str, Te
     # 1. The prefix, once.
     end = layout.spans[0][-1].start + layout.spans[0][-1].length
     start = layout.spans[0][0].start
-    prefix = {name: value for name, value in rows_of(inputs, [0], images).items() if name != "position_ids"}
+    prefix = {name: value for name, value in rows_of(anatomy, inputs, [0], images).items() if name != "position_ids"}
     before = int(layout.text[0, :start].sum())
     real = ~layout.padding[0, :end]
     prefix["input_ids"] = inputs["input_ids"][:1, :end][:, real]

@@ -296,13 +296,13 @@ class _SkippedLayer:
 def _answer(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], object]:
     """Let a module answer with `forward`; its place, weights and hooks stay. Returns what puts its own back."""
     own = vars(module).get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
     def put_back() -> None:
         if own is None:
             vars(module).pop("forward", None)
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own
 
     return put_back
 
@@ -338,13 +338,13 @@ def _placed(stand_in: StandIn | None, block: AttentionBlock) -> StandIn | None:
     near = next((weight for weight in block.ffn_norm.parameters()), None)
     mine = next(iter([*stand_in.parameters(), *stand_in.buffers()]))
     if near is None or (mine.device == near.device and (mine.dtype == near.dtype or stand_in.training)):
-        return stand_in  # type: ignore[return-value]
+        return stand_in
     if stand_in.training:
         raise AttachError(
             f"The adapter of layer {block.layer} is being trained on {mine.device}, but the layer is on {near.device}. "
             "Move the adapters first: adapters.to(model.device)."
         )
-    return copy.deepcopy(stand_in).to(near.device, near.dtype)  # type: ignore[return-value]
+    return copy.deepcopy(stand_in).to(near.device, near.dtype)
 
 
 def _not_known(layer: int) -> AttachError:

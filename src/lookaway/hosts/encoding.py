@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,9 @@ def encode(
     answer_mask = None
     if answers is not None:
         ids = [_answer_ids(processor.tokenizer, answer) for answer in answers]
-        inputs, answer_mask = _append(inputs, ids, _pad_id(processor.tokenizer))
+        # PaliGemma: 0 is what sees itself both ways, 1 the causal answer. Elsewhere 0 is text, also of the answer.
+        answer_type = int("PaliGemma" in type(processor).__name__)
+        inputs, answer_mask = _append(inputs, ids, _pad_id(processor.tokenizer), answer_type)
     return Encoded(inputs, answer_mask, tuple(samples))
 
 
@@ -152,19 +154,30 @@ def _pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def _append(inputs: dict[str, Tensor], answers: list[list[int]], pad_id: int) -> tuple[dict[str, Tensor], Tensor]:
+def _append(
+    inputs: dict[str, Tensor], answers: list[list[int]], pad_id: int, answer_type: int = 0
+) -> tuple[dict[str, Tensor], Tensor]:
     """Prompts [B, S] with their answers behind them, left-padded again, and the mask of the answers."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    rows = [
-        torch.cat([row[real.bool()], torch.tensor(answer, device=ids.device)])
-        for row, real, answer in zip(ids, mask, answers, strict=True)
-    ]
-    width = max(map(len, rows))
-    longer = ids.new_full((len(rows), width), pad_id)
-    longer_mask = mask.new_zeros(len(rows), width)
-    answer_mask = torch.zeros(len(rows), width, dtype=torch.bool, device=ids.device)
-    for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        longer[i, width - len(row) :] = row
-        longer_mask[i, width - len(row) :] = 1
+    real = inputs["attention_mask"].bool()
+    counts = [int(row.sum()) + len(answer) for row, answer in zip(real, answers, strict=True)]
+    width = max(counts)
+    answer_mask = torch.zeros(len(counts), width, dtype=torch.bool, device=real.device)
+    for i, answer in enumerate(answers):
         answer_mask[i, width - len(answer) :] = True
-    return {**inputs, "input_ids": longer, "attention_mask": longer_mask}, answer_mask
+
+    def longer(name: str, padding: int, behind: Callable[[list[int]], list[int]]) -> Tensor:
+        values = inputs[name]
+        out = values.new_full((len(counts), width), padding)
+        for i, (count, answer) in enumerate(zip(counts, answers, strict=True)):
+            out[i, width - count :] = torch.cat([values[i][real[i]], values.new_tensor(behind(answer))])
+        return out
+
+    rows = {
+        "input_ids": longer("input_ids", pad_id, list),
+        "attention_mask": longer("attention_mask", 0, lambda answer: [1] * len(answer)),
+    }
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            kind = answer_type if name == "token_type_ids" else 0
+            rows[name] = longer(name, 0, lambda answer, kind=kind: [kind] * len(answer))  # type: ignore[misc]
+    return {**inputs, **rows}, answer_mask

@@ -11,7 +11,7 @@ import torch
 
 from ..core.errors import PreparationError, UnsupportedModel
 
-__all__ = ["MINI", "load_model"]
+__all__ = ["MINI", "load_config", "load_model"]
 
 MINI = {"lookaway-mini": "exit-aware", "lookaway-mini-plain": "plain"}
 """Names of the default models -> how they were aligned."""
@@ -37,8 +37,10 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    name = str(path_or_id)
-    source = str(_mini(name)) if name in MINI else name
+    from .own_models import register_own_models
+
+    register_own_models()
+    name, source = str(path_or_id), _source(path_or_id)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
@@ -56,10 +58,24 @@ def load_model(
     return model.to(device).eval(), processor
 
 
-def _mini(name: str) -> Path:
+def load_config(path_or_id: str | Path) -> Any:
+    """The model's config alone: what is known of it before its weights are read.
+
+    Raises:
+        PreparationError: as for `load_model`.
+    """
+    from transformers import AutoConfig
+
+    with _Explained(str(path_or_id)):
+        return AutoConfig.from_pretrained(_source(path_or_id))
+
+
+def _source(path_or_id: str | Path) -> str:
+    """The folder or hub id that transformers is given."""
     from .mini import prepare_mini
 
-    return prepare_mini(MINI[name])
+    name = str(path_or_id)
+    return str(prepare_mini(MINI[name])) if name in MINI else name
 
 
 @contextmanager

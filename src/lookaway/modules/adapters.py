@@ -81,7 +81,7 @@ class Adapter(nn.Module):
         shape: its form.
     """
 
-    merged: Literal[False] = False
+    merged: bool = False
 
     def __init__(self, hidden_size: int, shape: AdapterShape) -> None:
         super().__init__()

@@ -25,8 +25,8 @@ class MergedAdapter(nn.Module):
     """
 
     PROBE: ClassVar[int] = 8
-    merged: Literal[True] = True
-    reads: Literal["ffn"] = "ffn"
+    merged: bool = True
+    reads: Literal["ffn", "attention"] = "ffn"
 
     bias: Tensor
     mixed: Tensor
@@ -104,18 +104,13 @@ class MergedAdapters(nn.ModuleDict):
         """Raises DataError where a weight is missing or not finite."""
         adapters = cls()
         for layer, pool, once in config["merged"]:
-            parts = {name: tensors.get(f"{layer}.{name}") for name in ("bias", "mixed", "pooled", "probe")}
+            parts: dict[str, Any] = {
+                name: tensors.get(f"{layer}.{name}") for name in ("bias", "mixed", "pooled", "probe")
+            }
             for name, value in parts.items():
                 wanted = name != "pooled" or pool != "none"
                 if (value is None) == wanted or (value is not None and not bool(value.isfinite().all())):
                     state = "missing" if value is None else "not as expected"
                     raise DataError(f"Merged adapters: weight '{layer}.{name}' is {state}. Merge them again.")
-            adapters[str(layer)] = MergedAdapter(
-                parts["bias"],
-                parts["mixed"],
-                parts["pooled"],
-                parts["probe"],
-                pool,
-                once,  # type: ignore[arg-type]
-            )
+            adapters[str(layer)] = MergedAdapter(**parts, pool=pool, once=once)
         return adapters.eval()

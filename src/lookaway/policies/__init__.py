@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.artifact import read_policy
+from ..core.artifact import read_policy, read_policy_yaml
 from ..core.callable_module import make_callable
 from ..core.decision import Policy
 from ..core.registry import registered_policies
-from . import attention_skip, compose, fixed, visual_exit
+from . import attention_skip, baselines, compose, fixed, keep_schedule, visual_exit
 
-__all__ = ["attention_skip", "compose", "fixed", "list_policies", "load", "visual_exit"]
+__all__ = [
+    "attention_skip",
+    "baselines",
+    "compose",
+    "fixed",
+    "keep_schedule",
+    "list_policies",
+    "load",
+    "visual_exit",
+]
 
 
 def load(path_or_hub_id: str | Path) -> Policy:
-    """Read a saved policy from a folder or from the hub.
+    """Read a saved policy from a folder or from the hub, or one without weights from a YAML file (see `configs/`).
 
     Raises:
         DataError: there is none, or a file of it is missing or damaged.
-        LookawayError: it is of a method that this version does not know.
+        LookawayError: it is of a method that this version does not know, or its settings are out of range.
     """
-    saved = read_policy(path_or_hub_id)
+    path = Path(path_or_hub_id)
+    saved = read_policy_yaml(path) if path.suffix in (".yaml", ".yml") else read_policy(path_or_hub_id)
     policy = registered_policies[saved.name].from_config(saved.config, saved.tensors)
     if saved.base is not None:
         object.__setattr__(policy, "base", saved.base)  # policies may be frozen

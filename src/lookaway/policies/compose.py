@@ -49,6 +49,9 @@ class Chain(Policy):
             asked.update(part.layers(num_layers, first_prunable))
         return tuple(sorted(asked))
 
+    def looks_at(self, num_layers: int) -> frozenset[int]:
+        return frozenset().union(*(part.looks_at(num_layers) for part in self.parts))
+
     def skips(self, num_layers: int) -> tuple[int, ...]:
         asked = [layer for part in self.parts for layer in part.skips(num_layers)]
         twice = sorted({layer for layer in asked if asked.count(layer) > 1})

@@ -31,6 +31,15 @@ class ReportData:
     timings: list[dict[str, Any]] = field(default_factory=list)
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    equal_costs: list[dict[str, Any]] = field(default_factory=list)
+    """One a method and budget; the full model first."""
+    findings: dict[str, Any] = field(default_factory=dict)
+    """Name -> table of a study (`lookaway analyze`); None where the records did not allow it."""
+    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> what probes measured."""
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> picture and reasons of the samples that a study shows."""
 
     @property
     def run(self) -> dict[str, Any]:
@@ -52,10 +61,13 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     data = ReportData()
     samples: dict[tuple[str, str], dict[str, Any]] = {}
     timings: dict[tuple[str, str], dict[str, Any]] = {}
+    costs: dict[tuple[str, float], dict[str, Any]] = {}
     for record in read_records(paths):
         kind = record["kind"]
         if kind == "run":
             data.runs.append(record)
+            if record["command"] == "analyze":
+                data.looks.clear()  # a run that goes on chooses anew
         elif kind == "sample":
             samples[record["variant"], record["id"]] = record
         elif kind == "picture":
@@ -74,7 +86,18 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.calibrations.append(record)
         elif kind == "training":
             data.trainings.append(record)
+        elif kind == "search":
+            data.searches.append(record)
+        elif kind == "equal-cost":
+            costs[record["method"], record["budget"]] = record
+        elif kind == "finding":
+            data.findings[record["name"]] = record["table"]
+        elif kind == "study":
+            data.studies[record["id"]] = record
+        elif kind == "look":
+            data.looks[record["id"]] = record
     data.samples, data.timings = list(samples.values()), list(timings.values())
+    data.equal_costs = list(costs.values())
     _check_runs(data.runs)
     return data
 

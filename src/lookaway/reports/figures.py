@@ -1,24 +1,14 @@
-"""Figures as inline SVG: transparent, in colours that read on light and on dark, text as text.
-
-Axes and words are drawn in one placeholder colour that becomes `currentColor`, so the page's theme sets it.
-"""
+"""Figures of a policy's results: accuracy, cost, exits, speed."""
 
 from __future__ import annotations
 
-import io
-import re
-import zlib
-from collections.abc import Callable
 from typing import Any
 
-from ..core.errors import MissingDependency
 from .collect import ReportData, histograms
+from .svg import INK, PALETTE, draw_svg
 
-__all__ = ["exit_curves", "exit_histogram", "front", "speed"]
+__all__ = ["cost_front", "exit_curves", "exit_histogram", "front", "schedules", "speed"]
 
-INK = "#123456"  # replaced by currentColor
-PALETTE = ("#3b82f6", "#e07b39", "#2aa876", "#c0558f", "#8b6fd6", "#b3932b", "#3aa6b9", "#d1495b", "#7a8b99", "#5f9e3f",
-           "#a65e2e", "#6b7fd7", "#c77dba")  # fmt: skip
 GATE, FIXED, ORACLE, RANDOM = "#2aa876", "#3b82f6", "#b3932b", "#8a94a3"
 
 
@@ -39,7 +29,9 @@ def exit_curves(data: ReportData) -> str:
         axes.grid(alpha=0.18, color=INK)
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
-    return _svg(draw, "Accuracy against the layer before which all visual tokens are removed, for each question family")
+    return draw_svg(
+        draw, "Accuracy against the layer before which all visual tokens are removed, for each question family"
+    )
 
 
 def exit_histogram(data: ReportData, variant: str) -> str:
@@ -65,7 +57,7 @@ def exit_histogram(data: ReportData, variant: str) -> str:
         if len(counts) > 1:
             figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
-    return _svg(draw, "Number of questions for each layer at which the gates let the visual tokens leave")
+    return draw_svg(draw, "Number of questions for each layer at which the gates let the visual tokens leave")
 
 
 def front(data: ReportData, measure: str = "accuracy") -> str:
@@ -94,9 +86,52 @@ def front(data: ReportData, measure: str = "accuracy") -> str:
         axes.grid(alpha=0.18, color=INK)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
-    return _svg(
+    return draw_svg(
         draw, f"{measure.capitalize()} against prefill FLOPs for gates, fixed exits, random exits and the oracle"
     )
+
+
+def cost_front(data: ReportData, measure: str = "accuracy") -> str:
+    """Accuracy against prefill FLOPs, one line a method, with 95 % intervals; the full model as a level."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for row in data.equal_costs:
+        methods.setdefault(row["method"], []).append(row)
+    full = methods.pop("full", None)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        if full:
+            axes.axhline(full[0][measure][0], color=INK, lw=1.2, ls=":", label="full model")
+        for number, (method, rows) in enumerate(methods.items()):
+            points = sorted((row["flops_share"], *row[measure]) for row in rows)
+            spread = [[y - low for _, y, low, _ in points], [high - y for _, y, _, high in points]]
+            plain = method.startswith("random")
+            axes.errorbar([p[0] for p in points], [p[1] for p in points], yerr=spread, label=method, marker="o", ms=3.5,
+                          lw=1.6, capsize=2, elinewidth=0.8, ls="--" if plain else "-",
+                          color=RANDOM if method == "random-schedules" else PALETTE[number % len(PALETTE)])  # fmt: skip
+        axes.set(xlabel="prefill FLOPs, as a share of the unpruned run", ylabel=measure)
+        axes.grid(alpha=0.18, color=INK)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+    return draw_svg(draw, f"{measure.capitalize()} at equal prefill FLOPs for searched schedules and baselines")
+
+
+def schedules(data: ReportData) -> str:
+    """Keep rate of each layer of the schedules that were found or compared, at the middle budget."""
+    budgets = sorted({row["budget"] for row in data.equal_costs if row["method"] != "full"})
+    middle = budgets[len(budgets) // 2]
+    rows = [row for row in data.equal_costs if row["budget"] == middle and row["rates"]]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for number, row in enumerate(rows):
+            axes.step(range(len(row["rates"])), row["rates"], where="mid", lw=1.6, label=row["method"],
+                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
+        axes.set(xlabel="layer", ylabel="share of the visual tokens kept", ylim=(0, 1.03))
+        axes.grid(alpha=0.18, color=INK)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+    return draw_svg(draw, f"Keep schedules of all methods at {middle:.0%} of the prefill FLOPs")
 
 
 def speed(data: ReportData) -> str:
@@ -122,36 +157,4 @@ def speed(data: ReportData) -> str:
         axes.grid(alpha=0.18, color=INK)
         axes.legend(frameon=False, fontsize=8)
 
-    return _svg(draw, "Measured against implied speed-up of the prefill for several exit layers")
-
-
-def _svg(draw: Callable[[Any], None], alternative: str) -> str:
-    """Run `draw(figure)` and return the SVG element, with `alternative` as its accessible name."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependency.of("matplotlib", "report") from None
-    style: Any = {f"{part}.color": INK for part in ("text", "xtick", "ytick")}
-    style |= {"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False}
-    style |= {"font.size": 9.5, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
-    style |= {"svg.fonttype": "none", "svg.hashsalt": "lookaway"}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.8, 3.9), layout="constrained")
-        figure.patch.set_alpha(0)
-        draw(figure)
-        for axes in figure.axes:
-            axes.patch.set_alpha(0)
-            axes.margins(x=0.02)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace("DejaVu Sans", "inherit")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    # the page scales it; ids are made unique so that two figures on one page do not share clip paths
-    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
-    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
-    mark = f"f{zlib.crc32(alternative.encode()):08x}"
-    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", svg).replace('xlink:href="#', f'xlink:href="#{mark}-')
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{alternative}" ', 1)
+    return draw_svg(draw, "Measured against implied speed-up of the prefill for several exit layers")

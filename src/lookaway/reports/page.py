@@ -9,7 +9,10 @@ from ..core.errors import DataError, MissingDependency
 from ..core.files import write_text
 from . import figures
 from .collect import ReportData, collect
-from .words import comparison_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
+from .findings_page import sections
+from .findings_words import study_tiles
+from .looks import look_cards
+from .words import comparison_rows, equal_cost_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
 
 __all__ = ["render", "write_report"]
 
@@ -31,20 +34,26 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError:
         raise MissingDependency.of("jinja2", "report") from None
-    if not (data.summaries or data.curves or data.timings):
-        raise DataError("These records hold no results yet (no summary, curve or timing), so there is nothing to draw.")
+    if not (data.summaries or data.curves or data.timings or data.equal_costs or data.findings):
+        raise DataError(
+            "These records hold no results yet (no summary, curve, timing, comparison at equal cost or finding), so "
+            "there is nothing to draw."
+        )
     environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
         data=data,
-        tiles=tiles(data),
+        tiles=tiles(data) or study_tiles(data),
         comparisons=[
             (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
         ],
         figures=[(Markup(svg), words) for svg, words in _figures(data)],
         tables=[(variant, summary_rows(rows)) for variant, rows in data.summaries.items()],
+        equal_costs=equal_cost_rows(data),
         timings=timing_rows(data),
         promises=[promise_words(found) for found in data.calibrations],
         samples=sample_cards(data),
+        sections=[section.marked(Markup) for section in sections(data)],
+        looks=look_cards(data),
     )
 
 
@@ -58,6 +67,10 @@ def _figures(data: ReportData) -> list[tuple[str, str]]:
         found.append((figures.exit_curves(data), words))
     for variant in data.summaries:
         found.append((figures.exit_histogram(data, variant), f"Where the questions looked away ({variant})."))
+    if any(row["method"] != "full" for row in data.equal_costs):
+        words = "Accuracy at equal prefill FLOPs; left and up is better. Bars are 95 % intervals."
+        found.append((figures.cost_front(data), words))
+        found.append((figures.schedules(data), "How many visual tokens each layer keeps, at the middle budget."))
     if any(t["part"] == "decoder" and t["exit_layer"] is not None for t in data.timings):
         found.append(
             (figures.speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")

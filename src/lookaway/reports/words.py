@@ -6,7 +6,15 @@ from typing import Any
 
 from .collect import ReportData
 
-__all__ = ["comparison_rows", "promise_words", "sample_cards", "summary_rows", "tiles", "timing_rows"]
+__all__ = [
+    "comparison_rows",
+    "equal_cost_rows",
+    "promise_words",
+    "sample_cards",
+    "summary_rows",
+    "tiles",
+    "timing_rows",
+]
 
 NAMES = {"policy": "this policy", "best_fixed": "best fixed exit at this cost*", "random": "random exit, same mean",
          "oracle": "oracle (earliest safe exit)", "full": "never exit"}  # fmt: skip
@@ -77,6 +85,26 @@ def comparison_rows(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
              f"{100 * (full - o['accuracy']):.1f}", share(o["agreement"])]
             for name, o in ((name, found[name]) for name in NAMES)]  # fmt: skip
     return words, rows
+
+
+def equal_cost_rows(data: ReportData) -> list[list[str]]:
+    """Cells of the table at equal cost: budget by budget, the most accurate first; the full model on top."""
+    order = sorted(data.equal_costs, key=lambda row: (row["method"] != "full", row["budget"], -row["accuracy"][0]))
+    return [
+        [
+            row["method"],
+            "–" if row["method"] == "full" else share(row["budget"], 0),
+            share(row["flops_share"]),
+            _interval(row["accuracy"]),
+            _interval(row["retention"]),
+            share(row["agreement"][0]),
+            f"{row['visual_tokens']:.1f} of {row['full_visual_tokens']:.0f}",
+            f"{row['kv_bytes'] / 2**20:.2f} MiB",
+            str(row["trials"]) if row["trials"] else "–",
+            "–" if row["p_random"] is None else f"{row['p_random']:.3f}",
+        ]
+        for row in order
+    ]
 
 
 def timing_rows(data: ReportData) -> list[list[str]]:

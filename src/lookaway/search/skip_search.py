@@ -199,7 +199,7 @@ class Supernet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             adapters = SkipAdapters(anatomy.shape.hidden_size, arms, options.shape())
-        self.adapters = adapters.to(anatomy.model.device).train()
+        self.adapters = adapters.to(next(anatomy.model.parameters()).device).train()
         self.optimiser = torch.optim.AdamW(self.adapters.parameters(), options.lr, weight_decay=options.weight_decay)
 
     def step(self, step: int, batch: Encoded, bandit: Bandit, ranks: Ranks) -> float:

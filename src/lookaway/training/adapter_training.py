@@ -146,7 +146,7 @@ def train_adapters(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
-    adapters.to(anatomy.model.device).train()
+    adapters.to(next(anatomy.model.parameters()).device).train()
     checkpoints = Path(out) / "checkpoints"
     policy = AttentionSkip(options.skip, adapters)
     with frozen(anatomy.model, options.checkpointing), attach(model, policy) as attached:  # through backward passes too

@@ -1,9 +1,9 @@
 """Stage 3, the model answers: LoRA on the language model and the projector, on packed lessons.
 
 Two ways to spend the steps: plain, and exit-aware, where in a share of the steps the visual tokens really leave before
-a random layer, so the model learns to read its image early and to answer from what it has read. Both branches start
-from the same plain weights. A random subset of the visual tokens is shown in most steps: cheaper, and the model learns
-not to lean on any one patch; the last steps show all 196.
+a random layer, so the model learns to read its image early and to answer from what it has read. The exit-aware phase
+goes on from the plain weights. A random subset of the visual tokens is shown in most steps: cheaper, and the model
+learns not to lean on any one patch.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ __all__ = ["RecipeOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Train lookaway-mini: tower, projector, four plain phases, and from there an exit-aware and a plain branch."""
+    """Train lookaway-mini: tower, projector, five plain phases (the plain variant), then an exit-aware one."""
 
     seed: int = 0
     """Seed of all weights, pictures and questions."""
@@ -31,7 +31,7 @@ class RecipeOptions:
     """Length of the third phase's learning-rate schedule and curriculum."""
     pairs_steps: int = 160
     """Third phase: questions about two things come more often, and where a thing is is asked."""
-    order_steps: int = 70
+    order_steps: int = 220
     """Fourth phase: 'smaller', 'right of' and 'below' are left out at first and come back by its end."""
     pairs: float = 2.0
     """Factor on the weights of relation, hop and comparison in the third phase."""
@@ -40,13 +40,13 @@ class RecipeOptions:
     pairs_described: float = 0.3
     """Share of descriptions in the third phase."""
     branch_pairs: float = 1.5
-    """Factor on the weights of relation, hop and comparison in the branches."""
+    """Factor on the weights of relation, hop and comparison in the last two phases."""
     branch_described: float = 0.15
-    """Share of descriptions in the branches."""
-    branch_steps: int = 130
-    """Steps of the exit-aware branch."""
-    plain_steps: int = 60
-    """Steps of the plain branch (fewer: the shipped run was out of time)."""
+    """Share of descriptions in the last two phases."""
+    plain_steps: int = 450
+    """Steps of the last plain phase; it ends with the plain variant."""
+    exit_steps: int = 350
+    """Steps of the exit-aware phase, which goes on from the plain variant."""
     images: int = 3
     """Pictures a step, each with about 15 questions."""
     columns: int = 170
@@ -60,9 +60,9 @@ class RecipeOptions:
     lr: float = 8e-4
     """Peak learning rate of LoRA in the common phase."""
     branch_lr: float = 6e-4
-    """Peak learning rate of LoRA in the branches."""
-    exit_share: float = 0.6
-    """Exit-aware branch: share of steps in which the visual tokens really leave before a random layer."""
+    """Peak learning rate of LoRA in the last two phases."""
+    exit_share: float = 0.7
+    """Exit-aware phase: share of steps in which the visual tokens really leave before a random layer."""
     exit_first: int = 2
     """The first layer before which they may leave."""
     exit_last: int = 29
@@ -71,5 +71,3 @@ class RecipeOptions:
     """Test scenes in the final judgement, ten questions each; a third of them for the accuracy by exit layer."""
     judge_easy: int = 60
     """easy-VQA test pictures in the final judgement with all their questions; a third of them by exit layer."""
-    variants: tuple[str, ...] = ("exit-aware", "plain")
-    """Branches to train, in this order."""

@@ -1,4 +1,4 @@
-"""The whole recipe in one call: tower, projector, common phase, branches, weights, judgement; resumable at any point.
+"""The whole recipe in one call: tower, projector, phases of alignment, weights, judgement; resumable at any point.
 
 A finished stage is recognised by its last checkpoint, so the same call goes on where it was stopped.
 """
@@ -31,6 +31,7 @@ from .tower import TowerOptions, train_tower, vision_config
 __all__ = ["EXIT_LAYERS", "Studio", "judgement", "make_mini"]
 
 Report = Callable[[str], Any]
+VARIANTS = ("plain", "exit-aware")
 EXIT_LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
 
 
@@ -66,14 +67,6 @@ class Studio:
             with_lora(language, options.rank, options.alpha, options.seed).to(device), projector, tower
         )
 
-    def trained(self) -> dict[str, torch.Tensor]:
-        """A copy of what alignment trains."""
-        return {n: p.detach().clone() for n, p in self.students.named_parameters() if p.requires_grad}
-
-    def set_trained(self, state: dict[str, torch.Tensor]) -> None:
-        """Put a copy back."""
-        self.students.load_state_dict(state, strict=False)
-
     def phase(self, name: str) -> AlignOptions:
         """The alignment options of `common`, `binding`, `pairs`, `order`, `exit-aware` or `plain`."""
         o = self.options
@@ -101,7 +94,8 @@ class Studio:
             )  # fmt: skip
         early = name == "exit-aware"
         return AlignOptions(
-            steps=o.branch_steps if early else o.plain_steps, lr=o.branch_lr, projector_lr=2e-4, seed=o.seed + 1,
+            steps=o.exit_steps if early else o.plain_steps, lr=o.branch_lr, projector_lr=2e-4,
+            seed=o.seed + (5 if early else 1),
             easy=o.easy, pairs=o.branch_pairs, described=o.branch_described, exit_share=o.exit_share if early else 0.0,
             exit_layers=(o.exit_first, o.exit_last), progress=(0.5, 1.0), all_visual=0.25, **shared,
         )  # fmt: skip
@@ -151,14 +145,11 @@ def make_mini(options: RecipeOptions, folder: Path, report: Report) -> dict[str,
     studio = Studio(options, folder, report)
     for name in ("common", "binding", "pairs", "order"):
         studio.align(name, lambda step, name=name: studio.save("common", f"plain phase {name!r}, {step} steps"))  # type: ignore[misc]
-    common = studio.trained()
-    results: dict[str, Any] = {}
-    for name in options.variants:
-        studio.set_trained(common)
+    for name in VARIANTS:  # each phase goes on from the one before
         studio.align(name)
         studio.save(name, "made by `lookaway align`")
-    for name in options.variants:  # judged last: weights are safe on disk by then
-        studio.set_trained(common)
+    results: dict[str, Any] = {}
+    for name in reversed(VARIANTS):  # judged last: weights are safe on disk by then
         studio.align(name)  # finished: only loads its last checkpoint
         results[name] = judgement(studio)
         write_json(folder / "lookaway-mini.json", {"made": _provenance(studio), "variants": results})

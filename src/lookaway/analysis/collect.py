@@ -1,0 +1,203 @@
+"""One sample in, one plain record out: everything that probes can tell about it. Runs the model; computes no table."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..anatomy.base import Anatomy, anatomy_of
+from ..core.errors import DataError
+from ..core.record import RecordWriter, Sample
+from ..engine.attach import attach
+from ..engine.exit_table import collect_exit_table
+from ..engine.flow import Flow, require_observable, watch_flow
+from ..engine.knockout import knockout_outcomes
+from ..engine.saliency import image_saliency
+from ..hosts.answers import own_answers
+from ..hosts.encoding import Encoded, encode
+from ..policies.fixed import ExitAt
+from .knockout import default_width, sliding_windows
+from .rank_stability import kendall_matrix, overlap_matrix
+
+__all__ = ["StudyOptions", "study", "study_sample"]
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What is measured of each sample."""
+
+    window: int = 0
+    """Layers that are blinded together; 0: a sixth of the depth."""
+    entropy_exits: tuple[int, ...] = ()
+    """Exits for which the attention of the text that is left is measured; default: 1/4, 1/2 and 3/4 of the depth."""
+    top_share: float = 0.25
+    """Share of the visual tokens whose overlap between layers is counted."""
+    max_new_tokens: int = 32
+    """Longest own answer, in tokens."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_share < 1:
+            raise DataError(f"--top-share must lie between 0 and 1, not {self.top_share}.")
+        if self.window < 0:
+            raise DataError(f"--window must be a number of layers, or 0 for a sixth of the depth, not {self.window}.")
+
+
+def study(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    options: StudyOptions | None = None,
+    *,
+    writer: RecordWriter | None = None,
+    done: Iterable[dict[str, Any]] = (),
+    progress: Callable[[int], object] = lambda count: None,
+) -> list[dict[str, Any]]:
+    """Measure every sample, one at a time, so memory is that of one sample and a killed run loses at most one.
+
+    Args:
+        samples: each with at least one image.
+        writer: gets one 'study' record each, as soon as it is measured.
+        done: 'study' records of an earlier, interrupted run: their samples are not run again.
+        progress: called with 1 after each sample.
+
+    Returns:
+        The values of the records, in the order of `samples`.
+
+    Raises:
+        DataError: there is no sample, or one without an image.
+        UnsupportedModel: the attention of this model cannot be observed.
+    """
+    options = options or StudyOptions()
+    require_observable(anatomy_of(model))
+    blind = [sample.id for sample in samples if not sample.images]
+    if blind or not samples:
+        raise DataError(
+            f"A study of looking needs images, but {f'sample {blind[0]!r} has' if blind else 'no sample with'} none."
+        )
+    found = {record["id"]: record for record in done if record["kind"] == "study"}
+    for sample in samples:
+        if sample.id not in found:
+            found[sample.id] = study_sample(model, processor, sample, options)
+            if writer is not None:
+                writer.write("study", **found[sample.id])
+        progress(1)
+    return [found[sample.id] for sample in samples]
+
+
+def study_sample(model: Any, processor: Any, sample: Sample, options: StudyOptions) -> dict[str, Any]:
+    """The values of one sample's 'study' record (docs/records.md)."""
+    anatomy = anatomy_of(model)
+    own = own_answers(model, processor, [[sample]], options.max_new_tokens)[sample.id]
+    prompt = encode(processor, [sample], model.device)
+    asked = anatomy.layout(prompt.inputs["input_ids"], prompt.inputs["attention_mask"])
+    visual, question = asked.visual[0], asked.question_mask()[0]
+    flows = _flows(anatomy, prompt)
+    scores = {name: _scores(flows, name, visual) for name in ("last", "text")}
+    grids = {span.grid for span in asked.spans[0]}
+    return {
+        "id": sample.id,
+        "family": sample.family,
+        "question": sample.question,
+        "truth": sample.answer,
+        "answer": processor.tokenizer.decode(own, skip_special_tokens=True).strip(),
+        "num_layers": anatomy.num_layers,
+        "visual_tokens": int(visual.sum()),
+        "question_tokens": int(question.sum()),
+        "system_tokens": int((asked.text[0] & ~question).sum()),
+        "flow": {
+            "max": _by_layer([flow.by_max for flow in flows]),
+            "mean": _by_layer([flow.by_mean for flow in flows]),
+        },
+        "entropy": _by_layer([flow.entropy for flow in flows]),
+        "entropy_after_exit": _entropy_after_exits(anatomy, model, prompt, options),
+        "ranks": {
+            "top_share": options.top_share,
+            **{name: _ranks(one, options.top_share) for name, one in scores.items()},
+        },
+        "looks": _looks(scores["text"], next(iter(grids)) if len(asked.spans[0]) == 1 else None),
+        **_answers(model, processor, sample, own, options),
+    }
+
+
+def _flows(anatomy: Anatomy, prompt: Encoded) -> list[Flow]:
+    with torch.no_grad(), watch_flow(anatomy.model) as seen:
+        anatomy.backbone(**{**prompt.inputs, "use_cache": False})
+    return [seen.flows[layer] for layer in range(anatomy.num_layers)]
+
+
+def _by_layer(found: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    """Name -> [L], of the one row."""
+    return {name: plain(torch.cat([one[name] for one in found])) for name in found[0]}
+
+
+def _entropy_after_exits(anatomy: Anatomy, model: Any, prompt: Encoded, options: StudyOptions) -> dict[str, Any]:
+    """Exit layer -> entropies [L] of the run in which the visual tokens left there."""
+    depth = anatomy.num_layers
+    first = anatomy.first_prunable_layer
+    exits = options.entropy_exits or sorted({max(first, depth * part // 4) for part in (1, 2, 3)} - {depth})
+    found = {}
+    for layer in exits:
+        with attach(model, ExitAt(layer)):
+            found[str(layer)] = _by_layer([flow.entropy for flow in _flows(anatomy, prompt)])
+    return found
+
+
+def _scores(flows: Sequence[Flow], name: str, visual: Tensor) -> np.ndarray:
+    """Attention on each visual token, [L, V]."""
+    return torch.stack([getattr(flow, name)[0, visual] for flow in flows]).double().cpu().numpy()
+
+
+def _ranks(scores: np.ndarray, share: float) -> dict[str, Any]:
+    count = max(1, round(share * scores.shape[1]))
+    return {
+        "tau": plain(kendall_matrix(scores), 4),
+        "overlap": plain(overlap_matrix(scores, count), 4),
+        "median": plain(np.median(scores, axis=1)),
+        "highest": plain(scores.max(1)),
+    }
+
+
+def _looks(scores: np.ndarray, grid: tuple[int, int] | None) -> dict[str, Any]:
+    """What the text reads from each visual token, as a byte: 255 is the layer's highest."""
+    highest = scores.max(1, keepdims=True)
+    values = np.round(255 * scores / np.where(highest > 0, highest, 1)).astype(np.uint8)
+    return {"grid": grid, "bytes": base64.b64encode(values.tobytes()).decode()}
+
+
+def _answers(model: Any, processor: Any, sample: Sample, own: list[int], options: StudyOptions) -> dict[str, Any]:
+    """Exits, knockouts and saliency. Losses are of the model's own answer; `right` is against the ground truth."""
+    depth = anatomy_of(model).num_layers
+    windows = sliding_windows(depth, options.window or default_width(depth))
+    said = encode(processor, [sample], model.device, answers=[own])
+    table, blinded = collect_exit_table(model, [said], target="own"), knockout_outcomes(model, said, windows)
+    salient = image_saliency(model, said)
+    exits: dict[str, Any] = {"layers": list(table.layers), "loss": plain(table.loss[0]),
+                             "full_loss": plain(table.full_loss[0]), "same": table.agree[0].tolist(),
+                             "right": None, "full_right": None}  # fmt: skip
+    knockout: dict[str, Any] = {"windows": [list(window) for window in windows], "loss": plain(blinded.loss),
+                                "full_loss": plain(blinded.full_loss), "same": blinded.agree.tolist(),
+                                "right": None, "full_right": None}  # fmt: skip
+    if sample.answer is not None:
+        truth = encode(processor, [sample], model.device, answers=[sample.answer])
+        if not torch.equal(truth.inputs["input_ids"], said.inputs["input_ids"]):
+            table, blinded = collect_exit_table(model, [truth]), knockout_outcomes(model, truth, windows)
+        exits |= {"right": table.match[0].tolist(), "full_right": bool(table.full_match[0])}
+        knockout |= {"right": blinded.match.tolist(), "full_right": blinded.full_match}
+    saliency = {"reading": plain(salient.reading.sum(1)), "remaining": plain(salient.remaining)}
+    return {"exits": exits, "knockout": knockout, "saliency": saliency}
+
+
+def plain(values: Any, digits: int = 6) -> Any:
+    """Tensors, arrays and floats as lists of numbers with so many significant digits; NaN becomes None."""
+    if isinstance(values, Tensor | np.ndarray):
+        values = values.tolist()
+    if isinstance(values, list | tuple):
+        return [plain(value, digits) for value in values]
+    return None if math.isnan(values) else float(f"{values:.{digits}g}")

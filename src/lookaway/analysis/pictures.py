@@ -1,0 +1,123 @@
+"""Which samples a page should show, and the picture as the model saw it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core.record import RecordWriter, Sample
+from ..hosts.encoding import encode, open_image
+from .stopping import earliest_safe
+
+__all__ = ["choose", "seen_picture", "write_looks"]
+
+PIXELS = 224
+REASONS = ("earliest", "latest", "wrong_after", "right_only_after", "changed_after")
+
+
+def choose(
+    records: Sequence[dict[str, Any]], exits: Mapping[str, int | None] | None = None, count: int = 12
+) -> dict[str, list[str]]:
+    """Samples worth a look, with why: earliest and latest exits, wrong after an exit, right only after one.
+
+    Args:
+        records: 'study' records.
+        exits: sample id -> layer at which a policy looked away (None: never). Without a policy an exit is the earliest
+            safe one, 'wrong after' is judged at half of the depth, and 'right only after' at any exit.
+        count: at most so many samples, spread over the reasons.
+
+    Returns:
+        Sample id -> reasons, in the order of REASONS; without ground truth a changed answer stands for a wrong one.
+    """
+    known = [record for record in records if exits is None or record["id"] in exits]
+    by_depth = sorted(known, key=lambda record: _exit_of(record, exits))
+    groups: dict[str, list[dict[str, Any]]] = {"earliest": by_depth, "latest": by_depth[::-1]}
+    groups["wrong_after"] = [r for r in known if r["exits"]["full_right"] and _right_at(r, exits) is False]
+    groups["right_only_after"] = [r for r in known if r["exits"]["full_right"] is False and _ever_right(r, exits)]
+    groups["changed_after"] = [r for r in known if r["exits"]["full_right"] is None and not _at(r, "same", exits)]
+    share = max(1, count // sum(bool(group) for group in groups.values())) if known else 0
+    found: dict[str, list[str]] = {}
+    for reason in REASONS:
+        new = 0
+        for record in groups[reason]:
+            if record["id"] in found:
+                if new < share:
+                    found[record["id"]].append(reason)
+            elif new < share and len(found) < count:
+                found[record["id"]] = [reason]
+                new += 1
+    return found
+
+
+def write_looks(
+    writer: RecordWriter,
+    processor: Any,
+    samples: Sequence[Sample],
+    records: Sequence[dict[str, Any]],
+    exits: Mapping[str, int | None] | None = None,
+    count: int = 12,
+) -> None:
+    """Write one 'look' record for each chosen sample: its picture, why it was chosen, where its exit is."""
+    by_id = {record["id"]: record for record in records}
+    images = {sample.id: sample for sample in samples}
+    for name, reasons in choose(records, exits, count).items():
+        png, aligned = seen_picture(processor, images[name])
+        layer = _exit_of(by_id[name], exits)
+        writer.write(
+            "look", id=name, reasons=reasons, png=png, aligned=aligned, by_policy=exits is not None,
+            exit_layer=None if layer == by_id[name]["num_layers"] else layer,
+        )  # fmt: skip
+
+
+def seen_picture(processor: Any, sample: Sample) -> tuple[str, bool]:
+    """The first image as the model saw it (cropped and resized), as a base64 PNG, and whether its tokens tile it.
+
+    Where the processor cuts an image into tiles, or there are several images, it is the original and tiles nothing.
+    """
+    from PIL import Image
+
+    pixels = encode(processor, [sample]).inputs.get("pixel_values")
+    settings = getattr(processor, "image_processor", None)
+    aligned = len(sample.images) == 1 and pixels is not None and pixels.dim() == 4 and len(pixels) == 1
+    if aligned and pixels is not None and getattr(settings, "image_mean", None) is not None:
+        assert settings is not None
+        mean, spread = (np.array(part)[:, None, None] for part in (settings.image_mean, settings.image_std))
+        values = pixels[0].cpu().numpy() * spread + mean
+        picture = Image.fromarray(np.round(255 * values.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0))
+    else:
+        picture, aligned = open_image(sample.images[0]).copy(), False
+    picture.thumbnail((PIXELS, PIXELS))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode(), aligned
+
+
+def _exit_of(record: dict[str, Any], exits: Mapping[str, int | None] | None) -> int:
+    """The layer of a sample's exit; the depth where it has none."""
+    depth = record["num_layers"]
+    if exits is not None:
+        layer = exits[record["id"]]
+        return depth if layer is None else layer
+    return earliest_safe(record["exits"]["layers"], record["exits"]["same"], depth)
+
+
+def _at(record: dict[str, Any], what: str, exits: Mapping[str, int | None] | None) -> Any:
+    """`what` of the exits table at the policy's exit, or at half of the depth."""
+    layer = (
+        _exit_of(record, exits) if exits is not None else max(record["num_layers"] // 2, record["exits"]["layers"][0])
+    )
+    if layer not in record["exits"]["layers"]:
+        return record["exits"][f"full_{what}"] if what == "right" else True
+    return record["exits"][what][record["exits"]["layers"].index(layer)]
+
+
+def _right_at(record: dict[str, Any], exits: Mapping[str, int | None] | None) -> bool | None:
+    return None if record["exits"]["right"] is None else bool(_at(record, "right", exits))
+
+
+def _ever_right(record: dict[str, Any], exits: Mapping[str, int | None] | None) -> bool:
+    return bool(_right_at(record, exits)) if exits is not None else any(record["exits"]["right"])

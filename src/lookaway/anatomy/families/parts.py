@@ -1,0 +1,76 @@
+"""What families share: the common shape of a model, the sizes of its decoder, its fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...core.artifact import BaseModel
+from ...core.cost import DecoderShape
+from ..base import Anatomy
+
+__all__ = ["WINDOWS", "decoder_shape", "fingerprint", "usual"]
+
+WINDOWS = "flash attention, and decoding behind prompts padded on the right (sliding windows)"
+"""What is refused where the decoder has sliding windows."""
+
+
+def usual(model: Any, **other: Any) -> Anatomy:
+    """A model of the usual shape: `model.model.language_model` with `layers` and `norm`, `model.lm_head` beside it.
+
+    Args:
+        other: fields that this family has otherwise, and further ones.
+    """
+    decoder = other.pop("language_model", None) or model.model.language_model
+    fields = {
+        "family": model.config.model_type,
+        "model": model,
+        "backbone": model.model,
+        "language_model": decoder,
+        "layers": decoder.layers,
+        "norm": decoder.norm,
+        "head": model.lm_head,
+        "image_token_id": model.config.image_token_id,
+        "first_prunable_layer": 1,
+        "shape": decoder_shape(model.config.get_text_config(), model.dtype.itemsize),
+        "base": fingerprint(model),
+    }
+    return Anatomy(**{**fields, **other})
+
+
+def decoder_shape(text_config: Any, dtype_bytes: int, intermediate_size: int | None = None) -> DecoderShape:
+    """The sizes of a Llama-like decoder, from its config.
+
+    Args:
+        intermediate_size: width of the FFN that a token goes through, where it is not the config's.
+    """
+    heads = text_config.num_attention_heads
+    return DecoderShape(
+        num_layers=text_config.num_hidden_layers,
+        hidden_size=text_config.hidden_size,
+        intermediate_size=intermediate_size or text_config.intermediate_size,
+        num_heads=heads,
+        num_kv_heads=getattr(text_config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
+        vocab_size=text_config.vocab_size,
+        dtype_bytes=dtype_bytes,
+    )
+
+
+def fingerprint(model: Any) -> BaseModel:
+    """What a trained policy is checked against."""
+    text = model.config.get_text_config()
+    return BaseModel(
+        architecture=type(model).__name__,
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        id=_public_name(getattr(model.config, "_name_or_path", "") or ""),
+        revision=getattr(model.config, "_commit_hash", None) or "",
+    )
+
+
+def _public_name(name_or_path: str) -> str:
+    """A hub id as it is; of a local folder its name alone: a saved policy tells nobody where its maker keeps files."""
+    path = Path(name_or_path)
+    return path.name if path.is_absolute() or path.is_dir() else name_or_path

@@ -1,0 +1,116 @@
+"""`lookaway analyze`: where a model looks, in which layers that matters, and when it stops mattering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Study where a model looks: attention flow, stages, knockouts, exits at every layer, rank stability; one page."""
+
+    model: str = "lookaway-mini"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    split: str = "test"
+    """train, calibration, test; or all of your own file."""
+    limit: int | None = 60
+    """At most so many samples; those without an image are left out."""
+    policy: str | None = None
+    """Folder or hub id of a saved policy: also where it looks away, and its answers with and without."""
+    exit_at: int | None = None
+    """Instead of a policy: remove the visual tokens before this decoder layer."""
+    name: str = "gates"
+    """What the policy is called in tables."""
+    records: tuple[Path, ...] = ()
+    """Further records.jsonl of the same model and data (train, search, eval, bench), drawn on the same page."""
+    window: int = 0
+    """Layers that a knockout blinds together; 0: a sixth of the depth."""
+    entropy_exits: tuple[int, ...] = ()
+    """Exits for which the attention of the text left is measured; default: 1/4, 1/2 and 3/4 of the depth."""
+    top_share: float = 0.25
+    """Share of the visual tokens whose overlap between layers is counted."""
+    pictures: int = 12
+    """Samples shown on the page."""
+    max_new_tokens: int = 32
+    """Longest answer, in tokens."""
+    out: Path = Path("out/analyze")
+    """Folder of records.jsonl and report.html; an interrupted run goes on from its records."""
+    seed: int = 0
+    """Seed of the data."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    from rich.console import Console
+
+    from ..analysis.collect import StudyOptions, study
+    from ..analysis.findings import write_findings
+    from ..analysis.pictures import write_looks
+    from ..core.errors import DataError
+    from ..core.record import RecordWriter, read_records
+    from ..data import load_samples
+    from ..evaluation.header import run_header
+    from ..hosts.loading import load_model
+    from ..reports.collect import collect
+    from ..reports.findings_words import conclusions
+    from ..reports.page import write_report
+    from .common import earlier_results, progress
+
+    settings = StudyOptions(options.window, options.entropy_exits, options.top_share, options.max_new_tokens)
+    samples = [s for s in load_samples(options.data, options.split, options.limit, options.seed) if s.images]
+    if not samples:
+        raise DataError(f"No sample of {options.data} ({options.split}) has an image, so there is no looking to study.")
+    records = options.out / "records.jsonl"
+    answered = earlier_results(records, options)
+    done = list(read_records(records)) if records.exists() else []
+    model, processor = load_model(options.model, device=options.device)
+    with RecordWriter(records) as writer:
+        header = run_header("analyze", model, options.data, options, options.seed, options.model)
+        writer.write("run", **header)
+        if options.records:
+            collect([records, *options.records])  # refuses other models and data before hours of work, not after
+        exits = _policy_exits(options, model, processor, samples, writer, answered)
+        with progress("probing one sample at a time", len(samples)) as advance:
+            found = study(model, processor, samples, settings, writer=writer, done=done, progress=advance)
+        write_findings(writer, found)
+        write_looks(writer, processor, samples, found, exits, options.pictures)
+    page = write_report([*map(str, options.records), str(records)], options.out / "report.html")
+    words = conclusions(collect(records))
+    _show(Console(highlight=False), words, page)
+    return {"conclusions": words, "records": str(records), "report": str(page)}
+
+
+def _policy_exits(
+    options: Options, model: Any, processor: Any, samples: Any, writer: Any, answered: Any
+) -> dict[str, int | None] | None:
+    """Sample id -> layer at which the policy looked away; None where no policy is given."""
+    if options.policy is None and options.exit_at is None:
+        return None
+    from dataclasses import asdict
+
+    from ..evaluation.runner import evaluate_policy
+    from ..evaluation.summary import summarise
+    from .common import choose_policy, progress
+
+    policy = choose_policy(options.model, options.policy, options.exit_at)
+    with progress("answering with and without", len(samples)) as advance:
+        results = evaluate_policy(
+            model, processor, policy, samples, variant=options.name, writer=writer, done=answered,
+            max_new_tokens=options.max_new_tokens, progress=advance,
+        )  # fmt: skip
+    writer.write("summary", variant=options.name, rows=[asdict(row) for row in summarise(results)])
+    return {result.id: result.exit_layer for result in results}
+
+
+def _show(console: Console, words: list[str], page: Path) -> None:
+    for line in words:
+        console.print(f"- {line}")
+    console.print(f"report: {page}")

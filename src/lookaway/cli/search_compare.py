@@ -1,0 +1,97 @@
+"""`lookaway search --compare`: every method at every budget, judged on samples that no search saw."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..search.g_search import GSearchOptions
+from ..search.p_sigmoid import PSigmoidOptions
+
+if TYPE_CHECKING:
+    from .search import Options
+
+__all__ = ["compare_all", "parts"]
+
+
+def compare_all(
+    options: Options, model: Any, processor: Any, judge: Any, board: Any, samples: Any, test: Any
+) -> dict[str, Any]:
+    """Search at each budget on the calibration samples, judge on the test samples, write records and page."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from ..core.errors import SettingsError
+    from ..core.files import atomic_path
+    from ..core.record import RecordWriter
+    from ..evaluation.header import run_header
+    from ..reports.page import write_report
+    from ..search.budget import Budget
+    from ..search.compare import Exam, compare
+    from ..search.g_search import g_search
+    from ..search.methods import METHODS, entries_at
+    from ..search.samples import fingerprint
+    from .common import progress
+
+    sigmoid, greedy_options = parts(options)
+    methods, console = options.methods or tuple(METHODS), Console(stderr=True, highlight=False)
+    budgets, notes = [], []
+    for share in options.budgets:
+        try:
+            budgets.append(Budget(share, "flops", judge.workload, judge.span))
+        except SettingsError as error:
+            notes.append(f"Left out: {error}")
+            console.print(f"[yellow]note:[/yellow] {notes[-1]}")
+    entries: list[Any] = []
+    searched = sum(method in ("p-sigmoid", "random-schedules") for method in methods) * options.trials * len(budgets)
+    with progress("trials (calibration samples)", searched or 1) as advance:
+        greedy = g_search(judge, board, greedy_options) if "g-search" in methods and budgets else None
+        for budget in budgets:
+            entries += entries_at(judge, board, budget, methods, sigmoid, greedy, lambda done: advance(1))
+    with progress("full runs (test samples)", len(test)) as advance:
+        exam = Exam(model, processor, test, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+                    first_layer=options.first_layer, memory=int(options.memory * 2**30), progress=advance)  # fmt: skip
+    try:
+        with progress("methods (test samples)", len(entries) + 1) as advance:
+            rows = compare(exam, board, entries, lambda done: advance(1))
+    finally:
+        exam.close()
+    records = options.out / "records.jsonl"
+    with atomic_path(records) as temporary, RecordWriter(temporary) as writer:
+        writer.write("run", **run_header("search", model, options.data, options, options.seed, options.model))
+        for done in board.log():
+            writer.write("trial", **done.record())
+        writer.write("search", method="compare", notes=notes, fingerprint=fingerprint(samples),
+                     test_fingerprint=fingerprint(test), samples=[sample.id for sample in samples],
+                     test_samples=[sample.id for sample in test],
+                     work={**asdict(judge.work), "ratio": judge.work.ratio})  # fmt: skip
+        for row in rows:
+            writer.write("equal-cost", **asdict(row))
+    page = write_report(records, options.out / "report.html")
+    _show_rows(rows, page)
+    return {"rows": [asdict(row) for row in rows], "notes": notes, "records": str(records), "report": str(page)}
+
+
+def parts(options: Options) -> tuple[PSigmoidOptions, GSearchOptions]:
+    """The options of the two searches among those of the command."""
+    return (
+        PSigmoidOptions(**{field.name: getattr(options, field.name) for field in fields(PSigmoidOptions)}),
+        GSearchOptions(**{field.name: getattr(options, field.name) for field in fields(GSearchOptions)}),
+    )
+
+
+def _show_rows(rows: Any, page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "budget", "FLOPs", "accuracy", "same answer", "visual tokens", "KV MiB", "trials", box=None)
+    for row in sorted(rows, key=lambda row: (-row.budget, row.accuracy.value)):
+        table.add_row(row.method, f"{row.budget:.0%}", f"{row.flops_share:.1%}",
+                      f"{row.accuracy.value:.1%} ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})",
+                      f"{row.agreement.value:.1%}", f"{row.visual_tokens:.1f}", f"{row.kv_bytes / 2**20:.2f}",
+                      str(row.trials or "–"))  # fmt: skip
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"report: {page}")

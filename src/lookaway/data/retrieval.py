@@ -1,0 +1,68 @@
+"""Image-text retrieval: Karpathy's JSON of Flickr30k (and COCO), where each image has five captions.
+
+Source of the splits: Karpathy and Fei-Fei, arXiv 1412.2306; `dataset_flickr30k.json` holds
+`{"images": [{"filename", "split", "sentences": [{"raw"}]}]}`. It is no list of questions, so it has its own type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import DataError
+from .tables import read_json
+
+__all__ = ["RetrievalSet", "read_retrieval"]
+
+PARTS = {"train": ("train", "restval"), "calibration": ("val",), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Images and captions to be matched."""
+
+    images: tuple[str, ...]
+    """Paths."""
+    captions: tuple[str, ...]
+    image_of: tuple[int, ...]
+    """For each caption the number of its image: what `recall_at` reads."""
+
+    def captions_of(self, image: int) -> tuple[str, ...]:
+        """The captions of one image."""
+        return tuple(c for c, owner in zip(self.captions, self.image_of, strict=True) if owner == image)
+
+
+def read_retrieval(file: str | Path, images: str | Path | None = None, split: str = "test") -> RetrievalSet:
+    """One split of a Karpathy file.
+
+    Args:
+        file: the JSON.
+        images: the folder of the images; None: the file's own. COCO's entries name a folder inside it (`filepath`).
+        split: 'train' (COCO's 'restval' counts to it, as is the custom), 'calibration' (val) or 'test'.
+
+    Raises:
+        DataError: no such split or file, or an image without a caption.
+    """
+    if split not in PARTS:
+        raise DataError(f"No split {split!r} of a Karpathy file; there are {', '.join(PARTS)}.")
+    file = Path(file)
+    folder = Path(images) if images is not None else file.parent
+    paths: list[str] = []
+    captions: list[str] = []
+    image_of: list[int] = []
+    for number, entry in enumerate(read_json(file, dict).get("images", ()), 1):
+        try:
+            if entry["split"] not in PARTS[split]:
+                continue
+            texts = [str(sentence["raw"]) for sentence in entry["sentences"]]
+            path = folder / entry.get("filepath", "") / entry["filename"]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{file}, image {number} has no {error}.") from None
+        if not texts:
+            raise DataError(f"{file}, image {number} ({entry['filename']}) has no caption.")
+        image_of += [len(paths)] * len(texts)
+        captions += texts
+        paths.append(str(path))
+    if not paths:
+        raise DataError(f"{file} has no image in the split {split!r}.")
+    return RetrievalSet(tuple(paths), tuple(captions), tuple(image_of))

@@ -1,0 +1,105 @@
+"""ScienceQA as its authors publish it: `problems.json`, `pid_splits.json`, `images/SPLIT/ID/image.png`.
+
+Source of the layout: Lu et al., *Learn to Explain*, arXiv 2209.09513 (multiple choice; about half with an image). The
+prompt and the form of the answer are those that LaVIN and EAS publish their accuracy with (QCM-ALE: question, context,
+options in; answer, lecture, solution out).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import DataError
+from ..core.record import Sample
+from .tables import read_json
+
+__all__ = ["LETTERS", "parse_answer", "prompt_of", "read_scienceqa", "target_of"]
+
+LETTERS = "ABCDE"
+PARTS = {"train": ("train",), "calibration": ("val",), "test": ("test",), "all": ("train", "val", "test")}
+FIELDS = ("question", "choices", "answer")
+
+
+def read_scienceqa(folder: str | Path, split: str = "test", captions: str | Path | None = None) -> list[Sample]:
+    """The problems of a split.
+
+    A sample's `answer` is the letter, its `family` the subject; `meta` holds `choices`, `target` (the text that models
+    are trained to say), `grade`, `has_text`, `has_image` and all that `scienceqa_accuracy` reads.
+
+    Args:
+        folder: holds `problems.json`, `pid_splits.json` and `images/`.
+        split: 'train', 'calibration' (the authors' val), 'test' or 'all'.
+        captions: a `captions.json` of the images, whose texts join the context; None: no captions, as LaVIN trains.
+
+    Raises:
+        DataError: a file is missing or damaged, or a problem lacks a field; the text names it.
+    """
+    folder = Path(folder)
+    if split not in PARTS:
+        raise DataError(f"No split {split!r} of ScienceQA; there are {', '.join(PARTS)}.")
+    problems, parts = read_json(folder / "problems.json", dict), read_json(folder / "pid_splits.json", dict)
+    texts = read_json(Path(captions), dict).get("captions", {}) if captions else {}
+    found: list[Sample] = []
+    for part in PARTS[split]:
+        if part not in parts:
+            raise DataError(f"{folder / 'pid_splits.json'} has no split {part!r}; it has {', '.join(parts)}.")
+        for number in map(str, parts[part]):
+            if number not in problems:
+                raise DataError(f"Problem {number!r} of the split {part!r} is not in {folder / 'problems.json'}.")
+            found.append(_sample(problems[number], number, part, folder, str(texts.get(number, ""))))
+    return found
+
+
+def prompt_of(problem: Mapping[str, Any], caption: str = "") -> str:
+    """LaVIN's prompt: question, context, options and 'Response:', a line each."""
+    context = " ".join([problem.get("hint") or "", caption]).strip() or "N/A"
+    options = " ".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(problem["choices"]))
+    text = f"Question: {problem['question']}\nContext: {context}\nOptions: {options}\nResponse:"
+    return text.replace("  ", " ").strip()
+
+
+def target_of(problem: Mapping[str, Any]) -> str:
+    """What LaVIN learns to say: 'The answer is B. BECAUSE: ' and lecture and solution, where there are any."""
+    reason = " ".join(str(problem.get(key) or "").replace("\n", "\\n") for key in ("lecture", "solution"))
+    return f"The answer is {LETTERS[problem['answer']]}. BECAUSE: {reason}".replace("  ", " ").strip()
+
+
+def parse_answer(text: str, choices: Sequence[str] | int) -> str | None:
+    """The letter that a model's text names as its answer, or None.
+
+    The published rule finds 'The answer is X.' exactly once; a text without it, or with a letter that is no choice,
+    gets a random choice there. Here it is None, which counts as wrong: no accuracy by luck. Beside the published form
+    a text that is nothing but a letter, with or without brackets, counts ('B', '(B)', 'B.').
+    """
+    count = choices if isinstance(choices, int) else len(choices)
+    letters = re.findall(r"The answer is ([A-Z])\b", text) or re.findall(r"^\s*\(?([A-Z])\)?\.?\s*$", text)
+    return letters[0] if len(letters) == 1 and letters[0] in LETTERS[:count] else None
+
+
+def _sample(problem: Mapping[str, Any], number: str, part: str, folder: Path, caption: str) -> Sample:
+    missing = [name for name in FIELDS if name not in problem]
+    if missing:
+        raise DataError(f"Problem {number!r} of {folder / 'problems.json'} has no {missing[0]!r}.")
+    count = len(problem["choices"])
+    if not 0 < count <= len(LETTERS) or not 0 <= problem["answer"] < count:
+        raise DataError(f"Problem {number!r} has {count} choices and the answer {problem['answer']}; at most 5 fit.")
+    images = (str(folder / "images" / part / number / problem["image"]),) if problem.get("image") else ()
+    text = {"type": "text", "text": prompt_of(problem, caption)}
+    return Sample(
+        id=number,
+        messages=[{"role": "user", "content": [*({"type": "image"} for _ in images), text]}],
+        images=images,
+        answer=LETTERS[problem["answer"]],
+        family=problem.get("subject"),
+        meta={
+            "choices": tuple(problem["choices"]),
+            "target": target_of(problem),
+            "grade": problem.get("grade"),
+            "has_text": bool(problem.get("hint")),
+            "has_image": bool(images),
+            "image_names": tuple(f"{part}/{number}" for _ in images),
+        },
+    )

@@ -1,0 +1,185 @@
+"""The common half of all policies that keep, before each layer, a set number of visual tokens: those that rank best."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+
+from ..core.decision import KEEP, Decision, LayerView, Policy
+from ..core.errors import DataError, SettingsError
+from .ranking import Ranking, Wanted, keep_best
+
+__all__ = ["Keep", "RankedPolicy", "check_entries", "count_of", "one_step", "steps_to_entries"]
+
+Keep = int | float
+"""Visual tokens that a layer keeps: an int is a count, a float a share (0.0 to 1.0) of the row's original number."""
+
+POSITIONS = ("original", "renumbered")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedPolicy(Policy):
+    """Base of methods that keep the best-ranked visual tokens, layer by layer. Dropped tokens are gone for good."""
+
+    positions: str = "original"
+    """What the tokens that stay are numbered with. 'original': as in the whole prompt. 'renumbered' (PyramidDrop, the
+    first SparseVLM, pruning before the decoder) is refused: the keys of earlier layers, the slow twin and decoding
+    would each need positions of their own a layer, which the engine does not have."""
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise SettingsError(f"positions is one of {', '.join(map(repr, POSITIONS))}, not {self.positions!r}.")
+        if self.positions != "original":
+            raise SettingsError(
+                "positions='renumbered' is not supported: tokens that stay keep their places in the whole prompt, as "
+                "in FastV. Use positions='original', and say so beside the numbers of a paper that renumbers."
+            )
+
+    @abstractmethod
+    def entries(self, num_layers: int) -> tuple[Keep, ...]:
+        """What each decoder layer keeps, one entry a layer (`check_entries` says what is allowed)."""
+
+    @abstractmethod
+    def order(self) -> Ranking:
+        """The ranking that says which tokens stay."""
+
+    def wanted_seed(self) -> int:
+        """Seed for rankings that draw."""
+        return 0
+
+    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
+        entries = self.entries(num_layers)
+        who = self.name or type(self).__name__
+        if len(entries) != num_layers:
+            raise SettingsError(
+                f"{who} has {len(entries)} entries, but the model has {num_layers} decoder layers: give one entry a "
+                "layer (KeepSchedule.from_steps(steps, num_layers) fills the layers between)."
+            )
+        early = [layer for layer in range(max(first_prunable, 1)) if not is_all(entries[layer])]
+        if early:
+            raise SettingsError(
+                f"{who} drops visual tokens before layer {early[0]} (it keeps {entries[early[0]]}), but this model "
+                f"allows that from layer {max(first_prunable, 1)} on. Set the entries of earlier layers to 1.0."
+            )
+        return tuple(layer for layer in range(1, num_layers) if _differ(entries[layer - 1], entries[layer]))
+
+    def looks_at(self, num_layers: int) -> frozenset[int]:
+        if not self.order().looks:
+            return frozenset()
+        entries = self.entries(num_layers)
+        return frozenset(k for k in range(1, len(entries)) if _differ(entries[k - 1], entries[k]) and entries[k] != 0)
+
+    @torch.no_grad()
+    def decide(self, view: LayerView) -> Decision:
+        entries = self.entries(view.num_layers)
+        totals = _originals(view)
+        counts = tuple(count_of(entries[view.layer], total) for total in totals)
+        before = tuple(count_of(entries[view.layer - 1], total) for total in totals) if view.layer else totals
+        if counts == before:
+            return KEEP
+        if not any(counts):
+            return Decision.drop_visual(view, view.waiting)
+        scores = self.order().score(view, Wanted(counts, self.wanted_seed()))
+        return Decision(keep=keep_best(view, scores, torch.tensor(counts, device=scores.device)))
+
+    # on disk ---------------------------------------------------------------------------------------------------------
+
+    def to_config(self) -> dict[str, Any]:
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: Any = None) -> Self:
+        try:
+            return cls(**config)
+        except TypeError as error:
+            known = ", ".join(field.name for field in fields(cls))
+            raise DataError(f"These are no settings of {cls.name!r} ({error}). Known: {known}.") from error
+
+    def card(self) -> str:
+        settings = "\n".join(f"- {name}: `{value}`" for name, value in self.to_config().items())
+        return f"{(type(self).__doc__ or '').strip().splitlines()[0]}\n\n{settings}\n\nNothing in it is trained."
+
+
+def count_of(entry: Keep, total: int) -> int:
+    """Visual tokens that an entry keeps of a row that had `total`: an int as it is, at most all; a share rounded."""
+    return min(entry, total) if isinstance(entry, int) else min(round(entry * total), total)
+
+
+def check_entries(entries: Sequence[Any], who: str) -> tuple[Keep, ...]:
+    """The entries of a schedule as a tuple, each an int (count) or a float (share).
+
+    Raises:
+        SettingsError: an entry is no number in range; counts and shares are mixed (but for 1.0 and 0); one grows.
+    """
+    checked: list[Keep] = []
+    for layer, entry in enumerate(entries):
+        if isinstance(entry, bool) or not isinstance(entry, int | float) or entry < 0 or entry != entry:
+            raise SettingsError(f"{who}: layer {layer} keeps {entry!r}; give a count (int) or a share (0.0 to 1.0).")
+        if isinstance(entry, float) and entry > 1:
+            raise SettingsError(
+                f"{who}: layer {layer} keeps {entry}, which is a share above 1. Give a share from 0.0 to 1.0, or a "
+                f"count as an int ({round(entry)})."
+            )
+        checked.append(entry)
+    partial = [entry for entry in checked if not is_all(entry) and entry != 0]
+    if len({type(entry) for entry in partial}) > 1:
+        raise SettingsError(f"{who} mixes counts (int) and shares (float): {partial}. Use one of them (1.0 is all).")
+    for layer, (before, after) in enumerate(pairwise(checked), 1):
+        grows = is_all(after) if not is_all(before) else False
+        if grows or (type(before) is type(after) and after > before) or (before == 0 and after != 0):
+            raise SettingsError(
+                f"{who} keeps {before} before layer {layer - 1} and {after} before layer {layer}, but dropped tokens "
+                "never come back: entries must not grow with depth."
+            )
+    return tuple(checked)
+
+
+def is_all(entry: Keep) -> bool:
+    """The share 1.0; the int 1 is one token."""
+    return isinstance(entry, float) and entry == 1.0
+
+
+def one_step(layer: int, keep: Keep, num_layers: int, who: str) -> tuple[Keep, ...]:
+    """All tokens up to a layer, `keep` from it on."""
+    return steps_to_entries({layer: keep}, num_layers, who)
+
+
+def steps_to_entries(steps: Mapping[int, Keep], num_layers: int, who: str) -> tuple[Keep, ...]:
+    """`{layer: keep from it on}` as one entry a layer; all tokens before the first step.
+
+    Raises:
+        SettingsError: a layer that this decoder does not have, or what `check_entries` refuses.
+    """
+    for layer in steps:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < num_layers:
+            raise SettingsError(
+                f"{who} has a step before layer {layer!r}, but the model has layers 0 to {num_layers - 1}. Choose a "
+                "layer in that range."
+            )
+    entries: list[Any] = []
+    for layer in range(num_layers):
+        entries.append(steps.get(layer, entries[-1] if entries else 1.0))
+    return check_entries(entries, who)
+
+
+def _differ(before: Keep, after: Keep) -> bool:
+    return type(before) is not type(after) or before != after
+
+
+def _originals(view: LayerView) -> tuple[int, ...]:
+    """Visual tokens that each row had at first; known on the host, so nothing waits for the GPU."""
+    if view.layout.spans:
+        return tuple(sum(span.length for span in row) for row in view.layout.spans)
+    return tuple(view.initial_visual.tolist())
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it."""
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,58 @@
+"""A matplotlib figure as inline SVG: transparent, in colours that read on light and on dark, text as text.
+
+Axes and words are drawn in one placeholder colour that becomes `currentColor`, so the page's theme sets it.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import MissingDependency
+
+__all__ = ["INK", "PALETTE", "draw_svg"]
+
+INK = "#123456"  # replaced by currentColor
+PALETTE = ("#3b82f6", "#e07b39", "#2aa876", "#c0558f", "#8b6fd6", "#b3932b", "#3aa6b9", "#d1495b", "#7a8b99", "#5f9e3f",
+           "#a65e2e", "#6b7fd7", "#c77dba")  # fmt: skip
+
+
+def draw_svg(draw: Callable[[Any], None], alternative: str, size: tuple[float, float] = (5.8, 3.9)) -> str:
+    """Run `draw(figure)` and return the SVG element.
+
+    Args:
+        alternative: its accessible name: what a reader who does not see it should know. No two on one page are equal.
+        size: inches; smaller means larger words on a phone.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependency.of("matplotlib", "report") from None
+    style: Any = {f"{part}.color": INK for part in ("text", "xtick", "ytick")}
+    style |= {"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False}
+    style |= {"font.size": 9.5, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "lookaway"}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.patch.set_alpha(0)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+            axes.margins(x=0.02)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace("DejaVu Sans", "inherit")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    # the page scales it; ids are made unique so that two figures on one page do not share clip paths
+    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
+    mark = f"f{zlib.crc32(alternative.encode()):08x}"
+    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", svg).replace('xlink:href="#', f'xlink:href="#{mark}-')
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alternative)}" ', 1)

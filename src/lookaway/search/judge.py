@@ -1,0 +1,271 @@
+"""What a search asks: how good is this schedule? Judged on a model and samples, by trials that start where they differ.
+
+All trials of a search share what happens before some layer: the vision tower and the unprunable layers at least, and in
+a search from shallow to deep all layers that are settled. The states that enter that layer are kept, so a trial runs
+the layers behind it only. `work` counts what that saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..anatomy.base import anatomy_of
+from ..core.decision import Policy
+from ..core.errors import AttachError
+from ..core.record import Sample, Trace
+from ..engine.resume import Paused, pause
+from ..hosts.encoding import encode
+from ..policies.keep_schedule import KeepSchedule
+from .budget import Schedule, Workload
+from .effectiveness import Answers, Measure, at_most, effectiveness
+from .kernels import Span
+from .shelf import Shelf, Stored
+
+__all__ = ["Judge", "ModelJudge", "Verdict", "Work"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one schedule does on the calibration samples."""
+
+    effectiveness: float
+    """1.0: as good as the full model, by the measure that was chosen."""
+    flops_share: float
+    tokens_share: float
+    """Visual tokens that a layer processes / all of them: the mean keep rate."""
+    loss: float = float("nan")
+    agreement: float = float("nan")
+    accuracy: float = float("nan")
+    complete: bool = True
+    """False: the schedule was seen to be too bad before all samples had run; its effectiveness is at most this, and
+    the other numbers are of the samples that ran."""
+
+
+class Judge(Protocol):
+    """Whatever judges schedules: a model on samples, or a made-up function in tests."""
+
+    @property
+    def span(self) -> Span: ...
+    @property
+    def workload(self) -> Workload: ...
+
+    def judge(self, schedule: Schedule, needed: float = 0.0) -> Verdict:
+        """Deterministic: the same schedule gets the same verdict.
+
+        What is certain to stay below `needed` may be judged on a part of the samples.
+        """
+
+    def settle(self, schedule: Schedule, layer: int) -> None:
+        """The schedules to come keep, in the layers before `layer`, what this one keeps. Only saves work."""
+
+
+@dataclass
+class Work:
+    """Decoder FLOPs that a search spent, and those of the same trials each run through all layers."""
+
+    spent: int = 0
+    naive: int = 0
+    trials: int = 0
+
+    @property
+    def ratio(self) -> float:
+        return self.spent / self.naive if self.naive else 1.0
+
+
+class ModelJudge:
+    """Judges schedules by the teacher-forced answers of a model.
+
+    Args:
+        model, processor: of the same supported model, no policy attached.
+        samples: with an image each (`search.samples.with_images`).
+        answers: what is teacher-forced, one a sample, text or token ids (`search.samples.targets`).
+        ranking: which tokens a schedule keeps (a name in `policies.ranking.RANKINGS`).
+        first_layer: the first layer that may keep less.
+        memory: bytes of states kept in memory; more go to a temporary folder.
+        progress: called with the number of samples whose full run is done.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        samples: Sequence[Sample],
+        answers: Sequence[str | Sequence[int]],
+        *,
+        measure: Measure = "loss",
+        slack: float = 0.05,
+        ranking: str = "last-token",
+        seed: int = 0,
+        first_layer: int = 2,
+        batch_size: int = 16,
+        memory: int = 4 * 2**30,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        self.anatomy = anatomy_of(model)
+        self.measure, self.slack, self.ranking, self.seed = measure, slack, ranking, seed
+        self.samples = tuple(samples)
+        self.work = Work()
+        self._span = Span(self.anatomy.num_layers, max(first_layer, self.anatomy.first_prunable_layer))
+        self._shelf = Shelf(memory)
+        self._known: dict[tuple[int, ...], Verdict] = {}
+        # 1. The full run, batch by batch; samples of like length go together, so that little is padded.
+        order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
+        self._place = np.argsort(order)
+        self._batches: list[_Batch] = []
+        starts, full = [], []
+        counts: list[tuple[int, int]] = []
+        forced: list[int] = []
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            batch = [samples[i] for i in chosen]
+            encoded = encode(processor, batch, model.device, [answers[i] for i in chosen])
+            assert encoded.answer_mask is not None
+            inputs = dict(encoded.inputs)
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+            with torch.no_grad():
+                start, ended = pause(model, inputs, self._span.first, encoded.answer_mask)
+                taken = _Batch.of(inputs["input_ids"], encoded.answer_mask)
+                said, found = taken.answers(ended, None)
+            self._batches.append(_Batch(taken.columns, taken.real, taken.wanted, said))
+            starts.append(self._shelf.put(start))
+            full.append(found)
+            layout = start.prompt.initial
+            counts += zip(layout.visual_counts.tolist(), (layout.text & ~encoded.answer_mask).sum(1).tolist(),
+                          strict=True)  # fmt: skip
+            forced += encoded.answer_mask.sum(1).tolist()
+            self._spend(ended.trace, 0, self._span.num_layers)
+            progress(len(batch))
+        self._base: list[Stored] = starts
+        self._current = starts
+        self._settled: tuple[int, ...] = ()
+        self.full = self._in_order(full)
+        both = [(v, t + n) for (v, t), n in zip(counts, forced, strict=True)]
+        self._forced = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
+        self.work.naive = self.work.spent
+        counts = [counts[i] for i in self._place]
+        self._workload = Workload(self.anatomy.shape, tuple(v for v, _ in counts), tuple(t for _, t in counts))
+
+    @property
+    def span(self) -> Span:
+        return self._span
+
+    @property
+    def workload(self) -> Workload:
+        return self._workload
+
+    def policy(self, schedule: Schedule) -> KeepSchedule:
+        return KeepSchedule(schedule.rates, self.ranking, self.seed)
+
+    def judge(self, schedule: Schedule, needed: float = 0.0) -> Verdict:
+        known = self._known.get(schedule.counts)
+        if known is None or (not known.complete and known.effectiveness >= needed):
+            starts = self._current if self._fits(schedule) else self._base
+            found, _ = self._run(self.policy(schedule), starts, needed)
+            self.work.trials += 1
+            self.work.naive += int(self._forced.flops[list(schedule.counts)].sum())
+            complete = len(found) == len(self.full)
+            value = effectiveness if complete else at_most
+            known = self._known[schedule.counts] = Verdict(
+                value(found, self.full, self.measure, self.slack),
+                self._workload.share(schedule.counts, "flops"),
+                self._workload.share(schedule.counts, "tokens"),
+                float(found.loss.mean()),
+                float(found.agree.mean()),
+                float(found.right.mean()),
+                complete,
+            )
+        return known
+
+    def settle(self, schedule: Schedule, layer: int) -> None:
+        starts = self._current if self._fits(schedule) and len(self._settled) <= layer else self._base
+        policy, moved = self.policy(schedule), []
+        for stored in starts:
+            run = self._shelf.get(stored)
+            with torch.no_grad():
+                ahead = run.run(policy, layer)
+            self._spend(ahead.trace, run.layer, layer)
+            moved.append(self._shelf.put(ahead))
+        if self._current is not self._base:
+            self._shelf.drop(self._current)
+        self._current, self._settled = moved, schedule.counts[:layer]
+
+    def run(self, policy: Policy) -> tuple[Answers, NDArray[np.int64]]:
+        """Any policy: what it answers, and the visual tokens int64 [N, L] that each layer processed, sample by sample.
+
+        Raises:
+            AttachError: it wants to remove before the span's first layer.
+        """
+        layers = policy.layers(self._span.num_layers, self.anatomy.first_prunable_layer)
+        if layers and min(layers) < self._span.first:
+            raise AttachError(
+                f"{policy!r} removes before layer {min(layers)}, but this judge kept the states before layer "
+                f"{self._span.first}. Make it with first_layer={min(layers)}."
+            )
+        return self._run(policy, self._base)  # what it costs beside a full run is not counted
+
+    def close(self) -> None:
+        """Remove what lies on disk."""
+        self._shelf.close()
+
+    def _fits(self, schedule: Schedule) -> bool:
+        return schedule.counts[: len(self._settled)] == self._settled
+
+    def _run(self, policy: Policy, starts: Sequence[Stored], needed: float = 0.0) -> tuple[Answers, NDArray[np.int64]]:
+        """Batch by batch, until all have run or it is certain that `needed` is out of reach."""
+        parts, visual = [], []
+        for batch, stored in zip(self._batches, starts, strict=True):
+            run = self._shelf.get(stored)
+            with torch.no_grad():
+                ended = run.run(policy)
+                _, found = batch.answers(ended, batch.full_said)
+            parts.append(found)
+            visual.append(np.array(ended.trace.visual_tokens, dtype=np.int64).T)
+            self._spend(ended.trace, run.layer, self._span.num_layers)
+            if needed > 0 and len(parts) < len(starts):
+                found = Answers.concat(parts)
+                if at_most(found, self.full, self.measure, self.slack) < needed:
+                    return found, np.concatenate(visual)
+        return self._in_order(parts), np.concatenate(visual)[self._place]
+
+    def _in_order(self, parts: Sequence[Answers]) -> Answers:
+        found = Answers.concat(parts)
+        return Answers(found.loss[self._place], found.right[self._place], found.agree[self._place])
+
+    def _spend(self, trace: Trace, start: int, stop: int) -> None:
+        self.work.spent += sum(trace.shape.layer_flops(n) for tokens in trace.tokens[start:stop] for n in tokens)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Where the answers of one batch are. A: most answer tokens of a row."""
+
+    columns: Tensor  # int64 [B, A]
+    """Columns whose logits predict the answer tokens."""
+    real: Tensor  # bool [B, A]
+    wanted: Tensor  # int64 [B, A]
+    full_said: Tensor | None = None  # int64 [B, A]
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor) -> _Batch:
+        count = int(mask.sum(1).max())
+        where = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+        real = mask.gather(1, where)
+        columns = torch.where(real, where, where[:, :1]) - 1  # rows with fewer tokens repeat their first
+        return cls(columns, real, ids.gather(1, where))
+
+    def answers(self, ended: Paused, full_said: Tensor | None) -> tuple[Tensor, Answers]:
+        """(argmax [B, A], what was said beside the target and the full run's)."""
+        logits = ended.logits(self.columns).float()  # [B, A, vocabulary]
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), self.wanted, reduction="none")
+        loss = (losses * self.real).sum(1) / self.real.sum(1)
+        said = logits.argmax(-1)
+        right = ((said == self.wanted) | ~self.real).all(1)
+        agree = ((said == (said if full_said is None else full_said)) | ~self.real).all(1)
+        return said, Answers(loss.double().cpu().numpy(), right.cpu().numpy(), agree.cpu().numpy())

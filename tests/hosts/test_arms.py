@@ -1,0 +1,145 @@
+"""Every arm is one module, and switches only itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_meter import inputs
+from torch import nn
+from transformers import BridgeTowerConfig, BridgeTowerModel
+
+from lookaway.core.errors import SettingsError, UnsupportedModel
+from lookaway.hosts.arms import arms_of, skip_attention
+from lookaway.hosts.tiny_hosts import tiny_lavin, tiny_meter, tiny_vilt
+
+
+def vilt_inputs():
+    given = inputs()
+    return given | {"token_type_ids": torch.zeros_like(given["input_ids"])}
+
+
+class Calls:
+    """Which modules were called in a forward."""
+
+    def __init__(self, modules):
+        self.modules, self.count = modules, [0] * len(modules)
+
+    def __enter__(self):
+        def counting(i):
+            def hook(*args):
+                self.count[i] += 1
+
+            return hook
+
+        self.hooks = [m.register_forward_hook(counting(i)) for i, m in enumerate(self.modules)]
+        return self
+
+    def __exit__(self, *exc):
+        for hook in self.hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("host", ["meter", "vilt"])
+def test_each_arm_switches_one_module_and_no_other(host):
+    model, given = (tiny_meter(), inputs()) if host == "meter" else (tiny_vilt(), vilt_inputs())
+    arms = arms_of(model)
+    assert len({id(arm.module) for arm in arms}) == len(arms) == (12 if host == "meter" else 3)
+    # what attends: of METER the heads inside the arm, whose residual and norm stay
+    attending = [arm.module.self if host == "meter" else arm.module for arm in arms]
+    full = model(**given).logits
+    for number in range(len(arms)):
+        with skip_attention(model, [number]), Calls(attending) as calls:
+            out = model(**given).logits
+        assert calls.count == [int(i != number) for i in range(len(arms))]
+        if host == "vilt" or arms[number].layer < 2 or arms[number].kind.endswith("self"):
+            assert (out - full).abs().max() > 1e-4
+    assert torch.equal(model(**given).logits, full)
+
+
+@torch.no_grad()
+def test_published_order_of_meters_arms():
+    names = [arm.name for arm in arms_of(tiny_meter())]
+    kinds = ("text-self", "text-cross", "image-self", "image-cross")
+    assert names == [f"{kind} {layer}" for kind in kinds for layer in range(3)]
+    assert [arm.index for arm in arms_of(tiny_meter())] == list(range(12))
+
+
+class Half(nn.Module):
+    def forward(self, hidden, context):
+        return 0.5 * hidden + context.mean(1, keepdim=True)
+
+
+class Same(nn.Module):
+    def forward(self, hidden, context):
+        return hidden
+
+
+@torch.no_grad()
+def test_a_stand_in_gets_states_and_context_and_keeps_residual_and_norm():
+    model, given = tiny_meter(), inputs()
+    arm = arms_of(model)[3]  # text-cross of layer 0
+    seen = {}
+    hook = arm.module.register_forward_hook(lambda m, args, out: seen.update(args=args, out=out))
+    with skip_attention(model, {3: Half()}):
+        model(**given)
+    hook.remove()
+    text, image = seen["args"][:2]
+    expected = arm.module.output.LayerNorm(1.5 * text + image.mean(1, keepdim=True))
+    torch.testing.assert_close(seen["out"], expected)
+
+
+@torch.no_grad()
+def test_in_vilt_a_linear_stand_in_merges_into_the_ffn_and_in_meter_a_norm_is_in_the_way():
+    """ViLT: without the inner residual, FFN(g * A(z) + b) is one linear map of z. METER: twice the input, not twice the
+    output, so no linear map can do it."""
+    model = tiny_vilt()
+    layer, norm = arms_of(model)[0].owner, arms_of(model)[0].owner.layernorm_after
+    assert arms_of(model)[0].merges
+    torch.manual_seed(0)
+    adapter, z = nn.Linear(16, 16), torch.randn(2, 7, 16)
+    dense = layer.intermediate.dense
+    behind = dense(norm.weight * adapter(z) + norm.bias)
+    weight = dense.weight @ (norm.weight[:, None] * adapter.weight)
+    bias = dense.weight @ (norm.weight * adapter.bias + norm.bias) + dense.bias
+    torch.testing.assert_close(nn.functional.linear(z, weight, bias), behind, atol=1e-5, rtol=1e-4)
+    arm = arms_of(tiny_meter())[0]
+    assert not arm.merges
+    assert "norm follows" in arm.why
+    with torch.no_grad():
+        arm.module.stand_in = Same()
+        arm.module.output.LayerNorm.bias.zero_()
+        once, twice = arm.module(z, z), arm.module(2 * z, 2 * z)
+    assert (twice - once).abs().max() < 0.1 * once.abs().max()  # a linear map would have doubled
+
+
+def test_decoders_and_bridgetower_have_arms_too():
+    lavin = arms_of(tiny_lavin())
+    assert [arm.name for arm in lavin] == [f"self {i}" for i in range(4)]
+    assert all(arm.merges and arm.owner.self_attn is arm.module for arm in lavin)
+    config = BridgeTowerConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=16,
+                               text_config={"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
+                                            "vocab_size": 20, "intermediate_size": 16},
+                               vision_config={"hidden_size": 16, "num_hidden_layers": 3, "image_size": 16,
+                                              "patch_size": 8})  # fmt: skip
+    bridge = arms_of(BridgeTowerModel(config))
+    assert len({id(arm.module) for arm in bridge}) == 8
+    assert not any(arm.merges for arm in bridge)
+
+
+def test_what_cannot_be_skipped_is_named():
+    with pytest.raises(SettingsError, match=r"no arm 12: .* has arms 0 to 11"), skip_attention(tiny_meter(), [12]):
+        pass
+    with pytest.raises(UnsupportedModel, match="attach a policy to a 'lavin' model"), skip_attention(tiny_lavin(), [0]):
+        pass
+    with pytest.raises(UnsupportedModel, match="No attentions are known in Linear"):
+        arms_of(nn.Linear(2, 2))
+
+
+@torch.no_grad()
+def test_everything_comes_back_when_the_body_raises():
+    model, given = tiny_vilt(), vilt_inputs()
+    before = model(**given).logits
+    with pytest.raises(RuntimeError, match="stop"), skip_attention(model, {0: Half(), 2: Same()}):
+        raise RuntimeError("stop")
+    assert torch.equal(model(**given).logits, before)

@@ -1,0 +1,198 @@
+"""What is each baseline's own: where it drops how much; and its file in configs/."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_common import view_of
+
+import lookaway as la
+from lookaway.anatomy.tiny import tiny
+from lookaway.core.errors import DataError, LookawayError, SettingsError
+from lookaway.policies.baselines.fitprune import fit_recipe
+from lookaway.policies.baselines.visionzip import dominant_and_context
+from lookaway.policies.baselines.vtw import withdrawal_layer
+from lookaway.policies.ranking import RANKINGS, Wanted, keep_best
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+METHODS = {
+    "keep-schedule", "fastv", "vtw", "pyramiddrop", "fitprune", "sparsevlm", "dart", "divprune", "visionzip-style",
+    "random-keep", "uniform-keep",
+}  # fmt: skip
+DOCS = Path(__file__).parents[2] / "docs" / "methods"
+
+
+def mean_keep(policy, depth=32):
+    return sum(policy.entries(depth)) / depth
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_its_config_is_loaded_and_fits_the_depth_it_was_written_for(name):
+    policy = la.load(CONFIGS / f"{name}.yaml")
+    assert policy.name == name
+    layers = policy.layers(32, 1)
+    assert layers
+    written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["config"]
+    saved = policy.to_config()
+    if name != "sparsevlm":  # JSON's keys are text
+        assert {key: saved[key] for key in written} == written
+    text = (DOCS / f"{name}.md").read_text()
+    assert f"configs/{name}.yaml" in text
+    assert "tl;dr" in text
+
+
+def test_every_policy_file_in_configs_has_its_test():
+    found = {path.stem for path in CONFIGS.glob("*.yaml") if "policy" in yaml.safe_load(path.read_text())}
+    assert found == METHODS
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        (None, DataError, "Cannot read the policy"),
+        ("policy: [", DataError, "not valid YAML"),
+        ("preset: light", DataError, "is no policy"),
+        ("policy: fastv\nconfig: 3", DataError, "'config' must map"),
+        ("policy: fastv\nconfig: {layr: 2}", DataError, "'fastv'.*layr.*Known: positions, layer"),
+        ("policy: fastv\nconfig: {ratio: 2}", SettingsError, "from 0 to 1, not 2"),
+        ("policy: fastw", LookawayError, "Did you mean 'fastv'"),
+    ],
+)
+def test_bad_policy_files_are_named(tmp_path, text, error, words):
+    path = tmp_path / "policy.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(error, match=words):
+        la.load(path)
+
+
+def test_costs_that_the_literature_gives_for_32_and_24_layers():
+    """The 'memory cost' of G-Search's Table 1 is the mean keep rate: FastV .531, PyramidDrop .469 and .583."""
+    assert mean_keep(la.FastV()) == pytest.approx((2 + 30 * 0.5) / 32)
+    assert mean_keep(la.PyramidDrop()) == pytest.approx(0.469, abs=5e-4)
+    assert mean_keep(la.PyramidDrop(steps=(8, 16)), 24) == pytest.approx(0.583, abs=5e-4)
+    assert la.PyramidDrop().layers(32, 1) == (8, 16, 24)
+    assert la.PyramidDrop(stages=3).layers(32, 1) == (10, 21)
+    assert mean_keep(la.load(CONFIGS / "sparsevlm.yaml")) == pytest.approx(192 / 576, abs=1e-3)
+    assert la.VTW(16).layers(32, 1) == (16,)
+    assert la.VTW(32).layers(32, 1) == ()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: la.FastV(ratio=1.1),
+        lambda: la.FastV(ranking="none"),
+        lambda: la.PyramidDrop(ratio=0),
+        lambda: la.PyramidDrop(stages=0),
+        lambda: la.PyramidDrop(steps=(4, 2)),
+        lambda: la.PyramidDrop(stages=9).layers(8, 1),
+        lambda: la.PyramidDrop(positions="renumbered"),
+        lambda: la.SparseVLM({1: 0.5, 2: 0.7}).layers(4, 1),
+        lambda: la.SparseVLM([1, 2]),
+        lambda: la.DART(pivots=0),
+        lambda: la.DART(keep=1.2),
+        lambda: la.DivPrune(0.5, layer=0).layers(4, 1),
+        lambda: la.DivPrune(0.5, layer=1).layers(4, 2),
+        lambda: la.VisionZipStyle(0.5, dominant=1.5),
+        lambda: la.RandomKeep(-0.5),
+        lambda: la.UniformKeep(0.5, layer=4).layers(4, 1),
+        lambda: la.FitPrune([1.0, 0.2, 0.4, 0.1]),
+        lambda: la.VTW(4.0),
+        lambda: la.VTW(0).layers(4, 1),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(make):
+    with pytest.raises(SettingsError):
+        make()
+
+
+def test_vtw_is_a_fixed_exit():
+    model = tiny("llava")
+    outs = []
+    for policy in (la.VTW(2), la.ExitAt(2)):
+        with torch.no_grad(), la.attach(model.model, policy):
+            outs.append(model.model(**model.inputs("left_padded")).logits)
+    assert torch.equal(*outs)
+
+
+def test_withdrawal_layer_is_the_first_below_the_threshold():
+    assert withdrawal_layer({8: 0.5, 12: 0.004, 10: 0.001, 14: 0.002}, 0.003) == 10
+    assert withdrawal_layer({8: 0.5, 12: 0.4}, 0.003) is None
+    with pytest.raises(SettingsError):
+        withdrawal_layer({}, 0.003)
+    with pytest.raises(SettingsError):
+        withdrawal_layer({3: 0.1}, 0)
+
+
+class TestFitRecipe:
+    ATTENTION = torch.tensor(
+        [[4.0, 3, 2, 1], [9, 1, 0, 0], [1, 1, 1, 1], [5, 5, 0, 0], [10, 0, 0, 0], [0, 0, 0, 8]]
+    )  # layers 2 and later decide
+
+    def slow(self, tolerance, first=2):
+        """For one tolerance, by trying every number of tokens."""
+        shares = []
+        for layer, row in enumerate(self.ATTENTION.tolist()):
+            best = sorted(row, reverse=True)
+            enough = [n for n in range(5) if sum(best[:n]) >= (1 - tolerance) * sum(best) - 1e-12]
+            shares.append(1.0 if layer < first else min(enough) / 4)
+        return tuple(max(shares[k:]) for k in range(len(shares)))
+
+    @pytest.mark.parametrize("budget", [0.4, 0.5, 0.6, 0.75, 0.8, 0.9, 1.0])
+    def test_is_the_smallest_tolerance_that_meets_the_budget(self, budget):
+        found = fit_recipe(self.ATTENTION, budget, first_prunable=2)
+        candidates = [self.slow(t / 1000) for t in range(1001)]
+        best = next(c for c in candidates if sum(c) / 6 <= budget)
+        assert found == best
+        la.FitPrune(found)  # never grows
+        assert sum(found) / 6 <= budget
+
+    def test_its_recipe_runs(self):
+        recipe = fit_recipe(self.ATTENTION[:4], 0.6)
+        model = tiny("llava")
+        with torch.no_grad(), la.attach(model.model, la.FitPrune(recipe)) as run:
+            model.model(**model.inputs())
+        assert [n for (n,) in run.trace.visual_tokens] == [round(16 * share) for share in recipe]
+
+    @pytest.mark.parametrize(
+        ("attention", "budget"),
+        [(torch.ones(4), 0.5), (-torch.ones(4, 3), 0.5), (torch.ones(4, 3), 0.2), (torch.ones(4, 3), 1.1)],
+    )
+    def test_refuses(self, attention, budget):
+        with pytest.raises(SettingsError):
+            fit_recipe(attention, budget)
+
+
+@pytest.mark.parametrize("dominant", [0.0, 0.5, 1.0])
+def test_visionzip_style_takes_dominant_tokens_and_evenly_spaced_others(dominant):
+    view = view_of(1)
+    counts = (4, 6, 0, 3)
+    kept = keep_best(view, dominant_and_context(view, Wanted(counts), dominant), torch.tensor(counts))
+    looks = RANKINGS["last-visual"].score(view, Wanted(counts))
+    for row in (0, 1, 3):
+        slots = view.layout.visual[row].nonzero().flatten().tolist()
+        most = round(dominant * counts[row])
+        first = sorted(slots, key=lambda s: -float(looks[row, s]))[:most]
+        rest = [s for s in slots if s not in first]
+        m, n = counts[row] - most, len(rest)
+        spaced = [s for i, s in enumerate(rest) if (2 * (i + 1) * m + n) // (2 * n) > (2 * i * m + n) // (2 * n)]
+        assert [s for s in slots if kept[row, s]] == sorted(first + spaced)
+
+
+def test_random_and_uniform_at_another_policys_schedule():
+    model = tiny("llava", num_layers=8)
+    theirs = la.PyramidDrop()
+    costs = []
+    for policy in (theirs, *(la.KeepSchedule(theirs.entries(8), ranking=name) for name in ("random", "uniform"))):
+        with torch.no_grad(), la.attach(model.model, policy) as run:
+            model.model(**model.inputs("left_padded"))
+        costs.append(run.trace.cost())
+    assert costs[0] == costs[1] == costs[2]
+
+
+def test_names_are_public_and_lazy():
+    assert set(la.policies()) >= METHODS
+    for name in ("KeepSchedule", "FastV", "VTW", "PyramidDrop", "FitPrune", "SparseVLM", "DART", "DivPrune"):
+        assert getattr(la, name).name in METHODS
