@@ -29,10 +29,10 @@ class Attended:
     plain: Callable[[], tuple[Tensor, Tensor]]
     """Computes (queries, keys) without their rotary phase. Raises UnsupportedModel where the family rotates in another
     way than the engine knows."""
-    mask: Tensor | None = (
-        None  # [B or 1, 1 or H, S, S]: bool (True = may be seen), or 0 where it may and far below else
-    )
-    """Who saw whom, where the attention was given that; None: every slot saw itself and the real ones before it."""
+    mask: Tensor | None = None  # [B or 1, 1 or H, S, S]
+
+    """Who saw whom, where the attention was given that: bool, or 0 where it may and far below 0 where not. None: every
+    slot saw itself and the real ones before it."""
 
     def weights(self, rows: Tensor, rotary: bool = True) -> Tensor:
         """Attention weights of some query slots on all slots.
