@@ -30,7 +30,6 @@ class Attended:
     """Computes (queries, keys) without their rotary phase. Raises UnsupportedModel where the family rotates in another
     way than the engine knows."""
     mask: Tensor | None = None  # [B or 1, 1 or H, S, S]
-
     """Who saw whom, where the attention was given that: bool, or 0 where it may and far below 0 where not. None: every
     slot saw itself and the real ones before it."""
 
