@@ -20,7 +20,7 @@ test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
 	$(RUN)/python -m pytest -m "not gpu and not hub"
 
 test-oldest: $(INSTALLED) ## a slice of the table of families on the oldest transformers
-	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_equalities.py tests/engine/test_generation.py
+	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py
 
 test-matrix: $(INSTALLED) ## the whole table of families on the oldest and on the newest transformers 5
 	dev/matrix $(VENV) oldest tests/anatomy tests/engine
