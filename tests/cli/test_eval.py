@@ -59,7 +59,8 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
 
 
 def test_policies_joined_by_commas_are_one_after_another(model_folder, data_file, tmp_path, call):
-    (tmp_path / "thin.yaml").write_text("policy: keep-schedule\nconfig: {keep: [1, 0.5, 0.5, 0.5], ranking: uniform}\n")
+    thin = "policy: keep-schedule\nconfig: {keep: [1.0, 0.5, 0.5, 0.5], ranking: uniform}\n"
+    (tmp_path / "thin.yaml").write_text(thin)
     (tmp_path / "leave.yaml").write_text("policy: exit-at\nconfig: {layer: 3}\n")
     chosen = f"{tmp_path / 'thin.yaml'}, {tmp_path / 'leave.yaml'}"
     common = ["eval", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", "4", "--no-curve"]
