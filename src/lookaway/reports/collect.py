@@ -10,7 +10,7 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.record import read_records
 
-__all__ = ["ReportData", "collect", "histograms"]
+__all__ = ["ReportData", "collect", "histograms", "skip_search"]
 
 
 @dataclass
@@ -32,6 +32,8 @@ class ReportData:
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
+    skip_updates: list[dict[str, Any]] = field(default_factory=list)
+    """Updates of a skip search, in order."""
     equal_costs: list[dict[str, Any]] = field(default_factory=list)
     """One a method and budget; the full model first."""
     findings: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +90,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.trainings.append(record)
         elif kind == "search":
             data.searches.append(record)
+        elif kind == "skip-search":
+            data.skip_updates.append(record)
         elif kind == "equal-cost":
             costs[record["method"], record["budget"]] = record
         elif kind == "finding":
@@ -115,6 +119,11 @@ def _check_runs(runs: list[dict[str, Any]]) -> None:
                     f"Records of different {'models' if name == 'model' else 'data'} are mixed: {first[name]!r} and "
                     f"{run[name]!r}. Draw one report for each."
                 )
+
+
+def skip_search(data: ReportData) -> dict[str, Any] | None:
+    """The latest search of attentions to skip; None where there was none."""
+    return next((found for found in reversed(data.searches) if found["method"] == "eas"), None)
 
 
 def histograms(data: ReportData, variant: str) -> dict[str, list[int]]:

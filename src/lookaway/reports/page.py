@@ -8,10 +8,11 @@ from typing import Any
 from ..core.errors import DataError, MissingDependency
 from ..core.files import write_text
 from . import figures
-from .collect import ReportData, collect
+from .collect import ReportData, collect, skip_search
 from .findings_page import sections
 from .findings_words import study_tiles
 from .looks import look_cards
+from .skips import skip_rows, skip_scores, skip_sets
 from .words import comparison_rows, equal_cost_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
 
 __all__ = ["render", "write_report"]
@@ -34,10 +35,10 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError:
         raise MissingDependency.of("jinja2", "report") from None
-    if not (data.summaries or data.curves or data.timings or data.equal_costs or data.findings):
+    if not (data.summaries or data.curves or data.timings or data.equal_costs or data.findings or skip_search(data)):
         raise DataError(
-            "These records hold no results yet (no summary, curve, timing, comparison at equal cost or finding), so "
-            "there is nothing to draw."
+            "These records hold no results yet (no summary, curve, timing, search of skips, comparison at equal cost "
+            "or finding), so there is nothing to draw."
         )
     environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
@@ -49,6 +50,7 @@ def render(data: ReportData) -> str:
         figures=[(Markup(svg), words) for svg, words in _figures(data)],
         tables=[(variant, summary_rows(rows)) for variant, rows in data.summaries.items()],
         equal_costs=equal_cost_rows(data),
+        skips=skip_rows(data),
         timings=timing_rows(data),
         promises=[promise_words(found) for found in data.calibrations],
         samples=sample_cards(data),
@@ -71,6 +73,10 @@ def _figures(data: ReportData) -> list[tuple[str, str]]:
         words = "Accuracy at equal prefill FLOPs; left and up is better. Bars are 95 % intervals."
         found.append((figures.cost_front(data), words))
         found.append((figures.schedules(data), "How many visual tokens each layer keeps, at the middle budget."))
+    if data.skip_updates and skip_search(data):
+        found.append((skip_scores(data), "What the search thought of each attention. Grey ones stay."))
+    if skip_rows(data):
+        found.append((skip_sets(data), "The searched set beside sets of the same size that cost little to find."))
     if any(t["part"] == "decoder" and t["exit_layer"] is not None for t in data.timings):
         found.append(
             (figures.speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")

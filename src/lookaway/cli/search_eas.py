@@ -1,0 +1,149 @@
+"""`lookaway search --method eas`: the attentions that a task needs least, beside baselines of the same size."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.errors import SettingsError
+from ..search.skip_search import SkipSearchOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SkipSearchOptions):
+    """Search the attentions that your data needs least (EAS). The same command again goes on from a kill; torchrun
+    spreads it over processes."""
+
+    method: Literal["eas"] = "eas"
+    """What is searched; eas: attentions to skip (docs/methods/eas.md); all others: keep schedules."""
+    model: str = "lookaway-mini-plain"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own with answers (docs/data.md)."""
+    split: str = "calibration"
+    """calibration; or train, or all of your own file, where the test has another one."""
+    limit: int | None = 400
+    """At most so many samples; those without an image are left out."""
+    compare: bool = True
+    """Judge the set beside the training-free ranking, the last layers and random sets, on samples kept apart."""
+    judged: int = 64
+    """Samples of the split kept apart for that: half for the ranking, half to judge all sets."""
+    random_sets: int = 5
+    """Random sets among them."""
+    adapters: bool = True
+    """Save the supernet's adapters with the set, to be used or trained on; off: the set alone."""
+    out: Path = Path("skip")
+    """Folder of the policy, its records.jsonl and the search's state."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        SkipSearchOptions.__post_init__(self)
+        if self.judged < 2 or self.random_sets < 0:
+            raise SettingsError("--judged must be at least 2, --random-sets at least 0.")
+
+
+def run(options: Options) -> dict[str, Any]:
+    from ..anatomy.base import anatomy_of
+    from ..data import load_samples
+    from ..evaluation.header import run_header
+    from ..hosts.loading import load_model
+    from ..policies.attention_skip import AttentionSkip
+    from ..reports.page import write_report
+    from ..search.ranks import Ranks
+    from ..search.samples import fingerprint, with_images
+    from ..search.session import check_out
+    from ..search.skip_compare import compare_skips
+    from ..search.skip_search import search_skips
+    from .common import progress
+
+    # 1. What can be refused without a model.
+    check_out(options.out)
+    samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
+    kept = options.judged if options.compare else 0
+    if kept and len(samples) < 2 * kept:
+        raise SettingsError(
+            f"{len(samples)} samples, of which {kept} would be kept apart to judge the sets: at least {2 * kept} are "
+            "needed. Give more samples, a smaller --judged, or --no-compare."
+        )
+    _join_ranks(options.device)
+    # 2. The search.
+    model, processor = load_model(options.model, device=options.device)
+    chosen = SkipSearchOptions(**{field.name: getattr(options, field.name) for field in fields(SkipSearchOptions)})
+    with progress("steps of the search", options.steps) as advance:
+        found = search_skips(model, processor, samples[kept:], options.out, chosen, progress=advance)
+    if not Ranks().first:
+        return {"skipped": list(found.layers)}
+    adapters = found.adapters.cpu() if found.adapters is not None else None
+    policy = AttentionSkip(found.layers, adapters, anatomy_of(model).base, found.summary)
+    # 3. Beside sets that cost nothing to find.
+    summary = {**found.summary, "fingerprint": fingerprint(samples), "baselines": [], "changes": {}}
+    if kept:
+        facts = {"search": asdict(chosen.filled()), "model": asdict(anatomy_of(model).base),
+                 "random": options.random_sets, "samples": fingerprint(samples[:kept])}  # fmt: skip
+        with progress("sets judged", 4 + options.random_sets + 1 + (adapters is not None)) as advance:
+            verdicts, changes = compare_skips(
+                model, processor, samples[:kept], policy, options.out, facts, random_sets=options.random_sets,
+                batch_size=options.reward_batch, progress=advance,
+            )  # fmt: skip
+        summary |= {"baselines": [_row(v, verdicts[0]) for v in verdicts], "changes": changes}
+    if not options.adapters:
+        policy = AttentionSkip(found.layers, None, policy.base, found.summary)
+    header = run_header("search", model, options.data, options, options.seed, options.model)
+    saved = _save(options.out, policy, summary, header, found.history)
+    page = write_report(options.out / "records.jsonl", options.out / "report.html")
+    _show(summary, saved, page)
+    return {"policy": str(saved), **{k: v for k, v in summary.items() if k not in ("options", "held_out_ids")}}
+
+
+def _row(verdict: Any, full: Any) -> dict[str, Any]:
+    return {**asdict(verdict), "accuracy": list(verdict.accuracy), "p_full": verdict.p_against(full)}
+
+
+def _join_ranks(device: str | None) -> None:
+    """Under torchrun: meet the other processes."""
+    from torch import distributed
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        return
+    import torch
+
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+
+
+def _save(out: Path, policy: Any, summary: dict[str, Any], header: dict[str, Any], history: Any) -> Path:
+    """The policy, `search.json`, and all updates in records.jsonl, each written whole."""
+    from ..core.files import atomic_path, write_json
+    from ..core.record import RecordWriter
+
+    write_json(out / "search.json", summary)
+    with atomic_path(out / "records.jsonl") as temporary, RecordWriter(temporary) as writer:
+        writer.write("run", **header)
+        for update in history:
+            writer.write("skip-search", **update)
+        writer.write("search", **summary)
+    return Path(policy.save_pretrained(out))
+
+
+def _show(summary: dict[str, Any], saved: Path, page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if summary["baselines"]:
+        table = Table("attentions skipped", "layers", "right", "95 %", "loss", "p (nothing skipped)", box=None)
+        for row in summary["baselines"]:
+            value, low, high = row["accuracy"]
+            table.add_row(row["name"], " ".join(map(str, row["layers"])) or "–", f"{value:.1%}",
+                          f"{low:.0%} to {high:.0%}", f"{row['loss']:.3f}", f"{row['p_full']:.3f}")  # fmt: skip
+        console.print(table)
+    console.print(f"{summary['steps']} steps, {summary['updates']} updates of the scores; skip {summary['skipped']}")
+    console.print(f"report: {page}")
+    console.print(
+        f"saved {saved}; next: lookaway train --method eas --skip-from {saved}, lookaway eval --policy {saved}"
+    )
