@@ -25,6 +25,8 @@ class Batch:
         self.inputs = inputs
         self.answer_mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         self.answer_mask[:, -answer_tokens:] = True
+        if "token_type_ids" in inputs and not bool(inputs["token_type_ids"].any()):  # PaliGemma: the answer is causal
+            self.inputs = {**inputs, "token_type_ids": self.answer_mask.long()}
         self.samples = [type("S", (), {"id": str(i), "images": (1,)})() for i in range(len(inputs["input_ids"]))]
 
 
@@ -38,10 +40,6 @@ def answer_loss(logits, batch):
 def test_all_windows_at_once_equal_one_masked_run_each(family, attention):
     made = tiny(family, DEPTH, attn_implementation=attention)
     batch = Batch(made.inputs())
-    if not anatomy_of(made.model).prefix_is_causal:
-        with pytest.raises(UnsupportedModel, match="the image sees the question behind it"):
-            knockout_outcomes(made.model, batch, WINDOWS)
-        return
     found = knockout_outcomes(made.model, batch, WINDOWS)
     with torch.no_grad():
         full = made.model(**batch.inputs).logits
@@ -110,10 +108,10 @@ def test_saliency_is_the_gradient_of_the_whole_model(family, attention):
 
     def shifted(module, args, kwargs):
         shift = torch.zeros(1, 1, length, length, requires_grad=True)
-        mask = kwargs["attention_mask"]  # of this layer: windows and pictures that see themselves differ from causal
+        mask = kwargs["attention_mask"]  # the model's own: windows, images that see themselves both ways
         if mask is None:
-            mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
-        if mask.dtype == torch.bool:
+            mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        elif mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
         hidden = args[0] if args else kwargs["hidden_states"]
         hidden.retain_grad()

@@ -2,7 +2,8 @@
 
 `blocked` does it to a live model, by its masks. `knockout_outcomes` does it for many windows of layers at once: the
 text behind the image is all that changes, so the image's keys and values are those of the full run, and the windows run
-as one batch of text rows that grows: a window joins at its first layer.
+as one batch of text rows that grows: a window joins at its first layer. Where the image sees the text behind it
+(PaliGemma's prompts), a knockout changes the image too, and each window is a live run of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class WindowOutcomes:
     """The argmax equals the full run's."""
     full_loss: float
     full_match: bool
+
+
+class ImageSeesText(UnsupportedModel):
+    """The image sees the text behind it, so windows cannot share one run of it."""
 
 
 def behind_image(layout: TokenLayout) -> Tensor:
@@ -91,32 +96,41 @@ def blocked(model: Any, layers: Sequence[int]) -> Iterator[None]:
 def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window]) -> WindowOutcomes:
     """Loss and answer of one sample for each window, by one growing batch: about two prefills for all of them.
 
+    One prefill a window where the image sees the text behind it.
+
     Args:
         model: a supported model with SDPA or eager attention and no policy attached.
         batch: one sample, encoded with its answer.
         windows: in ascending order of their first layer.
 
     Raises:
-        DataError: more than one sample, no answer, no image, or no text behind the image.
+        DataError: more than one sample, no answer, no image, no text behind the image, or windows that do not ascend.
         UnsupportedModel: its masks cannot be read.
     """
     anatomy = anatomy_of(model)
     if batch.answer_mask is None or len(batch.answer_mask) != 1:
         raise DataError("A knockout takes one sample with its answer: encode(processor, [sample], answers=[...]).")
+    _check(windows, anatomy.num_layers)
+    where = batch.answer_mask.nonzero()[:, 1][None]  # [1, A]
+    wanted = batch.inputs["input_ids"].gather(1, where)
     with torch.no_grad():
-        tape = record_behind_image(anatomy, batch.inputs)
-        where = batch.answer_mask.nonzero()[:, 1][None]  # [1, A]
-        wanted = batch.inputs["input_ids"].gather(1, where)
-        slots = tape.slots(where - 1)
+        try:
+            tape = record_behind_image(anatomy, batch.inputs)
+        except ImageSeesText:
+            full, found = _live_logits(anatomy, batch.inputs, where - 1, windows)
+        else:
+            slots = tape.slots(where - 1)
+            full = tape.logits(gather_rows(tape.entering[-1], slots))
+            states = _window_states(tape, windows)
+            found = tape.logits(gather_rows(states, slots.expand(len(states), -1)))
 
-        def judge(states: Tensor) -> tuple[Tensor, Tensor]:
-            logits = tape.logits(gather_rows(states, slots.expand(len(states), -1))).float()  # [W, A, vocabulary]
-            target = wanted.expand(len(states), -1)
-            losses = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
-            return losses.mean(1), logits.argmax(-1)
+    def judge(logits: Tensor) -> tuple[Tensor, Tensor]:
+        target = wanted.expand(len(logits), -1)
+        losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
+        return losses.mean(1), logits.argmax(-1)
 
-        full_loss, full_said = judge(tape.entering[-1])
-        loss, said = judge(_window_states(tape, windows))
+    full_loss, full_said = judge(full)
+    loss, said = judge(found)
     return WindowOutcomes(
         windows=tuple(windows),
         loss=loss.cpu(),
@@ -131,6 +145,10 @@ def record_behind_image(anatomy: Anatomy, inputs: dict[str, Tensor]) -> Tape:
     """The tape of one full run over one row whose slots are the text behind its image.
 
     Each layer's `prefix` holds keys and values of everything before that text, the image among it.
+
+    Raises:
+        DataError: more than one row, padding, no image or no text behind it.
+        ImageSeesText: as in PaliGemma's prompts.
     """
     _require_masks(anatomy)
     layout = anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
@@ -144,9 +162,9 @@ def record_behind_image(anatomy: Anatomy, inputs: dict[str, Tensor]) -> Tape:
     def narrow(call: LayerCall) -> tuple[Tensor, LayerState]:
         mask = _full_mask(call.kwargs.get("attention_mask"), length, call.hidden.device)
         if bool(_open(mask[:, :, :start, start:]).any()):
-            raise UnsupportedModel(
-                f"In {anatomy.base.architecture} the image sees the question behind it, so a knockout changes the "
-                "image too, and windows cannot share one run of it. Use engine.knockout.blocked, one run a window."
+            raise ImageSeesText(
+                f"In {anatomy.base.architecture} the image sees the text behind it, so blinding that text changes the "
+                "image too. Use engine.knockout.blocked, one run a window, as knockout_outcomes does."
             )
         cos_sin = tuple(part[:, start:] for part in call.kwargs["position_embeddings"])
         return call.hidden[:, start:], LayerState(mask[:, :, start:], cos_sin)
@@ -168,8 +186,6 @@ def _window_states(tape: Tape, windows: Sequence[Window]) -> Tensor:
     """Rows leaving the last layer for each window, [W, T, D]."""
     depth = tape.anatomy.num_layers
     starts = [start for start, _ in windows]
-    if not windows or starts != sorted(starts) or any(not 0 <= start < stop <= depth for start, stop in windows):
-        raise DataError(f"Windows must be [first, stop) within 0 to {depth}, their first layers ascending: {windows}.")
     visual = tape.layout.visual[:, None, None, :]  # [1, 1, 1, S]
     batch = tape.entering[0][:0]
     for layer in range(starts[0], depth):
@@ -191,6 +207,27 @@ def _window_states(tape: Tape, windows: Sequence[Window]) -> Tensor:
             use_cache=True,
         )
     return batch
+
+
+def _live_logits(
+    anatomy: Anatomy, inputs: dict[str, Tensor], where: Tensor, windows: Sequence[Window]
+) -> tuple[Tensor, Tensor]:
+    """Logits at the columns `where` [1, A] of the full run and of one live run a window: [1, A, ...], [W, A, ...]."""
+
+    def logits() -> Tensor:
+        return gather_rows(anatomy.model(**{**inputs, "use_cache": False}).logits, where)
+
+    found = []
+    for start, stop in windows:
+        with blocked(anatomy.model, range(start, stop)):
+            found.append(logits())
+    return logits(), torch.cat(found)
+
+
+def _check(windows: Sequence[Window], depth: int) -> None:
+    starts = [start for start, _ in windows]
+    if not windows or starts != sorted(starts) or any(not 0 <= start < stop <= depth for start, stop in windows):
+        raise DataError(f"Windows must be [first, stop) within 0 to {depth}, their first layers ascending: {windows}.")
 
 
 def _full_mask(mask: Tensor | None, length: int, device: torch.device) -> Tensor:
