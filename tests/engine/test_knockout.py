@@ -1,8 +1,6 @@
 """Knockout by a growing batch equals masking a live run by hand; a knockout to the end equals an exit; saliency equals
 the autograd of the whole model."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -160,20 +158,6 @@ def test_saliency_is_what_a_small_knockout_changes():
     assert abs(slope) > 0
 
 
-@contextmanager
-def bidirectional(model):
-    """As in a model whose image and prompt all see each other."""
-
-    def see_all(module, args, kwargs):
-        length = (args[0] if args else kwargs["hidden_states"]).shape[1]
-        return args, {**kwargs, "attention_mask": torch.ones(1, 1, length, length, dtype=torch.bool)}
-
-    hooks = [layer.register_forward_pre_hook(see_all, with_kwargs=True) for layer in anatomy_of(model).layers]
-    yield
-    for hook in hooks:
-        hook.remove()
-
-
 def test_nothing_is_left_behind_and_bad_input_is_named():
     made = tiny("llava", DEPTH)
     batch = Batch(made.inputs())
@@ -192,8 +176,6 @@ def test_nothing_is_left_behind_and_bad_input_is_named():
         knockout_outcomes(made.model, words, WINDOWS)
     with pytest.raises(DataError, match="no image"):
         image_saliency(made.model, words)
-    with pytest.raises(UnsupportedModel, match="image sees the question"), bidirectional(made.model):
-        knockout_outcomes(made.model, batch, WINDOWS)
     anatomy_of(made.model).language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(UnsupportedModel, match="attn_implementation='sdpa'"):
         image_saliency(made.model, batch)
