@@ -4,7 +4,7 @@ RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := src tests examples benchmarks
 
-.PHONY: demo test check lint types fast format clean help
+.PHONY: demo test test-oldest test-matrix check lint types fast format clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,13 @@ demo: $(INSTALLED) ## the default model, its exit gates, with and without, and o
 
 test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
 	$(RUN)/python -m pytest -m "not gpu and not hub"
+
+test-oldest: $(INSTALLED) ## a slice of the table of families on the oldest transformers
+	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py
+
+test-matrix: $(INSTALLED) ## the whole table of families on the oldest and on the newest transformers 5
+	dev/matrix $(VENV) oldest tests/anatomy tests/engine
+	dev/matrix $(VENV) newest tests/anatomy tests/engine
 
 check: lint types fast ## lint + types + fast tests: before every commit
 

@@ -17,7 +17,8 @@ from lookaway.data import load_samples
 from lookaway.hosts.loading import load_model
 from lookaway.policies.visual_exit import exit_probabilities, simulate
 from lookaway.training.exit_labels import image_names, make_exit_table
-from lookaway.training.gate_training import GateOptions, train_gates, what_happens
+from lookaway.training.gate_options import GateOptions
+from lookaway.training.gate_training import train_gates, what_happens
 
 VARIANTS = {
     "light (shared, 128)": GateOptions(),

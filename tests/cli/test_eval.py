@@ -58,6 +58,17 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
     }
 
 
+def test_policies_joined_by_commas_are_one_after_another(model_folder, data_file, tmp_path, call):
+    thin = "policy: keep-schedule\nconfig: {keep: [1.0, 0.5, 0.5, 0.5], ranking: uniform}\n"
+    (tmp_path / "thin.yaml").write_text(thin)
+    (tmp_path / "leave.yaml").write_text("policy: exit-at\nconfig: {layer: 3}\n")
+    chosen = f"{tmp_path / 'thin.yaml'}, {tmp_path / 'leave.yaml'}"
+    common = ["eval", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", "4", "--no-curve"]
+    assert call(*common, "--max-new-tokens", "2", "--policy", chosen, "--out", tmp_path / "both")[0] == 0
+    samples = [r for r in read_records(tmp_path / "both" / "records.jsonl") if r["kind"] == "sample"]
+    assert [r["visual_tokens"] for r in samples] == [[16, 8, 8, 0]] * 4
+
+
 def test_report_draws_the_records_again(evaluated, tmp_path, call):
     status, out, _ = call("report", "--records", evaluated / "records.jsonl", "--out", tmp_path / "r.html")
     assert (status, (tmp_path / "r.html").exists()) == (0, True)

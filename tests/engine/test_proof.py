@@ -70,17 +70,17 @@ def test_the_proof_is_carried_out_once_and_leaves_nothing(unlisted, monkeypatch)
 class Leaky(Qwen2DecoderLayer):
     """Mixes positions beside attention, as a convolution or a running state would."""
 
-    def forward(self, hidden_states, *args, **kwargs):
-        out = super().forward(hidden_states, *args, **kwargs)
+    def forward(self, hidden_states, attention_mask=None, **kwargs):
+        out = super().forward(hidden_states, attention_mask, **kwargs)
         return out + 0.1 * out.roll(1, dims=1)
 
 
 class Shouting(Qwen2DecoderLayer):
     """Changes with every call, whatever is attached."""
 
-    def forward(self, hidden_states, *args, **kwargs):
+    def forward(self, hidden_states, attention_mask=None, **kwargs):
         self.calls = getattr(self, "calls", 0) + 1
-        return super().forward(hidden_states, *args, **kwargs) * self.calls
+        return super().forward(hidden_states, attention_mask, **kwargs) * self.calls
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Skipped attention: what runs is the formula; cached, batched, padded, in beams; nothing of it stays behind."""
 
 import copy
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -31,8 +32,10 @@ FULL = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
 
 
 def model_of(family="llava", attention="sdpa", layers=4):
+    """In fp64, but for eager attention: its softmax is in fp32, where the closed places of an fp64 mask overflow."""
     example = tiny(family, num_layers=layers, attn_implementation=attention)
-    example.model.double()
+    if attention != "eager":
+        example.model.double()
     return example
 
 
@@ -48,12 +51,23 @@ def adapters(name, layers, seed=0, dtype=torch.float64):
     return made.to(dtype).eval()
 
 
-def policy(name, layers):
-    return la.AttentionSkip(layers, adapters(name, layers))
+def policy(name, layers, dtype=torch.float64):
+    return la.AttentionSkip(layers, adapters(name, layers, dtype=dtype))
 
 
 def double(inputs):
     return {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+@contextmanager
+def steps_logits(model):
+    """Logits of the last token of every forward, in the model's own type: `generate` hands them out in fp32."""
+    found = []
+    hook = model.lm_head.register_forward_hook(lambda module, args, out: found.append(out[:, -1]))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 # what runs is the formula --------------------------------------------------------------------------------------------
@@ -132,17 +146,17 @@ def test_skipped_projections_never_run():
 )
 def test_cached_decoding_equals_a_run_without_cache(attention, name, skipped, batch):
     example = model_of(attention=attention)
-    inputs = double(example.inputs(batch))
-    chosen = policy(name, skipped)
-    with attach(example.model, chosen):
-        cached = example.model.generate(**inputs, **FULL)
-    longer, prompt = continued(inputs, cached.sequences)
+    inputs = double(example.inputs(batch)) if attention == "sdpa" else example.inputs(batch)
+    chosen = policy(name, skipped, example.model.dtype)
+    with attach(example.model, chosen), steps_logits(example.model) as cached:
+        sequences = example.model.generate(**inputs, **GREEDY)
+    longer, prompt = continued(inputs, sequences)
     uncached = logits_by_hand(example.model, longer, skipped, chosen.adapters, prompt)
-    tolerance = TOLERANCE if attention == "sdpa" else {"atol": 1e-4, "rtol": 1e-4}  # eager: softmax in fp32
-    torch.testing.assert_close(torch.stack(cached.logits, 1), uncached[:, -6:], **tolerance)
+    tolerance = TOLERANCE if attention == "sdpa" else {"atol": 1e-4, "rtol": 1e-4}  # fp32
+    torch.testing.assert_close(torch.stack(cached, 1), uncached[:, -6:], **tolerance)
     with attach(example.model, chosen):
-        no_cache = example.model.generate(**inputs, **GREEDY, use_cache=False) if name == "none" else cached.sequences
-    assert torch.equal(no_cache, cached.sequences)
+        no_cache = example.model.generate(**inputs, **GREEDY, use_cache=False) if name == "none" else sequences
+    assert torch.equal(no_cache, sequences)
 
 
 def continued(inputs, sequences):
@@ -164,12 +178,12 @@ def test_a_batch_equals_its_rows_one_by_one(family, name, skipped):
     example = model_of(family)
     inputs = double(example.inputs("left_padded"))
     with attach(example.model, policy(name, skipped)):
-        together = example.model.generate(**inputs, **FULL)
+        with steps_logits(example.model) as together:
+            example.model.generate(**inputs, **GREEDY)
         for row, alone in enumerate(one_by_one(example, inputs)):
-            single = example.model.generate(**alone, **FULL)
-            torch.testing.assert_close(
-                torch.stack(together.logits)[:, row], torch.stack(single.logits)[:, 0], **TOLERANCE
-            )
+            with steps_logits(example.model) as single:
+                example.model.generate(**alone, **GREEDY)
+            torch.testing.assert_close(torch.stack(together)[:, row], torch.stack(single)[:, 0], **TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "skipped"), [("none", (0,)), ("recommended", (0, 3)), ("published", (2, 3))])
@@ -216,19 +230,41 @@ def _for_beams(pictures, beams):
     return torch.cat([row for row in rows for _ in range(beams)])
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch", ["left_padded", "right_padded"])
 @pytest.mark.parametrize(("name", "skipped"), [("none", (0,)), ("recommended", (0, 3))])
-def test_a_static_cache_will_do(name, skipped):
+def test_a_static_cache_will_do(name, skipped, batch, attention):
+    example = model_of(attention=attention)
+    inputs = double(example.inputs(batch)) if attention == "sdpa" else example.inputs(batch)
+    chosen = policy(name, skipped, example.model.dtype)
+    with attach(example.model, chosen), steps_logits(example.model) as usual:
+        example.model.generate(**inputs, **GREEDY)
+    with attach(example.model, chosen), steps_logits(example.model) as static:
+        example.model.generate(**inputs, **GREEDY, cache_implementation="static", disable_compile=True)
+    tolerance = TOLERANCE if attention == "sdpa" else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(torch.stack(usual), torch.stack(static), **tolerance)
+
+
+@pytest.mark.parametrize(("name", "skipped"), [("none", (0,)), ("recommended", (0, 3))])
+def test_a_static_cache_holds_slots_and_knows_its_length(name, skipped):
     example = model_of()
-    inputs = double(example.inputs("left_padded"))
-    with attach(example.model, policy(name, skipped)):
-        usual = example.model.generate(**inputs, **GREEDY)
-        static = example.model.generate(**inputs, **GREEDY, cache_implementation="static", disable_compile=True)
-    assert torch.equal(usual, static)
     with torch.no_grad(), attach(example.model, policy(name, skipped)):
         cache = StaticCache(example.model.config.text_config, max_cache_len=64)
         example.model(**double(example.inputs()), past_key_values=cache)
         assert isinstance(cache.layers[0], SkippedSlot)
         assert int(cache.get_seq_length()) == 27
+
+
+def test_a_mask_that_is_not_causal_is_refused_with_a_static_cache_too():
+    example = model_of()
+    cache = StaticCache(example.model.config.text_config, max_cache_len=64)
+    mask = torch.ones(1, 1, 27, 64, dtype=torch.bool)  # every token sees every other
+    inputs = {**double(example.inputs()), "attention_mask": mask}
+    with attach(example.model, policy("none", (0,))), pytest.raises(UnsupportedModel, match=r"must be \[B, S\]"):
+        example.model(**inputs, past_key_values=cache)
+    refused = pytest.raises(UnsupportedModel, match="StaticCache has a fixed size in every layer")
+    with attach(example.model, la.chain(policy("none", (0,)), la.ExitAt(2))), refused:
+        example.model(**double(example.inputs()), past_key_values=cache)
 
 
 def test_a_cache_copied_and_cropped_goes_on():
@@ -319,16 +355,17 @@ def test_counted_flops_are_those_of_the_trace(name, skipped):
 )
 def test_skipping_and_removal_together_equal_masking(attention, name, skipped, exits):
     example = model_of(attention=attention)
-    inputs = double(example.inputs("left_padded"))
-    both = la.chain(policy(name, skipped), la.ExitAt(exits))
+    inputs = example.inputs("left_padded")
+    inputs = double(inputs) if attention == "sdpa" else inputs
+    both = la.chain(policy(name, skipped, example.model.dtype), la.ExitAt(exits))
     results = []
     for how in (attach, reference):
-        with how(example.model, both) as run:
-            results.append((example.model.generate(**inputs, **FULL), run.trace))
-    (fast, trace), (slow, slow_trace) = results
+        with how(example.model, both) as run, steps_logits(example.model) as logits:
+            results.append((example.model.generate(**inputs, **FULL), run.trace, torch.stack(logits)))
+    (fast, trace, fast_logits), (slow, slow_trace, slow_logits) = results
     assert torch.equal(fast.sequences, slow.sequences)
-    tolerance = {"atol": 1e-8, "rtol": 1e-8} if attention == "sdpa" else {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(torch.stack(fast.logits), torch.stack(slow.logits), **tolerance)
+    tolerance = TOLERANCE if attention == "sdpa" else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(fast_logits, slow_logits, **tolerance)
     assert trace.skipped == slow_trace.skipped == list(skipped)
     given = [exits] * 4 if isinstance(exits, int) else exits
     assert [found for found in trace.exit_layers if found is not None]

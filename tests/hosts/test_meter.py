@@ -84,12 +84,22 @@ def test_a_padded_batch_equals_its_rows(task):
         torch.testing.assert_close(logits[row], alone[0], atol=1e-5, rtol=1e-4)
 
 
+def assert_same_weights(one, other):
+    found, expected = one.state_dict(), other.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
 @pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
 def test_disk_and_published_names(tmp_path, task):
     model, given = tiny_meter(task), inputs(task)
     model.save_pretrained(tmp_path)
-    assert torch.equal(type(model).from_pretrained(tmp_path)(**given).logits, model(**given).logits)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.config.num_labels == model.config.num_labels == {"vqa": 5, "nlvr2": 2, "retrieval": 5}[task]
+    assert_same_weights(loaded, model)
+    # Weights that lie elsewhere in memory go through other kernels: the last bit may differ.
+    torch.testing.assert_close(loaded(**given).logits, model(**given).logits, atol=1e-6, rtol=1e-6)
     published = meter_to_published(model.state_dict())
     assert {"vit_model.visual.conv1.weight", "text_transformer.encoder.layer.0.attention.self.query.weight",
             "cross_modal_image_layers.2.crossattention.output.LayerNorm.bias"} <= set(published)  # fmt: skip
@@ -101,7 +111,8 @@ def test_disk_and_published_names(tmp_path, task):
     }):  # fmt: skip
         other = tiny_meter(task, seed=4)
         load_published_meter(other, layout)
-        assert torch.equal(other(**given).logits, model(**given).logits)
+        assert_same_weights(other, model)
+        torch.testing.assert_close(other(**given).logits, model(**given).logits, atol=1e-6, rtol=1e-6)
 
 
 @torch.no_grad()

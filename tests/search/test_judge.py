@@ -44,9 +44,9 @@ def processor():
 
 @pytest.fixture
 def judge_of(model, processor):
-    def make(samples, target="answer", **more):
-        answers = targets(model, processor, samples, target, max_new_tokens=4)
-        return ModelJudge(model, processor, samples, answers, batch_size=3, **more), answers
+    def make(samples, target="answer", of=model, **more):
+        answers = targets(of, processor, samples, target, max_new_tokens=4)
+        return ModelJudge(of, processor, samples, answers, batch_size=3, **more), answers
 
     return make
 
@@ -130,12 +130,17 @@ def test_a_search_on_a_model_costs_a_part_of_its_trials_run_from_the_image(judge
 
 @pytest.mark.parametrize("measure", ["loss", "agreement"])
 def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(judge_of, measure):
-    samples = [sample(n) for n in range(7)]
-    target = "own" if measure == "agreement" else "answer"
+    samples, target = [sample(n) for n in range(7)], "own"
+    sure = tiny("llava", num_layers=LAYERS).model  # of its answers, and led by its attention: a change costs much
+    sure.generation_config.suppress_tokens = [sure.config.image_token_id]
+    with torch.no_grad():
+        sure.lm_head.weight.mul_(8)
+        for layer in sure.model.language_model.layers:
+            layer.self_attn.o_proj.weight.mul_(3)
     options = GSearchOptions(tolerance=0.02, resolution=0.1)
-    quick, _ = judge_of(samples, target, measure=measure)
+    quick, _ = judge_of(samples, target, sure, measure=measure)
     found = g_search(quick, Board("memory", "t"), options)
-    whole, _ = judge_of(samples, target, measure=measure)
+    whole, _ = judge_of(samples, target, sure, measure=measure)
     plain = whole.judge
     whole.judge = lambda schedule, needed=0.0: plain(schedule)
     assert g_search(whole, Board("memory", "t"), options).schedule == found.schedule

@@ -11,9 +11,8 @@ import lookaway as la
 from lookaway.cli.options import from_mapping
 from lookaway.core.errors import DataError, SettingsError
 from lookaway.policies.visual_exit import exit_probabilities, simulate
+from lookaway.training.gate_options import PRESETS, GateOptions
 from lookaway.training.gate_training import (
-    PRESETS,
-    GateOptions,
     choose_threshold,
     exit_labels,
     split_by_sample,

@@ -49,12 +49,21 @@ class Anatomy:
     """Text in front of the image does not see it; False where picture and prompt all see each other."""
     images_by_row: bool = False
     """Image inputs have one entry a row (padded to the most images), not one a picture or tile."""
+    unrotated: frozenset[int] = frozenset()
+    """Layers whose attention gives its queries and keys no rotary phase."""
+    softcap: float | None = None
+    """Logits are bent into (-softcap, softcap) by a tanh, where the model does that."""
     found_by: str = "family"
     """'family': by a function for this architecture; 'rule': by the common pattern, proven when a policy comes."""
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Norm and language head of rows that left the last layer, [..., D] -> [..., vocabulary]."""
+        logits: Tensor = self.head(self.norm(states))
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @property
     def has_windows(self) -> bool:

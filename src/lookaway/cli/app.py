@@ -60,7 +60,7 @@ class LazyGroup(TyperGroup):
 
 def chosen_method(arguments: list[str]) -> str | None:
     """What --method says, or the YAML file of --config: a command's methods have options of their own."""
-    given = dict(zip(arguments, [*arguments[1:], ""], strict=True))
+    given = dict(zip(arguments, [*arguments[1:], ""], strict=False))  # no arguments: nothing
     for argument in arguments:
         if argument.startswith("--") and "=" in argument:
             name, _, value = argument.partition("=")

@@ -21,7 +21,8 @@ class Options:
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     policy: str | None = None
-    """Folder, hub id or YAML file of a policy; without it the default model's own gates, or none for other models."""
+    """Folder, hub id or YAML file of a policy, or several joined by commas: one after another (`la.chain`). Without it
+    the default model's own gates, or none for other models."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     max_new_tokens: int = 64

@@ -17,7 +17,8 @@ class Options:
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     policy: str | None = None
-    """Folder, hub id or YAML file of a policy; without it the default model's own gates, or none for other models."""
+    """Folder, hub id or YAML file of a policy, or several joined by commas: one after another (`la.chain`). Without it
+    the default model's own gates, or none for other models."""
     exits: tuple[int, ...] = ()
     """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
     data: str = "scenes"

@@ -22,7 +22,10 @@ __all__ = ["cache_folder", "choose_policy", "earlier_results", "progress", "show
 
 
 def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy:
-    """The policy that --policy or --exit-at names; for the default models their own gates where neither is given."""
+    """The policy that --policy or --exit-at names; for the default models their own gates where neither is given.
+
+    Several policies, joined by commas, are one after another (`la.chain`).
+    """
     import lookaway as la
 
     if policy is not None and exit_at is not None:
@@ -30,12 +33,18 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
     if exit_at is not None:
         return la.ExitAt(exit_at)
     if policy is not None:
-        return la.load(policy)
+        parts = [la.load(part) for part in _several(policy)]
+        return parts[0] if len(parts) == 1 else la.chain(*parts)
     if model.startswith("lookaway-mini"):
         from ..hosts.mini import shipped_gates
 
         return la.load(shipped_gates(model))
     raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")
+
+
+def _several(policy: str) -> list[str]:
+    """'a' -> ['a']; 'a,b' -> ['a', 'b'], but for a path that has a comma in its name."""
+    return [policy] if Path(policy).exists() else [part.strip() for part in policy.split(",")]
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..training.gate_training import GateOptions
+from ..training.gate_options import GateOptions
 
 if TYPE_CHECKING:
     from ..training.gate_training import GateRun

@@ -29,9 +29,12 @@ class Attended:
     plain: Callable[[], tuple[Tensor, Tensor]]
     """Computes (queries, keys) without their rotary phase. Raises UnsupportedModel where the family rotates in another
     way than the engine knows."""
+    mask: Tensor | None = None  # [B or 1, 1 or H, S, S]
+    """Who saw whom, where the attention was given that: bool, or 0 where it may and far below 0 where not. None: every
+    slot saw itself and the real ones before it."""
 
     def weights(self, rows: Tensor, rotary: bool = True) -> Tensor:
-        """Causal attention weights of some query slots on all slots.
+        """Attention weights of some query slots on all slots.
 
         Args:
             rows: int64 [B, Q], slots whose queries look.
@@ -42,9 +45,14 @@ class Attended:
         """
         queries, keys = (self.queries, self.keys) if rotary else self.plain()
         slots = torch.arange(keys.shape[2], device=keys.device)
-        allowed = (slots <= rows[:, :, None]) & self.real[:, None, :]
-        allowed = allowed | (slots == rows[:, :, None])  # padding sees itself: no NaN
-        return attention_rows(queries, keys, rows, allowed[:, None], self.scaling)
+        if self.mask is None:
+            allowed = ((slots <= rows[:, :, None]) & self.real[:, None, :])[:, None]
+        else:
+            whole = self.mask.expand(len(rows), -1, -1, -1)
+            chosen = whole.gather(2, rows[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3]))
+            allowed = chosen if chosen.dtype == torch.bool else chosen >= 0
+        allowed = allowed | (slots == rows[:, :, None])[:, None]  # padding sees itself: no NaN
+        return attention_rows(queries, keys, rows, allowed, self.scaling)
 
 
 def attention_rows(queries: Tensor, keys: Tensor, rows: Tensor, allowed: Tensor, scaling: float) -> Tensor:

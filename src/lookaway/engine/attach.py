@@ -29,6 +29,7 @@ from .refusals import check_not_compiled, check_run
 from .scores import Watch
 from .sequence import LayerCall, gather_rows
 from .skipping import Skipping
+from .static import padding_mask
 
 __all__ = ["Attachment", "attach", "check_detached", "policy_layers"]
 
@@ -186,6 +187,7 @@ class Attachment:
     def _layout(self, inputs: dict[str, Any]) -> TokenLayout:
         mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
         tokens: Tensor = inputs["inputs_embeds"] if ids is None else ids
+        mask = padding_mask(mask, inputs.get("past_key_values"), tokens.shape[1])
         if isinstance(mask, Tensor) and mask.dim() == 2 and self._memory is not None:  # it covers the cache too
             mask = mask[:, -tokens.shape[1] :]
         return self.anatomy.layout_of_embeddings(tokens, mask) if ids is None else self.anatomy.layout(ids, mask)
@@ -214,7 +216,8 @@ class Attachment:
             if prompt.cache is not None:
                 memory = prompt.memory()
                 remember(prompt.cache, memory)
-                self._skipping.settle(prompt.cache, memory)
+                if self.shortens:  # the slow twin's layers hold all columns
+                    self._skipping.settle(prompt.cache, memory)
                 prompt.cache = None
         self._prompt = self._memory = None
         self._memo, self._parts = {}, {}

@@ -100,9 +100,10 @@ def _fold(block: AttentionBlock, stand_in: StandIn, new: list[tuple[nn.Parameter
     if not block.ffn_in:
         raise UnsupportedModel(f"{where} begins with no linear that lookaway knows. Attach the adapters unmerged.")
     for linear in block.ffn_in:
+        weight = getattr(linear, "weight", None)
         if type(linear) is not nn.Linear or not linear.weight.is_floating_point() or linear.weight.is_meta:
             raise UnsupportedModel(
-                f"{where} begins with {type(linear).__name__} ({getattr(linear.weight, 'dtype', '?')}), which cannot "
+                f"{where} begins with {type(linear).__name__} ({getattr(weight, 'dtype', 'no weight')}), which cannot "
                 "hold an adapter. Merge LoRA first, and quantise afterwards; or attach the adapters unmerged."
             )
     gain = None

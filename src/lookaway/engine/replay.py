@@ -83,7 +83,7 @@ class Tape:
 
     def logits(self, states: Tensor) -> Tensor:
         """Norm and language head."""
-        return self.anatomy.head(self.anatomy.norm(states))
+        return self.anatomy.logits(states)
 
     def features(self, layers: Sequence[int], prompt: TokenLayout | None = None) -> Tensor:
         """What gates would see before each of `layers`: fp32 [B, len(layers), 2D].

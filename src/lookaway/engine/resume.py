@@ -108,7 +108,7 @@ class Paused:
         found = slots.gather(1, columns)
         if bool((found < 0).any()):
             raise SettingsError("A column that was asked for is no longer there.")
-        return self.anatomy.head(self.anatomy.norm(gather_rows(self.hidden, found)))
+        return self.anatomy.logits(gather_rows(self.hidden, found))
 
 
 def pause(
@@ -138,7 +138,7 @@ def pause(
     def before(index: int) -> Any:
         def record(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            if index and left.pop() is not hidden:
+            if index and left.pop() is not hidden and index > layer:  # before, its effect is in the states kept here
                 raise UnsupportedModel(
                     f"This decoder changes its states between layers {index - 1} and {index}; trials that go on from a "
                     "layer would miss that. Search on the whole model instead."

@@ -70,7 +70,7 @@ def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
     wanted = inputs["input_ids"].gather(1, where)[0]
 
     def loss(hidden: Tensor) -> Tensor:
-        logits = anatomy.head(anatomy.norm(gather_rows(hidden, where - 1)))[0].float()
+        logits = anatomy.logits(gather_rows(hidden, where - 1))[0].float()
         return nn.functional.cross_entropy(logits, wanted)
 
     gradient = _pull(loss, entering.pop())[0]

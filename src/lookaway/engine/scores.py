@@ -28,6 +28,7 @@ class Watch:
 
     def __init__(self, anatomy: Anatomy, layers: frozenset[int], active: Callable[[], bool]) -> None:
         self.layers = layers
+        self._anatomy = anatomy
         self._active = active
         self._seen: dict[int, _Seen] = {}
         self._cos_sin: Any = None
@@ -72,7 +73,7 @@ class Watch:
                 f"where {slots} were expected. Use the default dynamic cache, and the prompt in one piece."
             )
         plain = partial(_without_phase, seen)
-        return Attended(seen.queries, seen.keys, ~prompt.layout.padding, seen.scaling, plain)
+        return Attended(seen.queries, seen.keys, ~prompt.layout.padding, seen.scaling, plain, seen.mask)
 
     def pop(self, layer: int) -> Any:
         """What the attention of `layer - 1` saw, to be put back later; None where it did not run."""
@@ -99,7 +100,13 @@ class Watch:
 
     def _see(self, layer: int, attention: nn.Module, query: Tensor, key: Tensor, mask: Any, scaling: float) -> None:
         if self._active():
-            self._seen[layer] = _Seen(attention, query.detach(), key.detach(), scaling, self._cos_sin)
+            whole = isinstance(mask, Tensor) and mask.dim() == 4
+            phases = () if layer - 1 in self._anatomy.unrotated else self._cos_sin
+            if self._anatomy.found_by == "rule":  # nobody looked how it rotates
+                phases = None
+            self._seen[layer] = _Seen(
+                attention, query.detach(), key.detach(), scaling, phases, mask[..., : key.shape[2]] if whole else None
+            )
         self._cos_sin = None
 
 
@@ -110,14 +117,19 @@ class _Seen:
     keys: Tensor  # [B, G, S, d]
     scaling: float
     cos_sin: Any
-    """(cos, sin), each [B or 1, S, d]."""
+    """(cos, sin), each [B or 1, S, d]; () where this attention does not rotate."""
+    mask: Tensor | None  # [B or 1, 1 or H, S, S]
 
     def columns(self, index: Tensor) -> _Seen:
         """Over the columns int64 [B, K] alone."""
         phases = self.cos_sin
         if isinstance(phases, tuple):
             phases = tuple(_rows(part.expand(len(index), -1, -1)[:, None], index)[:, 0] for part in phases)
-        return _Seen(self.attention, _rows(self.queries, index), _rows(self.keys, index), self.scaling, phases)
+        mask = self.mask
+        if mask is not None:
+            mask = _rows(mask.expand(len(index), -1, -1, -1), index)
+            mask = mask.gather(3, index[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
+        return _Seen(self.attention, _rows(self.queries, index), _rows(self.keys, index), self.scaling, phases, mask)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -127,6 +139,8 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 def _without_phase(seen: _Seen) -> tuple[Tensor, Tensor]:
     """(queries, keys) turned back by their rotary phase, with the model's own function and the opposite angle."""
+    if seen.cos_sin == ():
+        return seen.queries, seen.keys
     rotate = beside(seen.attention, "apply_rotary_pos_emb")
     if rotate is None or not isinstance(seen.cos_sin, tuple):
         raise UnsupportedModel(

@@ -317,7 +317,8 @@ def _check(block: AttentionBlock, stand_in: StandIn | None, anatomy: Anatomy) ->
             f"The adapter of layer {block.layer} reads states of {size} numbers, but this model's have "
             f"{anatomy.shape.hidden_size}: it was trained for another model."
         )
-    weights = [linear.weight for linear in block.ffn_in if isinstance(linear.weight, Tensor)]
+    found = [getattr(linear, "weight", None) for linear in block.ffn_in]
+    weights = [weight for weight in found if isinstance(weight, Tensor)]
     if stand_in.merged and not (weights and stand_in.belongs_to(weights)):
         raise ModelMismatch(
             f"This policy belongs to a model into whose FFNs its adapters were merged, and layer {block.layer} of this "

@@ -21,6 +21,7 @@ class MeterConfig(PretrainedConfig):
         num_top_layers: its layers; each has one a stream.
         token_types: text, image and, for NLVR2, second image.
         num_labels: of the classifier: 3,129 for VQA, 2 for NLVR2.
+        classes: the same as it is saved (transformers leaves two labels out of a config file); `num_labels` wins.
     """
 
     model_type = "meter"
@@ -38,7 +39,8 @@ class MeterConfig(PretrainedConfig):
         hidden_dropout: float = 0.1,
         attention_dropout: float = 0.1,
         layer_norm_eps: float = 1e-12,
-        num_labels: int = 3129,
+        num_labels: int | None = None,
+        classes: int = 3129,
         **kwargs: Any,
     ) -> None:
         if text_config is None:
@@ -59,4 +61,5 @@ class MeterConfig(PretrainedConfig):
         self.hidden_dropout = hidden_dropout
         self.attention_dropout = attention_dropout
         self.layer_norm_eps = layer_norm_eps
-        super().__init__(num_labels=num_labels, **kwargs)
+        self.classes = classes if num_labels is None else num_labels
+        super().__init__(num_labels=self.classes, **kwargs)

@@ -30,4 +30,5 @@ def paligemma(model: Any) -> Anatomy:
     """Picture and prompt all see each other, only the answer is causal: text in front of the image has seen it too."""
     vision = model.config.vision_config
     side = vision.image_size // vision.patch_size
-    return usual(model, grid=(side, side), first_position=1, prefix_is_causal=False)
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return usual(model, grid=(side, side), first_position=1, prefix_is_causal=False, softcap=softcap)

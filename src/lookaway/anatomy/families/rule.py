@@ -59,6 +59,8 @@ def by_rule(model: Any) -> Anatomy:
         if not isinstance(getattr(layer, "self_attn", None), nn.Module):
             raise NotOfThePattern(f"its decoder layer {type(layer).__name__} has no self_attn")
         _only(layer, {"hidden_states", "attention_mask"}, LAYER_ARGUMENTS)
+    if getattr(text, "final_logit_softcapping", None) is not None:
+        raise NotOfThePattern("its config caps logits (final_logit_softcapping), and not every model does as it says")
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
         raise NotOfThePattern(f"it has layers of kind {', '.join(sorted(kinds))}")

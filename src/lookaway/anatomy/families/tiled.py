@@ -35,7 +35,8 @@ def mistral3(model: Any) -> Anatomy:
 @family("aya_vision", "Aya Vision", "CohereForAI/aya-vision-8b", attention="SDPA, eager", refuses=WINDOWS)
 def aya_vision(model: Any) -> Anatomy:
     """Tiles; a decoder of sliding windows, and full layers without rotary positions between them."""
-    return usual(model)
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return usual(model, unrotated=frozenset(layer for layer, kind in enumerate(kinds) if kind == "full_attention"))
 
 
 @family("ovis2", "Ovis2 (HF port)", "thisisiron/Ovis2-1B-hf", "thisisiron/Ovis2-2B-hf")
