@@ -32,6 +32,8 @@ class ReportData:
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """What searches tried, in the order of their logs."""
     equal_costs: list[dict[str, Any]] = field(default_factory=list)
     """One a method and budget; the full model first."""
     findings: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +90,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.trainings.append(record)
         elif kind == "search":
             data.searches.append(record)
+        elif kind == "trial":
+            data.trials.append(record)
         elif kind == "equal-cost":
             costs[record["method"], record["budget"]] = record
         elif kind == "finding":

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import DataError, MissingDependency
 from ..core.files import write_text
-from . import figures
 from .collect import ReportData, collect
 from .findings_page import sections
 from .findings_words import study_tiles
 from .looks import look_cards
-from .words import comparison_rows, equal_cost_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
+from .policy_page import policy_figures
+from .words import (
+    comparison_rows,
+    equal_cost_rows,
+    promise_words,
+    sample_cards,
+    search_words,
+    summary_rows,
+    tiles,
+    timing_rows,
+)
 
 __all__ = ["render", "write_report"]
 
@@ -34,10 +42,12 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError:
         raise MissingDependency.of("jinja2", "report") from None
-    if not (data.summaries or data.curves or data.timings or data.equal_costs or data.findings):
+    results = (data.summaries, data.curves, data.timings, data.equal_costs, data.findings, data.searches,
+               data.trainings, data.calibrations)  # fmt: skip
+    if not any(results):
         raise DataError(
-            "These records hold no results yet (no summary, curve, timing, comparison at equal cost or finding), so "
-            "there is nothing to draw."
+            "These records hold no results yet (no summary, curve, timing, search, training, calibration or finding), "
+            "so there is nothing to draw."
         )
     environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
@@ -46,33 +56,13 @@ def render(data: ReportData) -> str:
         comparisons=[
             (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
         ],
-        figures=[(Markup(svg), words) for svg, words in _figures(data)],
+        figures=[(Markup(svg), words) for svg, words in policy_figures(data)],
         tables=[(variant, summary_rows(rows)) for variant, rows in data.summaries.items()],
         equal_costs=equal_cost_rows(data),
         timings=timing_rows(data),
+        searches=[line for found in data.searches for line in search_words(found)],
         promises=[promise_words(found) for found in data.calibrations],
         samples=sample_cards(data),
         sections=[section.marked(Markup) for section in sections(data)],
         looks=look_cards(data),
     )
-
-
-def _figures(data: ReportData) -> list[tuple[str, str]]:
-    """(SVG, caption) of each figure that the records allow."""
-    found: list[tuple[str, Any]] = []
-    if "all" in data.curves:
-        words = "Accuracy against cost; left and up is better. Above the line of fixed exits: it knows its samples."
-        found.append((figures.front(data), words))
-        words = "Accuracy if all questions' visual tokens leave before the same layer. Flat: the image has been read."
-        found.append((figures.exit_curves(data), words))
-    for variant in data.summaries:
-        found.append((figures.exit_histogram(data, variant), f"Where the questions looked away ({variant})."))
-    if any(row["method"] != "full" for row in data.equal_costs):
-        words = "Accuracy at equal prefill FLOPs; left and up is better. Bars are 95 % intervals."
-        found.append((figures.cost_front(data), words))
-        found.append((figures.schedules(data), "How many visual tokens each layer keeps, at the middle budget."))
-    if any(t["part"] == "decoder" and t["exit_layer"] is not None for t in data.timings):
-        found.append(
-            (figures.speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")
-        )
-    return found
