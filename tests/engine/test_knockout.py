@@ -85,6 +85,21 @@ def test_blocking_is_masking_by_hand(family, attention, kind):
     torch.testing.assert_close(inside.logits[untouched], before.logits[untouched])
 
 
+def test_windows_a_few_at_a_time_are_the_same(monkeypatch):
+    from lookaway.engine import knockout
+
+    made = tiny("llava", DEPTH)
+    batch, together = Batch(made.inputs()), []
+    states_of = knockout._window_states
+    monkeypatch.setattr(knockout, "_window_states", lambda t, w: together.append(len(w)) or states_of(t, w))
+    whole = knockout_outcomes(made.model, batch, WINDOWS)
+    few = knockout_outcomes(made.model, batch, WINDOWS, rows=20)  # nine rows of text each
+    assert together == [5, 2, 2, 1]
+    torch.testing.assert_close(few.loss, whole.loss, atol=1e-6, rtol=1e-6)
+    assert torch.equal(few.agree, whole.agree)
+    assert torch.equal(few.match, whole.match)
+
+
 def test_a_knockout_to_the_end_is_an_exit():
     model = tiny("llava", DEPTH).model
     batch = Batch(tiny("llava", DEPTH).inputs())
