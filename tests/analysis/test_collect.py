@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import lookaway as la
-from lookaway.analysis.collect import StudyOptions, plain, study
+from lookaway.analysis.collect import StudyOptions, exit_outcomes, plain, study
 from lookaway.analysis.findings import TABLES, write_findings
 from lookaway.analysis.pictures import choose, seen_picture, write_looks
 from lookaway.anatomy.base import anatomy_of
@@ -69,6 +69,17 @@ def test_exits_and_knockouts_are_what_live_generation_does(studied):
         assert bool(record["knockout"]["same"][1]) <= bool(
             logits.argmax() == target.inputs["input_ids"][target.answer_mask][0]
         )
+
+
+def test_exits_a_few_at_a_time_are_the_same(studied):
+    model, processor, samples, _ = studied
+    batch = encode(processor, [samples[0]], answers=["some words"])
+    whole, few = (exit_outcomes(model, batch, "answer", rows=rows) for rows in (10**6, 1))
+    assert whole.layers == few.layers == list(range(1, DEPTH))
+    torch.testing.assert_close(few.loss, whole.loss, atol=1e-6, rtol=1e-6)
+    assert torch.equal(few.match, whole.match)
+    assert torch.equal(few.agree, whole.agree)
+    assert (few.full_loss, few.full_match) == (pytest.approx(whole.full_loss), whole.full_match)
 
 
 def test_windows_and_exits_follow_the_options(studied):

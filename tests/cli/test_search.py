@@ -83,7 +83,7 @@ def test_the_comparison_writes_its_rows_and_its_page(common, tmp_path):
     page = (out / "report.html").read_text()
     assert "At equal cost" in page
     assert all(method in page for method in methods)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4
     kinds = [record["kind"] for record in read_records(out / "records.jsonl")]
     assert kinds.count("equal-cost") == len(rows)
 

@@ -1,6 +1,8 @@
 """Knockout by a growing batch equals masking a live run by hand; a knockout to the end equals an exit; saliency equals
 the autograd of the whole model."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,7 +11,7 @@ from lookaway.anatomy.base import anatomy_of
 from lookaway.anatomy.tiny import TINY, tiny
 from lookaway.core.errors import DataError, UnsupportedModel
 from lookaway.engine.exit_table import collect_exit_table
-from lookaway.engine.knockout import behind_image, blocked, knockout_outcomes
+from lookaway.engine.knockout import behind_image, blocked, knockout_outcomes, record_behind_image
 from lookaway.engine.saliency import image_saliency
 
 DEPTH = 4
@@ -53,10 +55,11 @@ def test_all_windows_at_once_equal_one_masked_run_each(family, attention):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", ["single", "left_padded", "right_padded"])
-def test_blocking_is_masking_by_hand(attention, kind):
+@pytest.mark.parametrize("family", ["llava", "paligemma"])
+def test_blocking_is_masking_by_hand(family, attention, kind):
     """The map of a blocked layer has zeros where text looks at the image, and other layers' maps do not."""
-    model = tiny("llava", DEPTH, attn_implementation="eager")
-    live = tiny("llava", DEPTH, attn_implementation=attention)
+    model = tiny(family, DEPTH, attn_implementation="eager")
+    live = tiny(family, DEPTH, attn_implementation=attention)
     inputs = model.inputs(kind)
     layout = anatomy_of(model.model).layout(inputs["input_ids"], inputs["attention_mask"])
     pairs = behind_image(layout)[:, :, None] & layout.visual[:, None, :]
@@ -77,9 +80,24 @@ def test_blocking_is_masking_by_hand(attention, kind):
         assert bool((looked == 0).all()) == (layer in (1, 2))
         rows = maps.sum(-1)[:, 0][real]
         torch.testing.assert_close(rows, torch.ones_like(rows))
-    # rows without an image, or in front of it, are what they were
-    untouched = real & ~behind_image(layout)
+    # rows without an image are what they were, and those in front of text that they do not see
+    untouched = real & (~behind_image(layout) if family == "llava" else ~layout.visual.any(1, keepdim=True))
     torch.testing.assert_close(inside.logits[untouched], before.logits[untouched])
+
+
+def test_windows_a_few_at_a_time_are_the_same(monkeypatch):
+    from lookaway.engine import knockout
+
+    made = tiny("llava", DEPTH)
+    batch, together = Batch(made.inputs()), []
+    states_of = knockout._window_states
+    monkeypatch.setattr(knockout, "_window_states", lambda t, w: together.append(len(w)) or states_of(t, w))
+    whole = knockout_outcomes(made.model, batch, WINDOWS)
+    few = knockout_outcomes(made.model, batch, WINDOWS, rows=20)  # nine rows of text each
+    assert together == [5, 2, 2, 1]
+    torch.testing.assert_close(few.loss, whole.loss, atol=1e-6, rtol=1e-6)
+    assert torch.equal(few.agree, whole.agree)
+    assert torch.equal(few.match, whole.match)
 
 
 def test_a_knockout_to_the_end_is_an_exit():
@@ -106,10 +124,10 @@ def test_saliency_is_the_gradient_of_the_whole_model(family, attention):
 
     def shifted(module, args, kwargs):
         shift = torch.zeros(1, 1, length, length, requires_grad=True)
-        mask = kwargs["attention_mask"]  # the model's own: windows, images that see themselves both ways
+        mask = kwargs["attention_mask"]  # of this layer: windows and pictures that see themselves differ from causal
         if mask is None:
-            mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
-        elif mask.dtype == torch.bool:
+            mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+        if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
         hidden = args[0] if args else kwargs["hidden_states"]
         hidden.retain_grad()
@@ -158,6 +176,20 @@ def test_saliency_is_what_a_small_knockout_changes():
     assert abs(slope) > 0
 
 
+@contextmanager
+def bidirectional(model):
+    """As in a model whose image and prompt all see each other."""
+
+    def see_all(module, args, kwargs):
+        length = (args[0] if args else kwargs["hidden_states"]).shape[1]
+        return args, {**kwargs, "attention_mask": torch.ones(1, 1, length, length, dtype=torch.bool)}
+
+    hooks = [layer.register_forward_pre_hook(see_all, with_kwargs=True) for layer in anatomy_of(model).layers]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
 def test_nothing_is_left_behind_and_bad_input_is_named():
     made = tiny("llava", DEPTH)
     batch = Batch(made.inputs())
@@ -176,6 +208,9 @@ def test_nothing_is_left_behind_and_bad_input_is_named():
         knockout_outcomes(made.model, words, WINDOWS)
     with pytest.raises(DataError, match="no image"):
         image_saliency(made.model, words)
+    anatomy = anatomy_of(made.model)
+    with pytest.raises(UnsupportedModel, match="image sees the text"), bidirectional(made.model):
+        record_behind_image(anatomy, batch.inputs)
     anatomy_of(made.model).language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(UnsupportedModel, match="attn_implementation='sdpa'"):
         image_saliency(made.model, batch)

@@ -77,5 +77,28 @@ def write_made_up_run(path, model="made-up-model", data="made-up-data"):
                          baseline_seconds=0.3, speedup=speedup, speedup_quartiles=[0.95 * speedup, 1.04 * speedup],
                          implied=implied, implied_flops=1.3 * implied, efficiency=speedup / implied,
                          batch_size=1)  # fmt: skip
-        writer.write("calibration", threshold=0.83, epsilon=0.02, delta=0.05, samples=500, changed=3, bound=0.0154)
+        tested = [
+            {"threshold": t, "changed": c, "bound": (c + 4) / 500, "mean_exit": e}
+            for t, c, e in ((0.99, 0, 25.0), (0.9, 2, 18.5), (0.83, 3, 14.0), (0.7, 9, 11.0))
+        ]
+        writer.write("calibration", threshold=0.83, epsilon=0.02, delta=0.05, samples=500, changed=3, bound=0.0154,
+                     tested=tested)  # fmt: skip
+        writer.write("training", options={}, good_share={"10": 0.8, "2": 0.25, "4": 0.5}, history=[])
+        for number in range(12):
+            writer.write("trial", key=str(number), effectiveness=0.9 + number / 200, complete=number % 4 > 0,
+                         flops_share=0.3 + number / 100)  # fmt: skip
+        writer.write("trial", key="test/full", right="011", agree="111")
+        writer.write(
+            "search", method="g-search", budget=0.4, measure="agreement", trials=12, random_trials=12,
+            notes=["A note."], rates=[1.0] * 10 + [0.5] * 10 + [0.0] * 10, samples=["1", "2"],
+            verdict={"flops_share": 0.39, "effectiveness": 0.97}, random={"flops_share": 0.4, "effectiveness": 0.9},
+        )  # fmt: skip
+        for method, budget in (("full", 1.0), ("g-search", 0.3), ("fastv", 0.3), ("fixed-exit", 0.3)):
+            writer.write(
+                "equal-cost", method=method, budget=budget, trials=12, samples=40, flops_share=0.98 * budget,
+                fastv_share=budget, kv_share=budget, kv_bytes=9e6 * budget, visual_tokens=196 * budget,
+                full_visual_tokens=196.0, accuracy=[0.85, 0.8, 0.9], agreement=[0.9, 0.85, 0.95],
+                retention=[0.94, 0.9, 1.0], p_random=None,
+                rates=[] if method in ("full", "fixed-exit") else [1.0] * 10 + [0.2] * 20,
+            )  # fmt: skip
     return path

@@ -26,7 +26,7 @@ def test_the_page_needs_no_network_and_no_script(page):
 
 def test_everything_has_a_name_for_those_who_do_not_see_it(page):
     figures = re.findall(r"<svg [^>]*>", page)
-    assert len(figures) == 4
+    assert len(figures) == 11
     assert all('role="img"' in svg and re.search(r'aria-label="[^"]{20,}"', svg) for svg in figures)
     assert all('alt="' in image for image in re.findall(r"<img [^>]*>", page))
 
@@ -52,6 +52,8 @@ def test_the_numbers_of_the_records_stand_on_the_page(page):
         "97.0 %",
         "looked away before layer 9 of 30",
         "exit at 15",
+        "97.0 % as good as the full model by agreement",
+        "A note.",
     ):
         assert text in page, text
 
@@ -83,6 +85,18 @@ def test_a_run_without_results_is_not_drawn_and_nothing_is_left(tmp_path, record
     with pytest.raises(DataError, match="no results yet"):
         write_report(tmp_path / "r.jsonl", tmp_path / "report.html")
     assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+@pytest.mark.parametrize(("kinds", "figures"), [
+    (("training",), 1), (("calibration",), 1), (("search",), 1), (("search", "trial"), 2), (("equal-cost",), 3),
+    (("sample", "summary"), 2), (("timing",), 1),
+])  # fmt: skip
+def test_the_records_of_one_command_alone_make_a_page(records, tmp_path, kinds, figures):
+    lines = records.read_text().splitlines()
+    chosen = [line for line in lines if any(f'"kind": "{kind}"' in line for kind in ("run", *kinds))]
+    (tmp_path / "r.jsonl").write_text("\n".join(chosen) + "\n")
+    page = write_report(tmp_path / "r.jsonl", tmp_path / "report.html").read_text()
+    assert page.count('role="img"') == figures
 
 
 def test_words():

@@ -18,7 +18,7 @@ from ..core.record import RecordWriter, Sample
 from ..engine.attach import attach
 from ..engine.exit_table import collect_exit_table
 from ..engine.flow import Flow, require_observable, watch_flow
-from ..engine.knockout import knockout_outcomes
+from ..engine.knockout import ROWS, knockout_outcomes
 from ..engine.saliency import image_saliency
 from ..hosts.answers import own_answers
 from ..hosts.encoding import Encoded, encode
@@ -26,7 +26,7 @@ from ..policies.fixed import ExitAt
 from .knockout import default_width, sliding_windows
 from .rank_stability import kendall_matrix, overlap_matrix
 
-__all__ = ["StudyOptions", "study", "study_sample"]
+__all__ = ["ExitOutcomes", "StudyOptions", "exit_outcomes", "study", "study_sample"]
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ def _answers(model: Any, processor: Any, sample: Sample, own: list[int], options
     depth = anatomy_of(model).num_layers
     windows = sliding_windows(depth, options.window or default_width(depth))
     said = encode(processor, [sample], model.device, answers=[own])
-    table, blinded = collect_exit_table(model, [said], target="own"), knockout_outcomes(model, said, windows)
+    table, blinded = exit_outcomes(model, said, "own"), knockout_outcomes(model, said, windows)
     salient = image_saliency(model, said)
-    exits: dict[str, Any] = {"layers": list(table.layers), "loss": plain(table.loss[0]),
-                             "full_loss": plain(table.full_loss[0]), "same": table.agree[0].tolist(),
+    exits: dict[str, Any] = {"layers": table.layers, "loss": plain(table.loss),
+                             "full_loss": plain(table.full_loss), "same": table.agree.tolist(),
                              "right": None, "full_right": None}  # fmt: skip
     knockout: dict[str, Any] = {"windows": [list(window) for window in windows], "loss": plain(blinded.loss),
                                 "full_loss": plain(blinded.full_loss), "same": blinded.agree.tolist(),
@@ -187,11 +187,35 @@ def _answers(model: Any, processor: Any, sample: Sample, own: list[int], options
     if sample.answer is not None:
         truth = encode(processor, [sample], model.device, answers=[sample.answer])
         if not torch.equal(truth.inputs["input_ids"], said.inputs["input_ids"]):
-            table, blinded = collect_exit_table(model, [truth]), knockout_outcomes(model, truth, windows)
-        exits |= {"right": table.match[0].tolist(), "full_right": bool(table.full_match[0])}
+            table, blinded = exit_outcomes(model, truth, "answer"), knockout_outcomes(model, truth, windows)
+        exits |= {"right": table.match.tolist(), "full_right": table.full_match}
         knockout |= {"right": blinded.match.tolist(), "full_right": blinded.full_match}
     saliency = {"reading": plain(salient.reading.sum(1)), "remaining": plain(salient.remaining)}
     return {"exits": exits, "knockout": knockout, "saliency": saliency}
+
+
+@dataclass(frozen=True)
+class ExitOutcomes:
+    """What became of one sample's teacher-forced answer for an exit before each of C layers."""
+
+    layers: list[int]
+    loss: Tensor  # [C]
+    match: Tensor  # bool [C]
+    agree: Tensor  # bool [C]
+    full_loss: float
+    full_match: bool
+
+
+def exit_outcomes(model: Any, batch: Encoded, target: str, rows: int = ROWS) -> ExitOutcomes:
+    """One sample's exit table, so many exits at a time that at most `rows` rows of text run together."""
+    anatomy = anatomy_of(model)
+    text = anatomy.layout(batch.inputs["input_ids"], batch.inputs["attention_mask"]).text
+    most = max(1, rows // int(text.sum()))
+    layers = list(range(anatomy.first_prunable_layer, anatomy.num_layers))
+    parts = [layers[start : start + most] for start in range(0, len(layers), most)]
+    tables = [collect_exit_table(model, [batch], part, target=target) for part in parts]
+    loss, match, agree = (torch.cat([getattr(t, n)[0] for t in tables]) for n in ("loss", "match", "agree"))
+    return ExitOutcomes(layers, loss, match, agree, float(tables[0].full_loss[0]), bool(tables[0].full_match[0]))
 
 
 def plain(values: Any, digits: int = 6) -> Any:

@@ -28,6 +28,8 @@ __all__ = ["Window", "WindowOutcomes", "behind_image", "blocked", "knockout_outc
 
 Window = tuple[int, int]
 """Layers first .. stop - 1."""
+ROWS = 8192
+"""Rows of text that run together at most: a long text's windows go a few at a time, at the same price."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def blocked(model: Any, layers: Sequence[int]) -> Iterator[None]:
         yield
 
 
-def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window]) -> WindowOutcomes:
+def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window], rows: int = ROWS) -> WindowOutcomes:
     """Loss and answer of one sample for each window, by one growing batch: about two prefills for all of them.
 
     One prefill a window where the image sees the text behind it.
@@ -102,6 +104,7 @@ def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window]
         model: a supported model with SDPA or eager attention and no policy attached.
         batch: one sample, encoded with its answer.
         windows: in ascending order of their first layer.
+        rows: of text that run together at most, which bounds the memory.
 
     Raises:
         DataError: more than one sample, no answer, no image, no text behind the image, or windows that do not ascend.
@@ -121,8 +124,11 @@ def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window]
         else:
             slots = tape.slots(where - 1)
             full = tape.logits(gather_rows(tape.entering[-1], slots))
-            states = _window_states(tape, windows)
-            found = tape.logits(gather_rows(states, slots.expand(len(states), -1)))
+            parts = []
+            for start in range(0, len(windows), most := max(1, rows // tape.index.shape[1])):
+                states = _window_states(tape, windows[start : start + most])
+                parts.append(tape.logits(gather_rows(states, slots.expand(len(states), -1))))
+            found = torch.cat(parts)
 
     def judge(logits: Tensor) -> tuple[Tensor, Tensor]:
         target = wanted.expand(len(logits), -1)

@@ -38,7 +38,7 @@ def collect_outcomes(
 ) -> tuple[ExitTable, ExitOutcomes]:
     """(exit table against the ground truth, outcomes of all exits) for samples with images and answers.
 
-    Both are in the order of `samples`; `progress` is called with numbers of samples, at most two for each.
+    Both are in the order of `samples`; `progress` is called with numbers of samples.
 
     Raises:
         DataError: a sample has no answer.
@@ -62,7 +62,6 @@ def collect_outcomes(
         own = collect_exit_table(
             model,
             (encode(processor, batch, device, answers=[said[s.id] for s in batch]) for batch in rest),
-            progress=progress,
             cache_dir=cache_dir,
             target="own",
         )

@@ -1,13 +1,14 @@
-"""Figures of a policy's results: accuracy, cost, exits, speed."""
+"""Figures of a policy's results: accuracy, cost, exits, kept tokens, speed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .collect import ReportData, histograms
-from .svg import INK, PALETTE, draw_svg
+from .policy_tables import Grid, keep_grid
+from .svg import INK, PALETTE, draw_svg, legend_below
 
-__all__ = ["cost_front", "exit_curves", "exit_histogram", "front", "schedules", "speed"]
+__all__ = ["exit_curves", "exit_histogram", "front", "heat_map", "keep_map", "speed"]
 
 GATE, FIXED, ORACLE, RANDOM = "#2aa876", "#3b82f6", "#b3932b", "#8a94a3"
 
@@ -27,7 +28,7 @@ def exit_curves(data: ReportData) -> str:
         axes.set(xlabel="visual tokens removed before layer", ylabel="accuracy", ylim=(0, 1.03),
                  xlim=(0, whole["layers"][-1]))  # fmt: skip
         axes.grid(alpha=0.18, color=INK)
-        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+        legend_below(figure)
 
     return draw_svg(
         draw, "Accuracy against the layer before which all visual tokens are removed, for each question family"
@@ -55,9 +56,32 @@ def exit_histogram(data: ReportData, variant: str) -> str:
         axes.set(xlabel="layer before which the visual tokens left", ylabel="questions", xlim=(0, depth + 0.9))
         axes.grid(alpha=0.18, color=INK, axis="y")
         if len(counts) > 1:
-            figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+            legend_below(figure)
 
     return draw_svg(draw, "Number of questions for each layer at which the gates let the visual tokens leave")
+
+
+def keep_map(data: ReportData, variant: str) -> str:
+    """Heat map: share of the visual tokens that each layer still processed, a row a family."""
+    grid = keep_grid(data, variant)
+    return heat_map(grid, f"Share of the visual tokens that each layer processed ({variant}), for "
+                          f"{', '.join(grid.rows)}; over all, {grid.mean():.0%}")  # fmt: skip
+
+
+def heat_map(grid: Grid, alternative: str) -> str:
+    """Rows of shares by layer, dark is 0."""
+    height = min(9.0, 1.5 + 0.21 * len(grid.rows))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        image = axes.imshow(grid.shares, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="none")
+        axes.set_yticks(range(len(grid.rows)), grid.rows)
+        axes.set(xlabel="layer")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        bar = figure.colorbar(image, ax=axes, shrink=0.9)
+        bar.outline.set_visible(False)
+
+    return draw_svg(draw, alternative, (4.6, height))
 
 
 def front(data: ReportData, measure: str = "accuracy") -> str:
@@ -84,54 +108,11 @@ def front(data: ReportData, measure: str = "accuracy") -> str:
         axes.plot(oracle["flops_share"], oracle[measure], color=ORACLE, marker="*", ms=13, ls="", label="oracle")
         axes.set(xlabel="prefill FLOPs, as a share of the unpruned run", ylabel=measure)
         axes.grid(alpha=0.18, color=INK)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        legend_below(figure)
 
     return draw_svg(
         draw, f"{measure.capitalize()} against prefill FLOPs for gates, fixed exits, random exits and the oracle"
     )
-
-
-def cost_front(data: ReportData, measure: str = "accuracy") -> str:
-    """Accuracy against prefill FLOPs, one line a method, with 95 % intervals; the full model as a level."""
-    methods: dict[str, list[dict[str, Any]]] = {}
-    for row in data.equal_costs:
-        methods.setdefault(row["method"], []).append(row)
-    full = methods.pop("full", None)
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        if full:
-            axes.axhline(full[0][measure][0], color=INK, lw=1.2, ls=":", label="full model")
-        for number, (method, rows) in enumerate(methods.items()):
-            points = sorted((row["flops_share"], *row[measure]) for row in rows)
-            spread = [[y - low for _, y, low, _ in points], [high - y for _, y, _, high in points]]
-            plain = method.startswith("random")
-            axes.errorbar([p[0] for p in points], [p[1] for p in points], yerr=spread, label=method, marker="o", ms=3.5,
-                          lw=1.6, capsize=2, elinewidth=0.8, ls="--" if plain else "-",
-                          color=RANDOM if method == "random-schedules" else PALETTE[number % len(PALETTE)])  # fmt: skip
-        axes.set(xlabel="prefill FLOPs, as a share of the unpruned run", ylabel=measure)
-        axes.grid(alpha=0.18, color=INK)
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-
-    return draw_svg(draw, f"{measure.capitalize()} at equal prefill FLOPs for searched schedules and baselines")
-
-
-def schedules(data: ReportData) -> str:
-    """Keep rate of each layer of the schedules that were found or compared, at the middle budget."""
-    budgets = sorted({row["budget"] for row in data.equal_costs if row["method"] != "full"})
-    middle = budgets[len(budgets) // 2]
-    rows = [row for row in data.equal_costs if row["budget"] == middle and row["rates"]]
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        for number, row in enumerate(rows):
-            axes.step(range(len(row["rates"])), row["rates"], where="mid", lw=1.6, label=row["method"],
-                      color=PALETTE[number % len(PALETTE)])  # fmt: skip
-        axes.set(xlabel="layer", ylabel="share of the visual tokens kept", ylim=(0, 1.03))
-        axes.grid(alpha=0.18, color=INK)
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-
-    return draw_svg(draw, f"Keep schedules of all methods at {middle:.0%} of the prefill FLOPs")
 
 
 def speed(data: ReportData) -> str:

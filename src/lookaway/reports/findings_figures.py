@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from .collect import ReportData
-from .svg import INK, PALETTE, draw_svg
+from .svg import INK, PALETTE, draw_svg, legend_below
 
 __all__ = ["causes", "changed", "cross_by_family", "earliest", "entropy", "flow", "medians", "neighbours", "ranks",
            "saliency", "shares", "stages", "stopping"]  # fmt: skip
 
-SIZE = (4.9, 3.5)
+SIZE = (4.6, 3.4)
 IMAGE, TEXT, FRONT, OWN = "#e07b39", "#3b82f6", "#8a94a3", "#2aa876"
 FLOW = {"visual_self": ("image on image", OWN), "cross": ("text on image", IMAGE), "text_self": ("text on text", TEXT)}
 
@@ -277,9 +277,8 @@ def _finish(
     axes.grid(alpha=0.18, color=INK)
     if whole:
         _whole(axes)
-    count = len(axes.get_legend_handles_labels()[1])
-    if count > 1:
-        figure.legend(loc="outside lower center", ncols=2 if count < 5 else 4, frameon=False, fontsize=7.5)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        legend_below(figure)
 
 
 def _whole(axes: Any) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import DataError, MissingDependency
 from ..core.files import write_text
+<<<<<<< HEAD
 from . import figures
 from .collect import ReportData, collect, skip_search
 from .findings_page import sections
@@ -14,6 +14,23 @@ from .findings_words import study_tiles
 from .looks import look_cards
 from .skips import skip_rows, skip_scores, skip_sets
 from .words import comparison_rows, equal_cost_rows, promise_words, sample_cards, summary_rows, tiles, timing_rows
+=======
+from .collect import ReportData, collect
+from .findings_page import sections
+from .findings_words import study_tiles
+from .looks import look_cards
+from .policy_page import policy_figures
+from .words import (
+    comparison_rows,
+    equal_cost_rows,
+    promise_words,
+    sample_cards,
+    search_words,
+    summary_rows,
+    tiles,
+    timing_rows,
+)
+>>>>>>> analysis
 
 __all__ = ["render", "write_report"]
 
@@ -35,10 +52,19 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError:
         raise MissingDependency.of("jinja2", "report") from None
+<<<<<<< HEAD
     if not (data.summaries or data.curves or data.timings or data.equal_costs or data.findings or skip_search(data)):
         raise DataError(
             "These records hold no results yet (no summary, curve, timing, search of skips, comparison at equal cost "
             "or finding), so there is nothing to draw."
+=======
+    results = (data.summaries, data.curves, data.timings, data.equal_costs, data.findings, data.searches,
+               data.trainings, data.calibrations)  # fmt: skip
+    if not any(results):
+        raise DataError(
+            "These records hold no results yet (no summary, curve, timing, search, training, calibration or finding), "
+            "so there is nothing to draw."
+>>>>>>> analysis
         )
     environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
@@ -47,16 +73,18 @@ def render(data: ReportData) -> str:
         comparisons=[
             (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
         ],
-        figures=[(Markup(svg), words) for svg, words in _figures(data)],
+        figures=[(Markup(svg), words) for svg, words in policy_figures(data)],
         tables=[(variant, summary_rows(rows)) for variant, rows in data.summaries.items()],
         equal_costs=equal_cost_rows(data),
         skips=skip_rows(data),
         timings=timing_rows(data),
+        searches=[line for found in data.searches for line in search_words(found)],
         promises=[promise_words(found) for found in data.calibrations],
         samples=sample_cards(data),
         sections=[section.marked(Markup) for section in sections(data)],
         looks=look_cards(data),
     )
+<<<<<<< HEAD
 
 
 def _figures(data: ReportData) -> list[tuple[str, str]]:
@@ -82,3 +110,5 @@ def _figures(data: ReportData) -> list[tuple[str, str]]:
             (figures.speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")
         )
     return found
+=======
+>>>>>>> analysis

@@ -14,14 +14,18 @@ from typing import Any
 
 from ..core.errors import MissingDependency
 
-__all__ = ["INK", "PALETTE", "draw_svg"]
+__all__ = ["INK", "PALETTE", "draw_svg", "legend_below"]
 
 INK = "#123456"  # replaced by currentColor
 PALETTE = ("#3b82f6", "#e07b39", "#2aa876", "#c0558f", "#8b6fd6", "#b3932b", "#3aa6b9", "#d1495b", "#7a8b99", "#5f9e3f",
            "#a65e2e", "#6b7fd7", "#c77dba")  # fmt: skip
 
 
-def draw_svg(draw: Callable[[Any], None], alternative: str, size: tuple[float, float] = (5.8, 3.9)) -> str:
+SMALL = 8
+"""Points of a legend's words."""
+
+
+def draw_svg(draw: Callable[[Any], None], alternative: str, size: tuple[float, float] = (4.6, 3.4)) -> str:
     """Run `draw(figure)` and return the SVG element.
 
     Args:
@@ -56,3 +60,12 @@ def draw_svg(draw: Callable[[Any], None], alternative: str, size: tuple[float, f
     svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", svg).replace('xlink:href="#', f'xlink:href="#{mark}-')
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alternative)}" ', 1)
+
+
+def legend_below(figure: Any) -> None:
+    """What all axes have labelled, under the figure, in as many columns as the longest label allows."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles, labels = ([one for part in parts for one in part] for parts in zip(*found, strict=True))
+    column = 0.56 * SMALL * max(map(len, labels)) + 36
+    columns = max(1, min(len(labels), int(72 * figure.get_figwidth() // column)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)

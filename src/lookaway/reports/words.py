@@ -11,6 +11,7 @@ __all__ = [
     "equal_cost_rows",
     "promise_words",
     "sample_cards",
+    "search_words",
     "summary_rows",
     "tiles",
     "timing_rows",
@@ -128,6 +129,22 @@ def promise_words(found: dict[str, Any]) -> str:
         f"{count} calibration samples ({found['changed']} of them changed; exact upper bound {share(found['bound'])}; "
     )
     return words + f"threshold {found['threshold']:.3f})."
+
+
+def search_words(found: dict[str, Any]) -> list[str]:
+    """What a search found, beside the best of as many random schedules; nothing for a comparison of methods."""
+    if found["method"] == "vtw":
+        return [f"VTW: all visual tokens leave before layer {found['layer']}."]
+    if "verdict" not in found:
+        return []
+    own, random = found["verdict"], found["random"]
+    return [
+        f"{found['method']}: {share(own['flops_share'])} of the prefill FLOPs, {share(own['effectiveness'])} as good "
+        f"as the full model by {found['measure']} on its {len(found['samples'])} calibration samples, after "
+        f"{found['trials']} trials; the best of {found['random_trials']} random schedules is "
+        f"{share(random['effectiveness'])} as good, for {share(random['flops_share'])}.",
+        *found["notes"],
+    ]
 
 
 def sample_cards(data: ReportData) -> list[dict[str, Any]]:

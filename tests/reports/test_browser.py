@@ -1,0 +1,134 @@
+"""The pages in a real browser, at 1280 and 360 pixels, light and dark: nothing missing, cut off or hard to read.
+
+One frame a page and width stands in a small page whose script looks into the frames and writes down what it finds.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lookaway.reports.page import write_report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
+WIDTHS = (1280, 360)
+LOOK = """<!doctype html><body style="margin:0">%s<script>
+const light = part => { const s = part / 255; return s <= 0.04045 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4 };
+const level = rgb => 0.2126 * light(rgb[0]) + 0.7152 * light(rgb[1]) + 0.0722 * light(rgb[2]);
+const colour = words => words.match(/[\\d.]+/g).map(Number);
+function ground(element, view) {
+  for (let e = element; e; e = e.parentElement) {
+    const c = colour(view.getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c;
+  }
+  return [255, 255, 255];
+}
+function contrast(element, view) {
+  const [a, b] = [level(colour(view.getComputedStyle(element).color)), level(ground(element, view))];
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}
+function look(frame) {
+  const view = frame.contentWindow, page = frame.contentDocument, root = page.documentElement;
+  page.querySelectorAll("details").forEach(d => d.open = true);
+  const found = {name: frame.name, dark: view.matchMedia("(prefers-color-scheme: dark)").matches,
+                 wide: root.scrollWidth - root.clientWidth, beyond: [], missing: [], faint: [], cut: [], tiny: [],
+                 images: page.images.length, figures: page.querySelectorAll("svg").length, texts: 0};
+  for (const e of page.body.querySelectorAll("*")) {
+    const box = e.getBoundingClientRect();
+    if (box.width && box.right > root.clientWidth + 1 && !e.closest(".scroll")) found.beyond.push(e.tagName);
+    const words = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (!words || !box.width || e.closest(".gone")) continue;
+    found.texts += 1;
+    if (contrast(e, view) < 4.5) found.faint.push([e.textContent.trim().slice(0, 40), contrast(e, view)]);
+    if (e.tagName === "text") {
+      const frame = e.ownerSVGElement.getBoundingClientRect();
+      if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1)
+        found.cut.push(e.textContent);
+      if (box.height < 6.5 && box.width > box.height) found.tiny.push([e.textContent, box.height]);
+    }
+  }
+  for (const i of page.images) if (!i.complete || !i.naturalWidth) found.missing.push(i.alt);
+  return found;
+}
+addEventListener("load", () => {
+  const seen = [...document.querySelectorAll("iframe")].map(look);
+  const out = document.createElement("pre");
+  out.id = "found"; out.textContent = JSON.stringify(seen); document.body.append(out);
+});
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def pages(records, study_records, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    return folder, [write_report(records, folder / "policy.html"), write_report(study_records, folder / "study.html")]
+
+
+def chromium(folder, *arguments):
+    return subprocess.run(
+        [BROWSER, "--no-sandbox", "--headless=new", "--disable-gpu", "--hide-scrollbars", "--mute-audio",
+         "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+         f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", *arguments],
+        capture_output=True, text=True, timeout=120, check=True, cwd=folder,
+    )  # fmt: skip
+
+
+def faults(done):
+    """What the page or the browser complained about."""
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_is_missing_cut_off_or_hard_to_read(pages, dark):
+    folder, files = pages
+    frames = "".join(
+        f'<iframe name="{file.stem} {width}" src="{file.name}" width="{width}" height="900" style="border:0"></iframe>'
+        for file in files for width in WIDTHS
+    )  # fmt: skip
+    (folder / "look.html").write_text(LOOK % frames)
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    done = chromium(folder, scheme, "--window-size=1400,1000", "--dump-dom", (folder / "look.html").as_uri())
+    written = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
+    assert written, done.stderr[-2000:]
+    assert faults(done) == []
+    seen = json.loads(written[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert [frame["name"] for frame in seen] == [f"{file.stem} {width}" for file in files for width in WIDTHS]
+    for frame in seen:
+        assert frame["dark"] == dark
+        assert frame["texts"] > 200
+        assert frame["images"] > 1
+        assert frame["figures"] > 8
+        assert frame["wide"] <= 0, frame["name"]
+        for trouble in ("beyond", "missing", "faint", "cut", "tiny"):
+            assert frame[trouble] == [], (frame["name"], trouble)
+
+
+def test_the_judge_sees_faults(tmp_path):
+    """A page that is too wide, faint, cut off and without its image."""
+    (tmp_path / "bad.html").write_text(
+        '<body><p style="color:#999">faint</p><div style="width:900px">wide</div><img src="gone.png" alt="gone">'
+        '<svg width="40" height="20"><text x="30" y="12">cut off</text><text x="1" y="9" font-size="3">tiny words'
+        "</text></svg></body>"
+    )
+    (tmp_path / "look.html").write_text(LOOK % '<iframe name="bad" src="bad.html" width="360" height="900"></iframe>')
+    done = chromium(tmp_path, "--dump-dom", (tmp_path / "look.html").as_uri())
+    (frame,) = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)[1])
+    assert frame["wide"] > 0
+    assert frame["beyond"]
+    assert frame["missing"] == ["gone"]
+    assert [text for text, _ in frame["faint"]] == ["faint"]
+    assert frame["cut"] == ["cut off"]
+    assert [text for text, _ in frame["tiny"]] == ["tiny words"]
+
+
+def test_it_prints(pages):
+    folder, files = pages
+    for file in files:
+        paper = folder / f"{file.stem}.pdf"
+        done = chromium(folder, f"--print-to-pdf={paper}", file.as_uri())
+        assert faults(done) == []
+        assert paper.read_bytes().startswith(b"%PDF")
+        assert len(re.findall(rb"/Type\s*/Page\b", paper.read_bytes())) > 1
