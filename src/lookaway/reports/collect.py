@@ -32,13 +32,10 @@ class ReportData:
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
-<<<<<<< HEAD
     skip_updates: list[dict[str, Any]] = field(default_factory=list)
     """Updates of a skip search, in order."""
-=======
     trials: list[dict[str, Any]] = field(default_factory=list)
     """What searches tried, in the order of their logs."""
->>>>>>> analysis
     equal_costs: list[dict[str, Any]] = field(default_factory=list)
     """One a method and budget; the full model first."""
     findings: dict[str, Any] = field(default_factory=dict)
@@ -95,13 +92,10 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.trainings.append(record)
         elif kind == "search":
             data.searches.append(record)
-<<<<<<< HEAD
         elif kind == "skip-search":
             data.skip_updates.append(record)
-=======
         elif kind == "trial":
             data.trials.append(record)
->>>>>>> analysis
         elif kind == "equal-cost":
             costs[record["method"], record["budget"]] = record
         elif kind == "finding":

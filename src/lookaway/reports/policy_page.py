@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .collect import ReportData
+from .collect import ReportData, skip_search
 from .figures import exit_curves, exit_histogram, front, keep_map, speed
 from .gate_figures import calibration, labels
 from .policy_tables import keep_grid, schedule_grid, trial_points
 from .search_figures import cost_front, schedule_map, schedules, trials
+from .skips import skip_rows, skip_scores, skip_sets
 
 __all__ = ["policy_figures"]
 
@@ -16,7 +17,7 @@ Drawn = list[tuple[str, str]]
 
 def policy_figures(data: ReportData) -> Drawn:
     """Figures of eval, search, bench, calibrate and train, in the order of the page."""
-    return [*_evaluation(data), *_search(data), *_speed(data), *_gates(data)]
+    return [*_evaluation(data), *_search(data), *_skips(data), *_speed(data), *_gates(data)]
 
 
 def _evaluation(data: ReportData) -> Drawn:
@@ -46,6 +47,15 @@ def _search(data: ReportData) -> Drawn:
     if trial_points(data):
         words = "Everything the search tried, judged on its own calibration samples. Dotted: the full model."
         found.append((trials(data), words))
+    return found
+
+
+def _skips(data: ReportData) -> Drawn:
+    found = []
+    if data.skip_updates and skip_search(data):
+        found.append((skip_scores(data), "What the search thought of each attention. Grey ones stay."))
+    if skip_rows(data):
+        found.append((skip_sets(data), "The searched set beside sets of the same size that cost little to find."))
     return found
 
 
