@@ -16,9 +16,9 @@ from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.engine.attach import attach
 from lookaway.engine.teacher_forcing import answer_loss, attached_loss
 from lookaway.hosts.encoding import encode
-from lookaway.search import skip_search
 from lookaway.search.skip_ranking import last_skips, least_change, output_changes, random_skips
 from lookaway.search.skip_search import SkipSearchOptions, search_skips, split_samples, subset_rewards
+from lookaway.search.supernet import drawn_size
 
 QUICK = SkipSearchOptions(
     skip=2, steps=6, subsets=3, turn=2, warm=0.3, width=4, batch_size=2, reward_batch=2, save_steps=2, lr=1e-2
@@ -191,7 +191,7 @@ def test_the_published_searches_are_spelled_out_in_a_config():
 
 def test_growing_warm_up():
     o = replace(SkipSearchOptions(preset="published-llava", skip=12, steps=400).filled(), warm=0.75)
-    sizes = [skip_search._drawn_size(step, o) for step in range(400)]
+    sizes = [drawn_size(step, o) for step in range(400)]
     assert sizes[0] == 1
     assert sizes == sorted(sizes)
     assert sizes[150] == sizes[-1] == 12

@@ -13,7 +13,7 @@ from ..core.files import atomic_path, write_json
 from .bandit import Bandit
 
 if TYPE_CHECKING:
-    from .skip_search import Supernet
+    from .supernet import Supernet
 
 __all__ = ["load_state", "save_state"]
 
