@@ -1,6 +1,6 @@
 """Attention skipping on the default model: score and time against skipped blocks, and against a visual exit.
 
-    python benchmarks/attention_skipping.py [--model lookaway-mini-plain] [--samples 56] [--steps 60]
+    python benchmarks/attention_skipping.py [--model lookaway-mini-plain] [--samples 32] [--steps 30]
 
 Skip sets come from the bandit search (EAS), from the training-free ranking and at random; sets are chosen on
 calibration samples, adapters are trained on training samples, all scores are of held-out test samples. Each finished
@@ -31,7 +31,7 @@ from lookaway.search.skip_ranking import least_change, output_changes, random_sk
 from lookaway.search.skip_search import SkipSearchOptions, search_skips
 from lookaway.training.adapter_training import AdapterOptions, train_adapters
 
-EXITS = (4, 8, 12, 16, 20, 24, 28)
+EXITS = (8, 16, 22, 26)
 TOKENS = 17  # one of the prefill, sixteen decoded
 
 
@@ -170,30 +170,27 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lookaway-mini-plain")
-    parser.add_argument("--samples", type=int, default=56, help="test samples")
-    parser.add_argument("--ranked", type=int, default=8, help="calibration samples of the training-free ranking")
-    parser.add_argument("--updates", type=int, default=30, help="of the bandit: 5 sets on 4 samples each")
-    parser.add_argument("--steps", type=int, default=60, help="training steps of 4 samples of the adapters of a set")
-    parser.add_argument("--random", type=int, default=2, help="random sets of each size")
-    parser.add_argument("--repeats", type=int, default=9, help="timed rounds")
+    parser.add_argument("--samples", type=int, default=32, help="test samples")
+    parser.add_argument("--ranked", type=int, default=4, help="calibration samples of the training-free ranking")
+    parser.add_argument("--updates", type=int, default=12, help="of the bandit: 5 sets on 4 samples each")
+    parser.add_argument("--steps", type=int, default=30, help="training steps of 4 samples of the adapters of a set")
+    parser.add_argument("--random", type=int, default=1, help="random sets of each size")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
     parser.add_argument("--work", type=Path, default=Path("out/attention-skipping"))
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     options.out = options.out or Path(f"benchmarks/results/attention-skipping-{options.model}.jsonl")
     bench = Bench(options)
 
-    # 1. Sets, without training.
+    # 1. Sets of 8, as they are and after training.
     bench.score("none", la.KeepAll())
-    for count in (8, 4, 12):
-        for name, layers in bench.sets(count).items():
-            bench.score(f"{name} {count}", la.AttentionSkip(layers))
-    # 2. The same after training, for 8.
     adapted = {}
     for name, layers in bench.sets(8).items():
+        bench.score(f"{name} 8", la.AttentionSkip(layers))
         if name in ("bandit", "ranking", "random-0"):
             adapted[name] = bench.trained(f"{name} 8", layers)
             bench.score(f"{name} 8 trained", adapted[name])
-    # 3. Time.
+    # 2. Time.
     skip = adapted["bandit"]
     plain = {f"skip {count}": la.AttentionSkip(bench.sets(count)["bandit"]) for count in (4, 8, 12)}
     other = copy.deepcopy(bench.model)
@@ -202,15 +199,19 @@ def main() -> None:
     exits = {f"exit {k}": la.ExitAt(k) for k in EXITS}
     both = {f"skip 8 trained, exit {k}": la.chain(skip, la.ExitAt(k)) for k in EXITS}
     first = bench.latency("latency first", {**plain, "skip 8 trained": skip, **exits, **both}, 1, merged)
-    # 4. Exit alone, skip alone, both, at equal time to the first token.
+    # 3. Exit alone, skip alone, both, at equal time to the first token.
     speed = {key: row["speedup"][0] for key, row in first["variants"].items()}
-    targets = ["skip 8 trained", "skip 8 trained, exit 24", "skip 8 trained, exit 16", "skip 8 trained, exit 8"]
-    for target in targets:
+    for target in ("skip 8 trained", *(f"skip 8 trained, exit {k}" for k in EXITS[::-1])):
         nearest = min(exits, key=lambda name: abs(speed[name] - speed[target]))
-        for name in {target, nearest} - {"skip 8 trained"}:
-            bench.score(name, {**exits, **both}[name])
+        for name in (target, nearest):
+            if name != "skip 8 trained":
+                bench.score(name, {**exits, **both}[name])
         bench.part(f"equal {target}", lambda t=target, n=nearest: {
             "both or skip": t, "exit alone": n, "speedup": [speed[t], speed[n]]})  # fmt: skip
+    # 4. Other sizes, without training.
+    for count in (12, 4):
+        for name, layers in bench.sets(count).items():
+            bench.score(f"{name} {count}", la.AttentionSkip(layers))
 
 
 if __name__ == "__main__":
