@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import findings_figures as figures
+from . import attention_figures as attention
+from . import effect_figures as effects
 from . import findings_words as words
 from .collect import ReportData
 
@@ -17,45 +18,45 @@ Figure = tuple[Callable[[ReportData], str], str, str]
 
 FLOW: tuple[Figure, ...] = (
     (
-        figures.flow,
+        attention.flow,
         "flow",
         "As published (DyVTE): heads merged by maximum, so values may exceed 1. Shaded: one standard deviation over "
         "questions.",
     ),
     (
-        figures.shares,
+        attention.shares,
         "flow",
         "The same attention merged by mean: shares that add up to 1. Text in front of the image (system prompt, first "
         "token) is what published curves leave out.",
     ),
-    (figures.cross_by_family, "flow", "Share of the question's attention on the image, by family of questions."),
+    (attention.cross_by_family, "flow", "Share of the question's attention on the image, by family of questions."),
     (
-        figures.entropy,
+        attention.entropy,
         "entropy",
         "Entropy of the heads' own weights, in nats: on the image, and of text on text with and without exits.",
     ),
 )
 STAGES: tuple[Figure, ...] = (
     (
-        figures.stages,
+        attention.stages,
         "stages",
         "The curves that are cut, each from its least to its most. Lines: change points; shaded: their 95 % bootstrap "
         "intervals.",
     ),
     (
-        figures.causes,
+        effects.causes,
         "causes",
         "Each as a share of its own sum over windows. Where attention lies above the effect, layers look at much that "
         "matters little.",
     ),
     (
-        figures.changed,
+        effects.changed,
         "causes",
         "Share of answers that change when the question is blinded in a window of layers. Shaded: 95 % interval over "
         "all questions.",
     ),
     (
-        figures.saliency,
+        effects.saliency,
         "saliency",
         "Gradients of the loss of the model's own answer: where it hangs on reading, and how much hangs on what may "
         "still be read.",
@@ -63,29 +64,34 @@ STAGES: tuple[Figure, ...] = (
 )
 STOPPING: tuple[Figure, ...] = (
     (
-        figures.stopping,
+        effects.stopping,
         "stopping",
         "All visual tokens leave before the same layer for all questions. Shaded: 95 % interval over all questions.",
     ),
     (
-        figures.earliest,
+        effects.accuracy,
+        "accuracy",
+        "The same, judged by the ground truth. Shaded: 95 % interval over all questions.",
+    ),
+    (
+        effects.earliest,
         "stopping",
         "Each question's earliest exit that leaves the answer as it is: what an oracle would take.",
     ),
 )
 RANKS: tuple[Figure, ...] = (
     (
-        figures.ranks,
+        attention.ranks,
         "ranks",
         "Kendall's τ between the scores of visual tokens in all pairs of layers (scores: attention of the question's "
         "tokens, mean over heads).",
     ),
     (
-        figures.neighbours,
+        attention.neighbours,
         "ranks",
         "Each layer with the next: τ for both kinds of query, and the overlap of their highest tokens. Dotted: 0.7.",
     ),
-    (figures.medians, "ranks", "Median score of a visual token."),
+    (attention.medians, "ranks", "Median score of a visual token."),
 )
 
 
@@ -110,7 +116,8 @@ def sections(data: ReportData) -> list[Section]:
     """What these records allow, in the order of the page."""
 
     def drawn(row: tuple[Figure, ...]) -> list[tuple[Any, str]]:
-        return [(draw(data), caption) for draw, table, caption in row if data.findings.get(table)]
+        known = data.findings | {"accuracy": ((data.findings.get("stopping") or {}).get("all") or {}).get("accuracy")}
+        return [(draw(data), caption) for draw, table, caption in row if known.get(table)]
 
     made = []
     if data.findings.get("flow"):
