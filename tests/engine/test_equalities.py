@@ -3,7 +3,7 @@
 import pytest
 import torch
 from local_policies import POLICIES, Thin, policy_for
-from shared_tiny import cases, families, named, thorough_families, tiny_once
+from shared_tiny import OLD, cases, families, named, thorough_families, tiny_once
 from transformers import DynamicCache
 
 from lookaway.anatomy.base import anatomy_of
@@ -108,7 +108,7 @@ def test_decoded_tokens_have_the_positions_of_the_unpruned_run(family, attention
             model.model.generate(**inputs, do_sample=False, max_new_tokens=4, min_new_tokens=4)
         watch.remove()
         seen.append(steps)
-    assert seen[0][0][0].shape[1] > seen[1][0][0].shape[1]  # the prompt lost its image
+    assert seen[0][0][0].shape[-2] > seen[1][0][0].shape[-2]  # the prompt lost its image
     assert len(seen[0]) == 4
     for full, pruned in zip(seen[0][1:], seen[1][1:], strict=True):
         assert all(torch.equal(*parts) for parts in zip(full, pruned, strict=True))
@@ -176,6 +176,8 @@ def one_by_one(model, inputs):
 @thorough_families
 def test_beams(family, attention):
     """Rows are reordered inside a sample, and each keeps its own columns, even where beams of a sample differ."""
+    if OLD and family.startswith("qwen3_vl"):
+        pytest.skip("transformers 5.16 cannot search beams with this model, attached or not (image_grid_thw is split)")
     model = tiny_once(family, attn_implementation=attention)
     inputs = {name: value for name, value in model.inputs("single").items() if name != "batch_num_images"}
     options = {"do_sample": False, "num_beams": 3, "max_new_tokens": 6, "num_return_sequences": 3}
@@ -211,6 +213,8 @@ def test_a_second_turn_of_text(family, attention):
 @pytest.mark.parametrize("batch", ["single", "left_padded"])
 def test_a_second_turn_with_an_image_of_its_own(family, attention, batch, first):
     """What left in the first turn stays away, and the new image gets its own decision."""
+    if OLD and family == "gemma3":
+        pytest.skip("transformers 5.16 cannot give this model an image in a second turn, attached or not")
     model = tiny_once(family, attn_implementation=attention)
     inputs = model.inputs(batch)
     rows, length = inputs["input_ids"].shape

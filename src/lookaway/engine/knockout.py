@@ -172,7 +172,7 @@ def record_behind_image(anatomy: Anatomy, inputs: dict[str, Tensor]) -> Tape:
                 f"In {anatomy.base.architecture} the image sees the text behind it, so blinding that text changes the "
                 "image too. Use engine.knockout.blocked, one run a window, as knockout_outcomes does."
             )
-        cos_sin = tuple(part[:, start:] for part in call.kwargs["position_embeddings"])
+        cos_sin = tuple(part[..., start:, :] for part in call.kwargs["position_embeddings"])
         return call.hidden[:, start:], LayerState(mask[:, :, start:], cos_sin)
 
     from transformers import DynamicCache

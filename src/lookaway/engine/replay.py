@@ -30,7 +30,7 @@ class LayerState:
     """What one decoder layer needs beside its hidden rows."""
 
     mask: Tensor | None  # [B or 1, 1, T, keys]
-    cos_sin: tuple[Tensor, ...]  # each [B or 1, T, head_dim]
+    cos_sin: tuple[Tensor, ...]  # each [B or 1, T, head_dim], or [3, B or 1, T, head_dim]
     prefix: tuple[Tensor, Tensor] | None = None  # keys and values [1, KV heads, P, head_dim] that all rows see first
 
 
@@ -110,7 +110,7 @@ class Tape:
         return self.anatomy.layers[layer](
             hidden,
             attention_mask=None if state.mask is None else _copied(state.mask, copies),
-            position_embeddings=tuple(_copied(part, copies) for part in state.cos_sin),
+            position_embeddings=tuple(_copied(part, copies, rows=-3) for part in state.cos_sin),
             position_ids=None,
             past_key_values=_Prefix(*state.prefix) if state.prefix else None,
             use_cache=bool(state.prefix),
@@ -190,6 +190,6 @@ class _Prefix:
         )
 
 
-def _copied(values: Tensor, copies: int) -> Tensor:
-    """[B, ...] -> [copies * B, ...]; what is the same for all rows stays one row."""
-    return values if len(values) == 1 or copies == 1 else values.repeat(copies, *[1] * (values.dim() - 1))
+def _copied(values: Tensor, copies: int, rows: int = 0) -> Tensor:
+    """[B, ...] -> [copies * B, ...], B being dimension `rows`; what is the same for all rows stays one row."""
+    return values if values.shape[rows] == 1 or copies == 1 else torch.cat([values] * copies, dim=rows)

@@ -123,7 +123,9 @@ class _Seen:
     def columns(self, index: Tensor) -> _Seen:
         """Over the columns int64 [B, K] alone."""
         phases = self.cos_sin
-        if isinstance(phases, tuple):
+        if isinstance(phases, tuple) and any(part.dim() > 3 for part in phases):
+            phases = None  # positions of three kinds, mixed in the attention: no way back that we know
+        elif isinstance(phases, tuple):
             phases = tuple(_rows(part.expand(len(index), -1, -1)[:, None], index)[:, 0] for part in phases)
         mask = self.mask
         if mask is not None:

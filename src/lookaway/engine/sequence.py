@@ -116,7 +116,7 @@ class LayerCall:
         # Flash attention takes jumps in position_ids for packed sequences; rotary embeddings are what counts here.
         flash = "flash" in self.attention
         return {
-            "position_embeddings": tuple(gather_rows(_of_rows(part, new), new.index) for part in cos_sin),
+            "position_embeddings": tuple(_phases(part, new) for part in cos_sin),
             "position_ids": None if positions is None or flash else _last_dimension(positions, new),
         }
 
@@ -212,6 +212,14 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
         return values.index_select(1, index[0])
     values = values.expand(len(index), -1, -1)
     return values[torch.arange(len(index), device=index.device)[:, None], index]
+
+
+def _phases(part: Tensor, kept: Kept) -> Tensor:
+    """Cosines or sines [B or 1, S, d] of the kept columns; [3, B or 1, S, d] where a decoder mixes its three kinds of
+    positions in the attention itself (Qwen2-VL before transformers 5.17)."""
+    if part.dim() == 4:
+        return torch.stack([_phases(one, kept) for one in part])
+    return gather_rows(_of_rows(part, kept), kept.index)
 
 
 def _of_rows(values: Tensor, kept: Kept) -> Tensor:
