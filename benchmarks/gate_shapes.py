@@ -1,9 +1,10 @@
 """Which gate: shapes and labels compared at equal mean exit, on samples that training never saw.
 
-python benchmarks/gate_shapes.py --model lookaway-mini-plain --train 1000 --judge 500
+python benchmarks/gate_shapes.py --model lookaway-mini-plain --json benchmarks/results/gate-shapes-plain.json
 
 For each variant the thresholds are swept; printed is the agreement with the full model's answers at given mean exits,
-beside the best that a fixed exit (or a mix of two) reaches there. Tables are cached: a second call runs no model.
+beside the best that a fixed exit (or a mix of two) reaches there. Tables are cached: after `lookaway demo` of
+the same sizes no model runs.
 """
 
 import argparse
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import torch
 
+from lookaway.cli.common import cache_folder, progress
+from lookaway.cli.demo import default_layers
 from lookaway.core.exit_table import ExitTable
 from lookaway.data import load_samples
 from lookaway.hosts.loading import load_model
 from lookaway.policies.visual_exit import exit_probabilities, simulate
-from lookaway.training.exit_labels import image_names, make_exit_table
+from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
 from lookaway.training.gate_options import GateOptions
 from lookaway.training.gate_training import train_gates, what_happens
 
@@ -57,17 +60,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lookaway-mini-plain")
     parser.add_argument("--data", default="mini")
-    parser.add_argument("--train", type=int, default=1000)
-    parser.add_argument("--judge", type=int, default=500, help="samples of the calibration split to judge on")
-    parser.add_argument("--cache", type=Path, default=Path("out/gate_shapes"))
+    parser.add_argument("--train", type=int, default=400)
+    parser.add_argument("--judge", type=int, default=170, help="calibration samples to judge on, one an image")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     model, processor = load_model(options.model)
     samples = load_samples(options.data, "train", options.train)
-    others = load_samples(options.data, "calibration", options.judge)
-    table = make_exit_table(model, processor, samples, cache_dir=options.cache)
-    judge = make_exit_table(model, processor, others, cache_dir=options.cache)
+    samples = with_images(samples)
+    others = with_images(load_samples(options.data, "calibration", options.judge, distinct_images=True))
+    layers = default_layers(options.model)
+    with progress("labels", len(samples)) as advance:
+        table = make_exit_table(model, processor, samples, LabelOptions(candidates=layers), cache_folder(), advance)
+    with progress("answers", len(others)) as advance:
+        own = LabelOptions(candidates=layers, target="own")
+        judge = make_exit_table(model, processor, others, own, cache_folder(), advance)
     images = image_names(samples)
     fixed = [(float(k), float(a)) for k, a in zip(judge.layers, judge.agree.float().mean(0), strict=True)]
     fixed.append((judge.layers[-1] + 1.0, 1.0))
@@ -84,7 +91,8 @@ def main() -> None:
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join("–" if v is None else f"{v:.3f}" for v in row) + " |")
     if options.json:
-        options.json.write_text(json.dumps({"means": means, "rows": rows}, indent=2))
+        about = {"model": options.model, "train": len(samples), "judged": len(judge), "seeds": options.seeds}
+        options.json.write_text(json.dumps({"options": about, "means": means, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
