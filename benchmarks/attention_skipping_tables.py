@@ -49,11 +49,9 @@ def equal(parts: dict[str, Any]) -> None:
     print("| with the skip | speed-up | right, loss | exit alone | speed-up | right, loss |\n|---|---|---|---|---|---|")
     for name, row in parts.items():
         if name.startswith("equal "):
-            both = row["both or skip"]
-            mine = parts["score bandit 8 trained" if both == "skip 8 trained" else f"score {both}"]
-            other = parts[f"score {row['exit alone']}"]
+            mine, other = parts[f"score {row['with']}"], parts[f"score {row['exit alone']}"]
             print(
-                f"| {both} | {row['speedup'][0]:.2f} × | {mine['accuracy'][0]:.1%}, {mine['loss']:.3f} | "
+                f"| {row['with']} | {row['speedup'][0]:.2f} × | {mine['accuracy'][0]:.1%}, {mine['loss']:.3f} | "
                 f"{row['exit alone']} | {row['speedup'][1]:.2f} × | {other['accuracy'][0]:.1%}, {other['loss']:.3f} |"
             )
 
