@@ -209,14 +209,14 @@ def main() -> None:
         bench.score(mine, ranked if k is None else la.chain(ranked, la.ExitAt(k)))
         bench.part(f"equal {mine}", lambda m=mine, n=nearest, t=timed: {
             "with": m, "exit alone": n, "timed": t, "speedup": [speed[t], speed[n]]})  # fmt: skip
-    # 4. After training.
-    for name, layers in bench.sets(8).items():
-        if name in ("bandit", "ranking", "random-0"):
-            bench.score(f"{name} 8 trained", bench.trained(f"{name} 8", layers))
-    # 5. Other sizes, without training.
+    # 4. Other sizes, without training.
     for count in (12, 4):
         for name, layers in bench.sets(count).items():
             bench.score(f"{name} {count}", la.AttentionSkip(layers))
+    # 5. After training.
+    for name, layers in bench.sets(8).items():
+        if name in ("bandit", "ranking", "random-0"):
+            bench.score(f"{name} 8 trained", bench.trained(f"{name} 8", layers))
 
 
 if __name__ == "__main__":
