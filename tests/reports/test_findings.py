@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from lookaway.core.errors import DataError
 from lookaway.core.record import RecordWriter, read_records
 from lookaway.reports import findings_words as words
 from lookaway.reports.collect import ReportData, collect
+from lookaway.reports.findings_page import study_figure
 from lookaway.reports.looks import DARKEST, heat, look_cards, tokens_of
 from lookaway.reports.page import write_report
+from lookaway.reports.svg import standalone
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,17 @@ def test_an_interrupted_drawing_leaves_the_old_page(study_records, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         write_report(study_records, tmp_path / "report.html")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.html", "old")]
+
+
+def test_a_figure_of_its_own_is_a_whole_file(study_records):
+    data = collect(study_records)
+    svg = standalone(study_figure(data, "stopping"), 300)
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    assert root.attrib["width"] == "300"
+    assert "prefers-color-scheme:dark" in svg
+    with pytest.raises(DataError, match="No figure is called 'nothing'; there are flow, "):
+        study_figure(data, "nothing")
+    del data.findings["ranks"]
+    with pytest.raises(DataError, match="hold no 'ranks'"):
+        study_figure(data, "medians")

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..core.errors import DataError
 from . import attention_figures as attention
 from . import effect_figures as effects
 from . import findings_words as words
 from .collect import ReportData
 
-__all__ = ["Section", "sections"]
+__all__ = ["Section", "sections", "study_figure"]
 
 Figure = tuple[Callable[[ReportData], str], str, str]
 """(what draws it, the table it needs, caption)."""
@@ -116,7 +117,7 @@ def sections(data: ReportData) -> list[Section]:
     """What these records allow, in the order of the page."""
 
     def drawn(row: tuple[Figure, ...]) -> list[tuple[Any, str]]:
-        known = data.findings | {"accuracy": ((data.findings.get("stopping") or {}).get("all") or {}).get("accuracy")}
+        known = _known(data)
         return [(draw(data), caption) for draw, table, caption in row if known.get(table)]
 
     made = []
@@ -134,3 +135,24 @@ def sections(data: ReportData) -> list[Section]:
         made.append(Section("ranks", "4 · Do layers agree on what matters?", words.rank_words(data), drawn(RANKS),
                             words.RANK_HEAD, words.rank_rows(data)))  # fmt: skip
     return made
+
+
+def study_figure(data: ReportData, name: str) -> str:
+    """One figure of a study by the name of what draws it, as SVG.
+
+    Raises:
+        DataError: no figure is called that, or these records do not allow it.
+    """
+    found = {draw.__name__: (draw, table) for draw, table, _ in (*FLOW, *STAGES, *STOPPING, *RANKS)}
+    if name not in found:
+        raise DataError(f"No figure is called {name!r}; there are {', '.join(found)}.")
+    draw, table = found[name]
+    if not _known(data).get(table):
+        raise DataError(f"These records hold no {table!r}, which the figure {name!r} is drawn from.")
+    return draw(data)
+
+
+def _known(data: ReportData) -> dict[str, Any]:
+    """Tables by name; accuracy counts as one where there is ground truth."""
+    whole = (data.findings.get("stopping") or {}).get("all") or {}
+    return data.findings | {"accuracy": whole.get("accuracy")}

@@ -82,7 +82,7 @@ def stage_words(data: ReportData) -> list[str]:
     ]
     parts = found["parts_share"].get(str(found["parts"]), 0.0)
     lines.append(
-        f"The information criterion chooses {found['parts']} stages (in {share(parts, 0)} of bootstrap draws)"
+        f"The information criterion chooses {_stages(found['parts'])} (in {share(parts, 0)} of bootstrap draws)"
         f"{'; three are not what these curves show' if found['parts'] != 3 else ''}."
     )
     seen = "is there" if found["pattern"] else "is not there"
@@ -92,6 +92,10 @@ def stage_words(data: ReportData) -> list[str]:
         f"{share(found['pattern_share'], 0)} of draws."
     )
     return lines
+
+
+def _stages(count: int) -> str:
+    return "1 stage" if count == 1 else f"{count} stages"
 
 
 def cause_words(data: ReportData) -> list[str]:

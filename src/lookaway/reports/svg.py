@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.errors import MissingDependency
 
-__all__ = ["INK", "PALETTE", "draw_svg", "legend_below"]
+__all__ = ["INK", "PALETTE", "draw_svg", "legend_below", "standalone"]
 
 INK = "#123456"  # replaced by currentColor
 PALETTE = ("#3b82f6", "#e07b39", "#2aa876", "#c0558f", "#8b6fd6", "#b3932b", "#3aa6b9", "#d1495b", "#7a8b99", "#5f9e3f",
@@ -69,3 +69,10 @@ def legend_below(figure: Any) -> None:
     column = 0.56 * SMALL * max(map(len, labels)) + 36
     columns = max(1, min(len(labels), int(72 * figure.get_figwidth() // column)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
+
+
+def standalone(svg: str, width: int = 460) -> str:
+    """The same as a file of its own, for <img>: with a width, words in a sans-serif, ink by the reader's theme."""
+    light, dark = "svg{color:#1c2430;font-family:sans-serif}", "svg{color:#e6eaf0}"
+    style = f"<style>{light}@media(prefers-color-scheme:dark){{{dark}}}</style>"
+    return re.sub(r"(<svg )([^>]*>)", rf'\1width="{width}" \2{style}', svg, count=1) + "\n"

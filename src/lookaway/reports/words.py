@@ -70,7 +70,11 @@ def summary_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def _interval(found: list[float] | None) -> str:
     """[0.99, 0.97, 1.0] -> '99.0 % (97.0 to 100.0)'."""
-    return "–" if found is None else f"{share(found[0])} ({number(100 * found[1])} to {number(100 * found[2])})"
+    return (
+        "–"
+        if found is None or found[0] != found[0]
+        else f"{share(found[0])} ({number(100 * found[1])} to {number(100 * found[2])})"
+    )
 
 
 def comparison_rows(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
