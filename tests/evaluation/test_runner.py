@@ -1,5 +1,7 @@
 """Paired runs on a tiny model: one result a sample, resumable, and summaries that add up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,13 @@ def run(model, samples, policy, **kwargs):
     return evaluate_policy(model, tiny_processor(), policy, samples, batch_size=2, max_new_tokens=4, **kwargs)
 
 
+def test_where_the_model_knows_nothing_there_is_no_retention(model, samples):
+    """A ratio of nothing: unknown, so that records stay JSON."""
+    row = summarise([replace(r, right_without=False, right_with=True) for r in run(model, samples[:2], la.KeepAll())])
+    assert row[0].retention is None
+    assert row[0].accuracy_without == 0
+
+
 def test_keeping_everything_changes_nothing(model, samples):
     found = run(model, samples, la.KeepAll())
     assert [r.id for r in found] == [s.id for s in samples]
@@ -71,7 +80,6 @@ def test_an_interrupted_run_goes_on_where_it_was(model, samples, tmp_path):
 
 
 def test_without_answers_there_is_agreement_but_no_accuracy(model, samples):
-    from dataclasses import replace
 
     row = summarise(run(model, [replace(s, answer=None) for s in samples[:2]], la.ExitAt(1)))[0]
     assert (row.accuracy_with, row.retention, row.p_value) == (None, None, None)

@@ -70,7 +70,7 @@ def _row(family: str, results: Sequence[PairedResult]) -> SummaryRow:
         samples=count,
         accuracy_without=sum(right_without) / count if scored else None,
         accuracy_with=sum(right) / count if scored else None,
-        retention=retention(right, right_without) if scored else None,
+        retention=retention(right, right_without) if scored and any(right_without) else None,
         p_value=mcnemar(right, right_without) if scored else None,
         agreement=binomial_interval(sum(result.agree for result in results), count),
         mean_exit=sum(exits) / len(exits) if exits else None,
