@@ -80,16 +80,19 @@ def _interval(found: list[float] | None) -> str:
 def comparison_rows(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
     """What the policy loses beside what others lose at the same cost: a sentence and the cells."""
     full = found["full"]["accuracy"]
-    lost, fixed = full - found["policy"]["accuracy"], full - found["best_fixed"]["accuracy"]
-    words = f"At {share(found['policy']['flops_share'])} of the prefill FLOPs the policy loses {100 * lost:.1f} points "
-    words += (
-        f"of accuracy, the best fixed exit {100 * fixed:.1f}. (*Mixing two fixed exits at random is allowed, which "
-    )
+    lost, fixed = (_lost(full, found[name]["accuracy"]) for name in ("policy", "best_fixed"))
+    words = f"At {share(found['policy']['flops_share'])} of the prefill FLOPs the policy loses {lost} points "
+    words += f"of accuracy, the best fixed exit {fixed}. (*Mixing two fixed exits at random is allowed, which "
     words += "is more than any one layer can do.)"
     rows = [[NAMES[name], share(o["flops_share"]), number(o["mean_exit"]), share(o["accuracy"]),
-             f"{100 * (full - o['accuracy']):.1f}", share(o["agreement"])]
+             _lost(full, o["accuracy"]), share(o["agreement"])]
             for name, o in ((name, found[name]) for name in NAMES)]  # fmt: skip
     return words, rows
+
+
+def _lost(full: float, accuracy: float) -> str:
+    """Points of accuracy lost; never '-0.0'."""
+    return f"{round(100 * (full - accuracy), 1) + 0.0:.1f}"
 
 
 def equal_cost_rows(data: ReportData) -> list[list[str]]:
