@@ -3,7 +3,7 @@
 import pytest
 import torch
 from local_policies import Attentive, Exit
-from shared_tiny import THOROUGH
+from shared_tiny import OLD, THOROUGH
 from transformers import AttentionInterface
 
 import lookaway as la
@@ -58,6 +58,8 @@ def test_weights_are_the_full_maps_of_the_layer_before(family, attention, batch,
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", TINY)
 def test_after_removal_both_twins_show_the_slots_that_are_left(family, attention):
+    if OLD and family.startswith("qwen2"):
+        pytest.skip("its attention rotates in a way of its own in transformers 5.16: refused, with the reason")
     model = tiny(family, attn_implementation=attention)
     inputs, seen = model.inputs("left_padded"), []
     for how in (attach, reference):
@@ -79,6 +81,8 @@ def test_after_removal_both_twins_show_the_slots_that_are_left(family, attention
 
 @pytest.mark.parametrize("family", TINY)
 def test_without_phase_is_what_the_projections_gave(family):
+    if OLD and family.startswith("qwen2"):
+        pytest.skip("its attention rotates in a way of its own in transformers 5.16: refused, with the reason")
     model, policy, projected = tiny(family), Silent((2,)), {}
     module = attention_modules(model)[1]
     sources = {part: getattr(module, f"{part}_norm", getattr(module, f"{part}_proj")) for part in "qk"}

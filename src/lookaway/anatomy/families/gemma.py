@@ -5,6 +5,7 @@ Windows count places in the whole prompt, also behind a removal (engine/memory.p
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from ..base import Anatomy, family
@@ -30,5 +31,9 @@ def paligemma(model: Any) -> Anatomy:
     """Picture and prompt all see each other, only the answer is causal: text in front of the image has seen it too."""
     vision = model.config.vision_config
     side = vision.image_size // vision.patch_size
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    softcap = None
+    if (
+        "final_logit_softcapping" in inspect.unwrap(type(model).forward).__code__.co_consts
+    ):  # not so in transformers 5.16
+        softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return usual(model, grid=(side, side), first_position=1, prefix_is_causal=False, softcap=softcap)
