@@ -31,7 +31,7 @@ VARIANTS = {
     "a gate a layer, 512": GateOptions(shared=False, width=512),
     "layer norm": GateOptions(norm="layer"),
     "no norm": GateOptions(norm="none"),
-    "labels not monotone": GateOptions(monotone=False),
+    "monotone labels": GateOptions(monotone=True),
     "no slack": GateOptions(absolute=0.0),
     "agreement alone": GateOptions(criterion="agreement"),
     "published": GateOptions(preset="published"),

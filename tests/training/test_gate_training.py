@@ -88,11 +88,11 @@ class TestLabels:
         assert found[1].tolist() == [True, True, True]
 
     def test_monotone_asks_for_all_later_exits_too(self):
-        found = exit_labels(self.holed(), GateOptions(absolute=0.01))
+        found = exit_labels(self.holed(), GateOptions(monotone=True, absolute=0.01))
         assert found.tolist() == [[False, False, True], [True, True, True], [False] * 3]
 
     def test_agreement_alone(self):
-        found = exit_labels(self.holed(), GateOptions(criterion="agreement", monotone=False, absolute=0.0))
+        found = exit_labels(self.holed(), GateOptions(criterion="agreement", absolute=0.0))
         assert torch.equal(found, self.holed().agree)
 
 

@@ -33,7 +33,7 @@ class GateOptions:
     criterion: Literal["published", "agreement"] = "published"
     """published: same answer tokens and the bound on the loss; agreement: same answer tokens alone."""
     monotone: bool | None = None
-    """An exit is good only if every later candidate is good too (light: on; published: off)."""
+    """An exit is good only if every later candidate is good too (off in every preset: it costs accuracy, docs/methods/dyvte.md)."""
     balance: bool | None = None
     """Weigh good and bad exits alike at each layer (light: on; published: off)."""
     lr: float | None = None
@@ -76,7 +76,7 @@ _PUBLISHED = {
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {
-        "width": 128, "shared": True, "norm": "standard", "two_way": False, "monotone": True, "balance": True,
+        "width": 128, "shared": True, "norm": "standard", "two_way": False, "monotone": False, "balance": True,
         "lr": 1e-3, "weight_decay": 0.05, "absolute": 0.05, "epochs": 60, "one_random_layer": False,
     },
     "published": _PUBLISHED,

@@ -2,8 +2,8 @@
 
 Published (DyVTE, arXiv 2411.19628, Eq. 6): binary cross-entropy on 'an exit here is good', one random layer a step.
 Here a step learns all candidate layers of its samples. A policy exits at the FIRST gate that fires, so a false alarm at
-an early layer costs an answer that no later gate can save: hence monotone labels, and a threshold chosen by simulation
-of the whole cascade, never by the accuracy of single gates.
+an early layer costs an answer that no later gate can save: hence a threshold chosen by simulation of the whole cascade,
+never by the accuracy of single gates.
 """
 
 from __future__ import annotations
