@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy.base import anatomy_of
-from ..core.errors import DataError, MissingDependency, SettingsError
+from ..core.errors import SettingsError
 from ..core.record import Sample
 from ..engine.attach import Attachment, attach
 from ..engine.teacher_forcing import attached_loss, frozen
-from ..hosts.encoding import Encoded, encode
+from ..hosts.encoding import Encoded
 from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
 from ..policies.attention_skip import AttentionSkip
-from .tuning import latest_checkpoint
+from .trainer import check_answered, train_on_answers
 
 __all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
 
@@ -131,41 +131,33 @@ def train_adapters(
         MissingDependency: accelerate is not installed.
     """
     options = (options or AdapterOptions()).filled()
-    missing = [sample.id for sample in samples if sample.answer is None]
-    if not samples or missing:
-        what = f"{len(missing)} samples have no answer (the first: {missing[0]!r})" if missing else "There is no sample"
-        raise DataError(f"{what}: adapters learn answers, give samples that have one.")
+    check_answered(samples, "adapters learn answers")
     if not options.skip:
         raise SettingsError("Give the layers to skip: --skip 19 --skip 21 ..., or search them (docs/methods/eas.md).")
-    try:
-        import accelerate  # noqa: F401  (the Trainer needs it)
-    except ImportError:
-        raise MissingDependency.of("accelerate", "train") from None
     anatomy = anatomy_of(model)
     AttentionSkip(options.skip).skips(anatomy.num_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
-    adapters.to(next(anatomy.model.parameters()).device).train()
-    checkpoints = Path(out) / "checkpoints"
+    device = next(anatomy.model.parameters()).device
+    adapters.to(device).train()
     policy = AttentionSkip(options.skip, adapters)
     with frozen(anatomy.model, options.checkpointing), attach(model, policy) as attached:  # through backward passes too
-        task = AdapterTask(model, attached, adapters)
-        trainer = _trainer(task, processor, samples, checkpoints, options)
-        checkpoint = latest_checkpoint(checkpoints)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
+        done = train_on_answers(
+            AdapterTask(model, attached, adapters), lambda task, batch, _: task(batch), processor, samples,
+            Path(out) / "checkpoints", device, options, weight_decay=options.weight_decay, adam_beta2=options.beta2,
+        )  # fmt: skip
     summary = {
         "method": "eas",
         "options": asdict(options),
         "skipped": list(options.skip),
         "samples": len(samples),
-        "steps": trainer.state.global_step,
+        "steps": done.steps,
         "trained_weights": sum(weight.numel() for weight in adapters.parameters()),
-        "resumed_from": checkpoint.name if checkpoint else None,
+        "resumed_from": done.resumed_from,
     }
     trained = AttentionSkip(options.skip, adapters.cpu().eval(), anatomy.base, summary)
-    return AdapterRun(trained, history, summary)
+    return AdapterRun(trained, done.history, summary)
 
 
 class AdapterTask(nn.Module):
@@ -178,50 +170,3 @@ class AdapterTask(nn.Module):
 
     def forward(self, batch: Encoded) -> Tensor:
         return attached_loss(*self._base, batch)
-
-
-def _trainer(
-    task: AdapterTask, processor: Any, samples: Sequence[Sample], folder: Path, options: AdapterOptions
-) -> Any:
-    from transformers import Trainer, TrainingArguments
-
-    class AdapterTrainer(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            loss = model(inputs["batch"])
-            return (loss, None) if return_outputs else loss
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            return 0  # would look for tensors that our batches hold one level deeper
-
-    device = next(task.parameters()).device
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        learning_rate=options.lr,
-        weight_decay=options.weight_decay,
-        adam_beta2=options.beta2,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        warmup_steps=options.warmup,
-        lr_scheduler_type="cosine",
-        save_steps=options.save_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        bf16=options.bf16,
-        seed=options.seed,
-        data_seed=options.seed,
-        report_to=[],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=False,
-    )
-
-    def collate(batch: list[Sample]) -> dict[str, Encoded]:
-        return {"batch": encode(processor, batch, device, [str(sample.answer) for sample in batch])}
-
-    collator: Any = collate
-    trainer = AdapterTrainer(model=task, args=arguments, train_dataset=list(samples), data_collator=collator)
-    trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
-    return trainer

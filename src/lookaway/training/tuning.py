@@ -8,7 +8,7 @@ what it was. LoRA on the decoder's linear layers through peft, steps and checkpo
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from ..anatomy.base import Anatomy, anatomy_of
-from ..core.errors import DataError, LookawayError, MissingDependency, SettingsError
+from ..core.errors import LookawayError, MissingDependency, SettingsError
 from ..core.files import atomic_directory
 from ..core.record import Sample
 from ..engine.teacher_forcing import answer_loss as policy_loss
-from ..hosts.encoding import Encoded, encode
+from ..hosts.encoding import Encoded
 from ..policies.fixed import ExitAt
+from .trainer import check_answered, train_on_answers
 
-__all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "latest_checkpoint", "tune"]
+__all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +97,11 @@ def tune(
         MissingDependency: peft or accelerate is not installed.
     """
     options = options or TuneOptions()
-    missing = [sample.id for sample in samples if sample.answer is None]
-    if not samples or missing:
-        what = f"{len(missing)} samples have no answer (the first: {missing[0]!r})" if missing else "There is no sample"
-        raise DataError(f"{what}: tuning learns answers, give samples that have one.")
+    check_answered(samples, "tuning learns answers")
     try:
-        import accelerate  # noqa: F401  (the Trainer needs it)
         from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise MissingDependency.of(error.name or "peft", "train") from None
+    except ImportError:
+        raise MissingDependency.of("peft", "train") from None
     from transformers import set_seed
 
     anatomy = anatomy_of(model)
@@ -122,9 +119,10 @@ def tune(
     tuned.enable_input_require_grads()
 
     # 2. The Trainer does steps, logs, checkpoints and resuming.
-    trainer = _trainer(tuned, processor, samples, out / "checkpoints", options, exits)
-    checkpoint = latest_checkpoint(out / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    def loss(model: Any, batch: Encoded, number: int) -> Tensor:
+        return answer_loss(model, batch, exit_for_step(number, options, exits))
+
+    done = train_on_answers(tuned, loss, processor, samples, out / "checkpoints", anatomy.model.device, options)
 
     # 3. Save, atomically.
     tuned.eval()
@@ -132,16 +130,15 @@ def tune(
         result = tuned.merge_and_unload() if options.save == "merged" else tuned
         result.save_pretrained(parts)
         processor.save_pretrained(parts)
-    history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
     summary = {
         "options": asdict(options),
         "samples": len(samples),
-        "steps": trainer.state.global_step,
+        "steps": done.steps,
         "exit_layers": [exits.start, exits.stop - 1],
         "trained_weights": sum(p.numel() for n, p in tuned.named_parameters() if "lora_" in n),
-        "resumed_from": str(checkpoint) if checkpoint else None,
+        "resumed_from": done.resumed_from,
     }
-    return TuneRun(folder, history, summary)
+    return TuneRun(folder, done.history, summary)
 
 
 def exit_range(anatomy: Anatomy, options: TuneOptions) -> range:
@@ -173,68 +170,7 @@ def answer_loss(model: Any, batch: Encoded, exit_layer: int | None) -> Tensor:
     return policy_loss(model, batch, ExitAt(exit_layer))
 
 
-def _trainer(
-    model: Any, processor: Any, samples: Sequence[Sample], folder: Path, options: TuneOptions, exits: range
-) -> Any:
-    from transformers import Trainer, TrainingArguments
-
-    class ExitAwareTrainer(Trainer):
-        micro_step = 0
-
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            batch: Encoded = inputs["batch"]
-            step = self.state.global_step * options.accumulate + self.micro_step % options.accumulate
-            self.micro_step += 1
-            loss = answer_loss(model, batch, exit_for_step(step, options, exits))
-            return (loss, None) if return_outputs else loss
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            return 0  # would look for tensors that our batches hold one level deeper
-
-        def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-            raise NotImplementedError("evaluation is `lookaway eval`'s")
-
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        learning_rate=options.lr,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        warmup_steps=options.warmup,
-        lr_scheduler_type="cosine",
-        save_steps=options.save_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        bf16=options.bf16,
-        seed=options.seed,
-        data_seed=options.seed,
-        report_to=[],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=anatomy_of(model).model.device.type == "cpu",
-        dataloader_pin_memory=False,
-    )
-    collate: Any = _collate(processor, anatomy_of(model).model.device)
-    trainer = ExitAwareTrainer(model=model, args=arguments, train_dataset=list(samples), data_collator=collate)
-    trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
-    return trainer
-
-
-def _collate(processor: Any, device: Any) -> Callable[[list[Sample]], dict[str, Encoded]]:
-    def collate(samples: list[Sample]) -> dict[str, Encoded]:
-        return {"batch": encode(processor, samples, device, [str(sample.answer) for sample in samples])}
-
-    return collate
-
-
 def _linears(model: Any, anatomy: Anatomy) -> list[str]:
     """Full names of all linears inside the decoder's layers."""
     inside = {id(module) for layer in anatomy.layers for module in layer.modules()}
     return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and id(m) in inside]
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint; one that a kill cut short has no state file and is left out."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)

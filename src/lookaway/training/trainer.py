@@ -1,0 +1,117 @@
+"""transformers' Trainer for what learns from answered samples; the same call goes on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import DataError, MissingDependency
+from ..core.record import Sample
+from ..hosts.encoding import Encoded, encode
+
+__all__ = ["Trained", "check_answered", "latest_checkpoint", "train_on_answers"]
+
+Loss = Callable[[Any, Encoded, int], Any]
+"""(model, batch, number of the batch) -> scalar loss. The number is the same in a resumed run."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run did."""
+
+    steps: int
+    """Optimiser's steps, those before a resume included."""
+    history: list[dict[str, float]]
+    """The Trainer's log: step, loss, learning_rate, ..."""
+    resumed_from: str | None
+    """Name of the checkpoint that it went on from."""
+
+
+def check_answered(samples: Sequence[Sample], what: str) -> None:
+    """`what` learns from every sample's answer.
+
+    Raises:
+        DataError: no samples, or one without an answer.
+        MissingDependency: accelerate, which the Trainer needs, is not installed.
+    """
+    missing = [sample.id for sample in samples if sample.answer is None]
+    if not samples or missing:
+        why = f"{len(missing)} samples have no answer (the first: {missing[0]!r})" if missing else "There is no sample"
+        raise DataError(f"{why}: {what}, give samples that have one.")
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise MissingDependency.of("accelerate", "train") from None
+
+
+def train_on_answers(
+    model: Any, loss: Loss, processor: Any, samples: Sequence[Sample], folder: Path, device: Any, options: Any,
+    **more: Any,
+) -> Trained:  # fmt: skip
+    """Train `model`'s parameters; the same call goes on from the latest whole checkpoint in `folder`.
+
+    Args:
+        model: the module whose parameters are trained and checkpointed.
+        loss: of one batch.
+        processor: encodes the samples, their answers as targets.
+        samples: with answers.
+        folder: of the checkpoints.
+        device: the batches' device.
+        options: with lr, epochs, max_steps, batch_size, accumulate, warmup, save_steps, bf16 and seed.
+        more: further TrainingArguments.
+    """
+    from transformers import Trainer, TrainingArguments
+
+    class AnswerTrainer(Trainer):
+        micro_step = 0
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            number = self.state.global_step * options.accumulate + self.micro_step % options.accumulate
+            self.micro_step += 1
+            value = loss(model, inputs["batch"], number)
+            return (value, None) if return_outputs else value
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0  # would look for tensors that our batches hold one level deeper
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=options.lr,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulate,
+        warmup_steps=options.warmup,
+        lr_scheduler_type="cosine",
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        bf16=options.bf16,
+        seed=options.seed,
+        data_seed=options.seed,
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=False,
+        **more,
+    )
+
+    def collate(batch: list[Sample]) -> dict[str, Encoded]:
+        return {"batch": encode(processor, batch, device, [str(sample.answer) for sample in batch])}
+
+    collator: Any = collate
+    trainer = AnswerTrainer(model=model, args=arguments, train_dataset=list(samples), data_collator=collator)
+    trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
+    checkpoint = latest_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
+    return Trained(trainer.state.global_step, history, checkpoint.name if checkpoint else None)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint; one that a kill cut short has no state file and is left out."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
