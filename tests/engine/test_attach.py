@@ -216,6 +216,31 @@ def test_gradients_flow_through_removal_and_checkpointing_asks_once(family):
             torch.testing.assert_close(value, other[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_two_forwards_before_their_backwards_under_checkpointing():
+    """Each prompt lost its own tokens; layers that run again must do as in the forward that they belong to."""
+    example, gradients = tiny("llava"), []
+    model = example.model.train()
+    prompts = [example.inputs("left_padded"), example.inputs("single")]
+
+    class AskedEarly(Exit):
+        def layers(self, num_layers, first):
+            return range(first, num_layers)  # asked before the layers where nothing leaves yet, too
+
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        with attach(model, AskedEarly(2)):
+            losses = [model(**inputs, use_cache=False).logits[:, -1].square().mean() for inputs in prompts]
+            for loss in losses if checkpointing else losses[::-1]:
+                loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad()
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("family", [family for family in THOROUGH if family != "gemma3"])
 def test_masks_of_two_dimensions(family):
     """Flash attention gets a mask [B, S]; a stand-in that reads such masks judges them on a CPU."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -84,6 +85,8 @@ class Attachment:
         """What the cache of the forward running now holds, where earlier prompts were shortened."""
         self._running = False
         self._latest: Prompt | None = None
+        self._unfinished: deque[Prompt] = deque(maxlen=8)
+        """Prompts whose layers gradient checkpointing may run again in a backward that is still to come."""
         self._memo: dict[Any, Any] = {}
         self._parts: dict[int, Parts] = {}
         """Layers that run in groups just now."""
@@ -213,6 +216,8 @@ class Attachment:
         prompt = self._prompt
         if output is not None and prompt is not None:
             self._latest = prompt
+            if torch.is_grad_enabled() and getattr(self.anatomy.model, "is_gradient_checkpointing", False):
+                self._unfinished.append(prompt)
             if prompt.cache is not None:
                 memory = prompt.memory()
                 remember(prompt.cache, memory)
@@ -235,15 +240,15 @@ class Attachment:
             if self._memory is None or self._memory.kept_at[layer] is None:
                 return None
             return self._behind(call, self._memory, call.hidden.shape[1])
+        prompt.marks[layer] = call.mark
         if prompt.waiting and layer in self._layers:
             stay = prompt.ask(self.policy, layer, self._left(call, prompt), self._watch.take(layer, prompt))
         else:
             stay = None
         if layer in self._skipping:
-            prompt.marks[layer] = call.mark
             return self._skip(call, prompt, stay)
         if prompt.kept is not None:
-            prompt.kept_at[layer], prompt.marks[layer] = prompt.kept, call.mark
+            prompt.kept_at[layer] = prompt.kept
             prompt.cache = call.cache
             return self._carry_out(call, prompt, stay)
         if prompt.past.kept_at[layer] is not None:
@@ -253,12 +258,13 @@ class Attachment:
 
     def _recompute(self, call: LayerCall) -> Any:
         """A layer outside of a forward: gradient checkpointing (some versions run hooks again), or a mistake."""
-        prompt = self._latest
-        if prompt is None or call.mark is None or call.mark is not prompt.marks.get(call.layer):
+        mark = call.mark
+        prompt = next((p for p in self._unfinished if mark is not None and mark is p.marks.get(call.layer)), None)
+        if prompt is None:
             raise AttachError(
                 "A decoder layer ran outside of the model's forward while a policy is attached, so lookaway cannot see "
-                "where the image is. Call the whole model (with gradient checkpointing: one forward, then its "
-                "backward), or detach first."
+                "where the image is. Call the whole model (with gradient checkpointing: at most "
+                f"{self._unfinished.maxlen} forwards before their backward), or detach first."
             )
         stay = prompt.stays.get(call.layer)
         if call.layer in self._skipping:

@@ -62,15 +62,13 @@ class Watch:
                 f"the policy ranks by it before layer {layer}. Move that step of the schedule, or use a ranking that "
                 "needs no attention, e.g. 'uniform' or 'diversity'."
             )
-        slots = prompt.layout.visual.shape[1]
-        if seen.keys.shape[2] == seen.queries.shape[2] == slots:
-            pass
-        elif seen.keys.shape[2] == seen.queries.shape[2] == prompt.length and prompt.kept is not None:
+        queries, keys, slots = seen.queries.shape[2], seen.keys.shape[2], prompt.layout.visual.shape[1]
+        if queries == keys == prompt.length != slots and prompt.kept is not None:
             seen = seen.columns(prompt.kept.index)  # the slow twin runs at full length
-        else:
+        elif not queries == keys == slots:
             raise UnsupportedModel(
-                f"The attention of layer {layer - 1} had {seen.queries.shape[2]} queries and {seen.keys.shape[2]} keys "
-                f"where {slots} were expected. Use the default dynamic cache, and the prompt in one piece."
+                f"The attention of layer {layer - 1} had {queries} queries and {keys} keys where {slots} were "
+                "expected. Use the default dynamic cache, and the prompt in one piece."
             )
         plain = partial(_without_phase, seen)
         return Attended(seen.queries, seen.keys, ~prompt.layout.padding, seen.scaling, plain, seen.mask)

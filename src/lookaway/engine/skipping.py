@@ -131,7 +131,7 @@ class Skipping:
                 slot.missing = 0 if kept is None else memory.length - kept.index.shape[1]
 
     def again(self, call: LayerCall, prompt: Prompt, hidden: Tensor) -> Any:
-        """The call of a layer that gradient checkpointing runs again, hooks and all (transformers before 5.17)."""
+        """The call of a layer that gradient checkpointing runs again, hooks and all (transformers before 5.23)."""
         layer = self.layers[call.layer]
         context = None
         if layer.pools:
