@@ -115,15 +115,16 @@ def test_a_search_on_a_model_costs_a_part_of_its_trials_run_from_the_image(judge
     assert found.verdict.effectiveness >= 0.95
     assert list(found.schedule.counts) == sorted(found.schedule.counts, reverse=True)
     assert 0 < judge.work.spent < judge.work.naive
-    # By hand: one full run, and a trial from layer 4 of 6, whose states are settled from layer 2 to 4.
+    # By hand: one full run, a blind one from layer 2 of 6, and a trial from layer 4, whose states are settled up to it.
     again, _ = judge_of([sample(0)], "own")
-    full, shape = again.work.spent, again.anatomy.shape
+    full, shape = again.work.naive, again.anatomy.shape
     schedule = Schedule((16, 16, 8, 8, 4, 4), 16)
     again.settle(schedule, 4)
     again.judge(schedule)
     text = full_text(shape, full, LAYERS)
     costs = [shape.layer_flops(count + text) for count in schedule.counts]
-    assert again.work.spent == full + sum(costs[2:4]) + sum(costs[4:])
+    blind = 4 * shape.layer_flops(text)
+    assert again.work.spent == full + blind + sum(costs[2:4]) + sum(costs[4:])
     assert again.work.naive == full + sum(costs)
     assert again.work.trials == 1
 
@@ -152,6 +153,18 @@ def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(jud
     assert quick.work.naive == whole.work.naive
     full = quick.judge(Schedule(next(iter(stopped)), 16))  # asked without a floor it is judged to the end
     assert full.complete
+
+
+def test_the_samples_that_need_their_image_most_are_judged_first(judge_of):
+    samples = [sample(n) for n in range(6)]
+    judge, _ = judge_of(samples)  # in batches of 3
+    blind = judge.policy(Schedule((16, 16, 0, 0, 0, 0), 16))
+    losses, _ = judge.run(blind)
+    order = np.argsort(judge._place).tolist()  # as the batches hold them
+    assert sorted(order) == list(range(6))
+    assert losses.loss[order[:3]].max() == losses.loss.max()
+    alone, _ = judge_of([samples[order[-1]]])  # and each sample keeps its own numbers
+    assert judge.full.loss[order[-1]] == pytest.approx(alone.full.loss[0], abs=1e-5)
 
 
 def full_text(shape, flops, layers):

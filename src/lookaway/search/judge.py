@@ -8,23 +8,23 @@ the layers behind it only. `work` counts what that saves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..anatomy.base import anatomy_of
 from ..core.decision import Policy
 from ..core.errors import AttachError
 from ..core.record import Sample, Trace
-from ..engine.resume import Paused, pause
+from ..engine.resume import pause
 from ..hosts.encoding import encode
 from ..policies.keep_schedule import KeepSchedule
 from .budget import Schedule, Workload
 from .effectiveness import Answers, Measure, at_most, effectiveness
+from .forced import Forced
 from .kernels import Span
 from .shelf import Shelf, Stored
 
@@ -68,7 +68,7 @@ class Judge(Protocol):
 
 @dataclass
 class Work:
-    """Decoder FLOPs that a search spent, and those of the same trials each run through all layers."""
+    """Decoder FLOPs that a search spent, and those of the same trials each run through all layers on all samples."""
 
     spent: int = 0
     naive: int = 0
@@ -117,13 +117,11 @@ class ModelJudge:
         self._known: dict[tuple[int, ...], Verdict] = {}
         # 1. The full run, batch by batch; samples of like length go together, so that little is padded.
         order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
-        self._place = np.argsort(order)
-        self._batches: list[_Batch] = []
-        starts, full = [], []
-        counts: list[tuple[int, int]] = []
-        forced: list[int] = []
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
+        groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        ran: list[tuple[Forced, Stored, Answers]] = []
+        counts: dict[int, tuple[int, int]] = {}
+        forced: dict[int, int] = {}
+        for chosen in groups:
             batch = [samples[i] for i in chosen]
             encoded = encode(processor, batch, model.device, [answers[i] for i in chosen])
             assert encoded.answer_mask is not None
@@ -131,26 +129,31 @@ class ModelJudge:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
             with torch.no_grad():
                 start, ended = pause(model, inputs, self._span.first, encoded.answer_mask)
-                taken = _Batch.of(inputs["input_ids"], encoded.answer_mask)
+                taken = Forced.of(inputs["input_ids"], encoded.answer_mask)
                 said, found = taken.answers(ended, None)
-            self._batches.append(_Batch(taken.columns, taken.real, taken.wanted, said))
-            starts.append(self._shelf.put(start))
-            full.append(found)
+            taken = replace(taken, full_said=said)
+            ran.append((taken, self._shelf.put(start), found))
             layout = start.prompt.initial
-            counts += zip(layout.visual_counts.tolist(), (layout.text & ~encoded.answer_mask).sum(1).tolist(),
-                          strict=True)  # fmt: skip
-            forced += encoded.answer_mask.sum(1).tolist()
+            texts = (layout.text & ~encoded.answer_mask).sum(1)
+            counts |= zip(chosen, zip(layout.visual_counts.tolist(), texts.tolist(), strict=True), strict=True)
+            forced |= zip(chosen, encoded.answer_mask.sum(1).tolist(), strict=True)
             self._spend(ended.trace, 0, self._span.num_layers)
             progress(len(batch))
-        self._base: list[Stored] = starts
-        self._current = starts
-        self._settled: tuple[int, ...] = ()
-        self.full = self._in_order(full)
-        both = [(v, t + n) for (v, t), n in zip(counts, forced, strict=True)]
-        self._forced = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
         self.work.naive = self.work.spent
-        counts = [counts[i] for i in self._place]
-        self._workload = Workload(self.anatomy.shape, tuple(v for v, _ in counts), tuple(t for _, t in counts))
+        # 2. Batches that need their image most go first: they find a schedule that is too bad out at once.
+        need = [self._blind_loss(batch, start) for batch, start, _ in ran]
+        hardest = sorted(range(len(groups)), key=lambda g: (-need[g], g))
+        self._batches = [ran[g][0] for g in hardest]
+        self._base = [ran[g][1] for g in hardest]
+        self._place = np.argsort([i for g in hardest for i in groups[g]])
+        self.full = self._in_order([ran[g][2] for g in hardest])
+        self._current = self._base
+        self._settled: tuple[int, ...] = ()
+        # 3. What schedules cost on these samples, with and without the forced answers.
+        both = [counts[i] for i in range(len(order))]
+        self._workload = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
+        both = [(v, t + forced[i]) for i, (v, t) in enumerate(both)]
+        self._forced = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
 
     @property
     def span(self) -> Span:
@@ -214,6 +217,15 @@ class ModelJudge:
         """Remove what lies on disk."""
         self._shelf.close()
 
+    def _blind_loss(self, batch: Forced, stored: Stored) -> float:
+        """The highest loss of its answers where no visual token goes beyond the first layers. Cheap: only text runs."""
+        first, run = self._span.first, self._shelf.get(stored)
+        with torch.no_grad():
+            ended = run.run(KeepSchedule((1.0,) * first + (0.0,) * (self._span.num_layers - first), "uniform"))
+            _, found = batch.answers(ended, batch.full_said)
+        self._spend(ended.trace, run.layer, self._span.num_layers)
+        return float(found.loss.max())
+
     def _fits(self, schedule: Schedule) -> bool:
         return schedule.counts[: len(self._settled)] == self._settled
 
@@ -240,32 +252,3 @@ class ModelJudge:
 
     def _spend(self, trace: Trace, start: int, stop: int) -> None:
         self.work.spent += sum(trace.shape.layer_flops(n) for tokens in trace.tokens[start:stop] for n in tokens)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Where the answers of one batch are. A: most answer tokens of a row."""
-
-    columns: Tensor  # int64 [B, A]
-    """Columns whose logits predict the answer tokens."""
-    real: Tensor  # bool [B, A]
-    wanted: Tensor  # int64 [B, A]
-    full_said: Tensor | None = None  # int64 [B, A]
-
-    @classmethod
-    def of(cls, ids: Tensor, mask: Tensor) -> _Batch:
-        count = int(mask.sum(1).max())
-        where = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
-        real = mask.gather(1, where)
-        columns = torch.where(real, where, where[:, :1]) - 1  # rows with fewer tokens repeat their first
-        return cls(columns, real, ids.gather(1, where))
-
-    def answers(self, ended: Paused, full_said: Tensor | None) -> tuple[Tensor, Answers]:
-        """(argmax [B, A], what was said beside the target and the full run's)."""
-        logits = ended.logits(self.columns).float()  # [B, A, vocabulary]
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), self.wanted, reduction="none")
-        loss = (losses * self.real).sum(1) / self.real.sum(1)
-        said = logits.argmax(-1)
-        right = ((said == self.wanted) | ~self.real).all(1)
-        agree = ((said == (said if full_said is None else full_said)) | ~self.real).all(1)
-        return said, Answers(loss.double().cpu().numpy(), right.cpu().numpy(), agree.cpu().numpy())
