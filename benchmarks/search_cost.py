@@ -9,6 +9,7 @@ search walks as it would on a model that needs this schedule. Costs are counted 
 from __future__ import annotations
 
 from lookaway.core.cost import DecoderShape
+from lookaway.reports.published import SCHEDULE
 from lookaway.search.budget import Schedule, Workload
 from lookaway.search.g_search import GSearchOptions, g_search
 from lookaway.search.judge import Verdict, Work
@@ -17,9 +18,6 @@ from lookaway.search.study import Board
 
 LLAVA = DecoderShape(32, 4096, 11008, 32, 32, 128, 32064, 2)
 MINI = DecoderShape(30, 576, 1536, 9, 3, 64, 49152, 4)
-PAPER = (1.0, 1.0, .648, .640, .619, .619, .619, .501, .499, .498, .498, .487, .236, .236, .236, .236, .184, .182, .181,
-         .077, .074, .073, .070, .070, .069, .060, .041, .040, .038, .033, .031, .031)  # fmt: skip
-"""Rates read off the paper's figure for LLaVA-1.5-7B (+-.003); its 29 values, the last one held."""
 
 
 class Needs:
@@ -54,7 +52,7 @@ class Needs:
 def main() -> None:
     sigmoid = (1.0, 1.0, *logistic(Span(30), 0.3)(0.25 + 0.5 * (10 - 2 + 40 / 0.3) / (28 + 80 / 0.3) - 0.25))
     cases = {
-        "LLaVA-1.5-7B, the paper's schedule": (LLAVA, PAPER, 576, 65),
+        "LLaVA-1.5-7B, the paper's schedule": (LLAVA, SCHEDULE, 576, 65),
         "lookaway-mini, a sigmoid around layer 10": (MINI, sigmoid, 196, 34),
     }
     for name, (shape, rates, visual, text) in cases.items():

@@ -65,7 +65,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(page):
 
 def test_every_figure_and_picture_has_a_name(page):
     figures = [svg for svg in re.findall(r"<svg [^>]*>", page) if "aria-hidden" not in svg]
-    assert len(figures) == 14
+    assert len(figures) == 15
     names = [re.search(r'aria-label="([^"]{30,})"', svg).group(1) for svg in figures]
     assert len(set(names)) == len(names)
     assert all('alt="' in image for image in re.findall(r"<img [^>]*>", page))

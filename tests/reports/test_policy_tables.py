@@ -6,6 +6,8 @@ from made_up_run import DEPTH, FAMILIES
 
 from lookaway.reports.collect import ReportData, collect
 from lookaway.reports.policy_tables import calibration_curve, good_shares, keep_grid, schedule_grid, trial_points
+from lookaway.reports.published import SCHEDULE, TAU, half_gone, over_depth
+from lookaway.reports.words import search_words
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,17 @@ def test_the_calibration_curve_is_what_was_tested(data):
 
 def test_what_the_gates_were_taught_is_in_the_order_of_layers(data):
     assert good_shares(data.trainings[0]) == ([2, 4, 10], [0.25, 0.5, 0.8])
+
+
+def test_a_published_curve_lies_on_the_axis_of_a_model_of_another_depth():
+    assert over_depth([5, 6, 7], 9) == [0, 4, 8]
+    assert half_gone([1, 0.9, 0.5, 0.4]) == 2
+    assert half_gone([1, 0.9]) is None
+    assert len(SCHEDULE) == 32
+    assert list(SCHEDULE) == sorted(SCHEDULE, reverse=True)
+    assert {len(values) for values in TAU.values()} == {31}
+
+
+def test_a_search_is_told_beside_the_published_one(data):
+    words = " ".join(search_words(data.searches[0]))
+    assert "Half are gone at layer 10 of 30, with a mean of 50 % kept; G-Search's authors found layer 8 of 32" in words

@@ -8,9 +8,11 @@ import numpy as np
 
 from .collect import ReportData
 from .drawing import families, finish, known, line, names_of
+from .published import TAU, over_depth
 from .svg import INK, PALETTE, draw_svg
 
-__all__ = ["cross_by_family", "entropy", "flow", "medians", "neighbours", "ranks", "shares", "stages"]
+__all__ = ["cross_by_family", "entropy", "flow", "medians", "neighbours", "ranks", "shares", "spread_by_family",
+           "stages"]  # fmt: skip
 
 SIZE = (4.6, 3.4)
 IMAGE, TEXT, FRONT, OWN = "#e07b39", "#3b82f6", "#8a94a3", "#2aa876"
@@ -58,6 +60,19 @@ def cross_by_family(data: ReportData) -> str:
         finish(figure, axes, "layer", "share of attention on the image", bottom=0)
 
     return draw_svg(draw, f"Share of attention on the image by layer, for {names_of(found)}", SIZE)
+
+
+def spread_by_family(data: ReportData) -> str:
+    """How much questions of one family differ in that share: its standard deviation by layer."""
+    found = {name: own for name, own in data.findings["flow"].items() if own["samples"] > 1 or name == "all"}
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        spread = {name: np.sqrt(np.array(own["mean"]["cross"]["variance"], dtype=float)) for name, own in found.items()}
+        families(axes, spread)
+        finish(figure, axes, "layer", "standard deviation over questions", bottom=0)
+
+    return draw_svg(draw, f"Standard deviation of attention on the image by layer, for {names_of(found)}", SIZE)
 
 
 def entropy(data: ReportData) -> str:
@@ -128,10 +143,11 @@ def neighbours(data: ReportData) -> str:
         overlap = found["text"]["next_overlap"][0]
         top = f"overlap of the highest {100 * found['top_share']:.0f} %"
         axes.plot(range(len(overlap)), overlap, color=OWN, lw=1.4, ls="--", label=top)
-        axes.axhline(0.7, color=FRONT, lw=1, ls=":")
+        for number, (label, values) in enumerate(TAU.items()):
+            axes.plot(over_depth(values, len(overlap)), values, color=FRONT, lw=1, ls=(":", "-.")[number], label=label)
         finish(figure, axes, "layer, with the next one", "agreement", top=1.03)
 
-    words = "Kendall's tau and overlap of visual-token scores between each layer and the next; dotted: 0.7"
+    words = "Kendall's tau and overlap of visual-token scores between each layer and the next, beside published curves"
     return draw_svg(draw, words, SIZE)
 
 

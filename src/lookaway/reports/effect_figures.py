@@ -77,35 +77,30 @@ def saliency(data: ReportData) -> str:
 def stopping(data: ReportData) -> str:
     """Agreement for a fixed exit at every layer."""
     found = data.findings["stopping"]
-    whole = found["all"]
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        _, low, high = whole["agreement"]
-        axes.fill_between(whole["layers"], low, high, color=INK, alpha=0.13, lw=0)
-        families(axes, {name: own["agreement"][0] for name, own in found.items()}, whole["layers"])
-        finish(figure, axes, "visual tokens leave before layer", "same answer", bottom=0, top=1.03)
-
-    return draw_svg(
-        draw, f"Share of answers that stay the same for an exit before every layer, for {names_of(found)}", SIZE
-    )
+    words = f"Share of answers that stay the same for an exit before every layer, for {names_of(found)}"
+    return _by_exit(found, "agreement", "same answer", words)
 
 
 def accuracy(data: ReportData) -> str:
     """Accuracy for a fixed exit at every layer; only where every question has its ground truth."""
     found = {name: own for name, own in data.findings["stopping"].items() if own["accuracy"]}
+    values = found["all"]["accuracy"][0]
+    words = f"Accuracy for an exit before every layer, {values[0]:.0%} at the first and {values[-1]:.0%} without, for "
+    return _by_exit(found, "accuracy", "accuracy", words + names_of(found))
+
+
+def _by_exit(found: dict[str, Any], name: str, label: str, words: str) -> str:
+    """A share by exit layer: all questions with their interval, and each family."""
     whole = found["all"]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        _, low, high = whole["accuracy"]
+        _, low, high = whole[name]
         axes.fill_between(whole["layers"], low, high, color=INK, alpha=0.13, lw=0)
-        families(axes, {name: own["accuracy"][0] for name, own in found.items()}, whole["layers"])
-        finish(figure, axes, "visual tokens leave before layer", "accuracy", bottom=0, top=1.03)
+        families(axes, {family: own[name][0] for family, own in found.items()}, whole["layers"])
+        finish(figure, axes, "visual tokens leave before layer", label, bottom=0, top=1.03)
 
-    first, last = whole["accuracy"][0][0], whole["accuracy"][0][-1]
-    words = f"Accuracy for an exit before every layer, {first:.0%} at the first and {last:.0%} without exit, for "
-    return draw_svg(draw, words + names_of(found), SIZE)
+    return draw_svg(draw, words, SIZE)
 
 
 def earliest(data: ReportData) -> str:

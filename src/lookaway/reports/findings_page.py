@@ -32,6 +32,11 @@ FLOW: tuple[Figure, ...] = (
     ),
     (attention.cross_by_family, "flow", "Share of the question's attention on the image, by family of questions."),
     (
+        attention.spread_by_family,
+        "flow",
+        "How much questions of one family differ in it: one standard deviation. Families of one question are left out.",
+    ),
+    (
         attention.entropy,
         "entropy",
         "Entropy of the heads' own weights, in nats: on the image, and of text on text with and without exits.",

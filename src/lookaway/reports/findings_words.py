@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .collect import ReportData
+from .published import TAU
 from .words import number, share
 
 __all__ = ["CAUSE_HEAD", "FLOW_HEAD", "RANK_HEAD", "STOP_HEAD", "cause_rows", "cause_words", "conclusions",
@@ -177,9 +178,12 @@ def rank_words(data: ReportData) -> list[str]:
         return ["Every layer scores all visual tokens the same, so there is no rank to compare."]
     steady = sum(value >= 0.7 for value in tau)
     low, high = number(min(tau), 2), number(max(tau), 2)
+    later = [value for values in TAU.values() for value in values[1:]]
+    theirs = f"{number(min(later), 2)} to {number(max(later), 2)}"
     return [
         f"Neighbouring layers rank the visual tokens with a Kendall τ of {low} to {high}; {steady} of {len(tau)} pairs "
-        "reach the 0.7 that G-Search reports for all layers but the first.",
+        f"reach the 0.7 that G-Search reports for all layers but the first (read off its figures: {theirs} after the "
+        "first, on two models with 32 layers).",
         f"Of the highest {share(data.findings['ranks']['top_share'], 0)} of the tokens a layer shares "
         f"{share(_mean(overlap), 0)} with the next; the others break the assumption that a token ranked low may leave "
         "for good.",

@@ -6,7 +6,7 @@ from .collect import ReportData, skip_search
 from .figures import exit_curves, exit_histogram, front, keep_map, speed
 from .gate_figures import calibration, labels
 from .policy_tables import keep_grid, schedule_grid, trial_points
-from .search_figures import cost_front, schedule_map, schedules, trials
+from .search_figures import cost_front, found_schedule, schedule_map, schedules, trials
 from .skips import skip_rows, skip_scores, skip_sets
 
 __all__ = ["policy_figures"]
@@ -42,7 +42,10 @@ def _search(data: ReportData) -> Drawn:
         words = "Accuracy at equal prefill FLOPs; left and up is better. Bars are 95 % intervals."
         found.append((cost_front(data), words))
         found.append((schedules(data), "How many visual tokens each layer keeps, at the middle budget."))
-    if schedule_grid(data).rows:
+    if any(row.get("rates") for row in data.searches):
+        words = "What each layer keeps. Dotted: what the authors of G-Search found for LLaVA-1.5-7B."
+        found.append((found_schedule(data), words))
+    if len(schedule_grid(data).rows) > 1:
         found.append((schedule_map(data), "Share of the visual tokens kept in each layer, for each schedule found."))
     if trial_points(data):
         words = "Everything the search tried, judged on its own calibration samples. Dotted: the full model."

@@ -7,9 +7,10 @@ from typing import Any
 from .collect import ReportData
 from .figures import heat_map
 from .policy_tables import schedule_grid, trial_points
+from .published import SCHEDULE, over_depth
 from .svg import INK, PALETTE, draw_svg, legend_below
 
-__all__ = ["cost_front", "schedule_map", "schedules", "trials"]
+__all__ = ["cost_front", "found_schedule", "schedule_map", "schedules", "trials"]
 
 RANDOM, TRIED = "#8a94a3", "#3b82f6"
 
@@ -40,7 +41,7 @@ def cost_front(data: ReportData, measure: str = "accuracy") -> str:
 
 
 def schedules(data: ReportData) -> str:
-    """Keep rate of each layer of the schedules that were found or compared, at the middle budget."""
+    """Keep rate of each layer of the schedules that were compared, at the middle budget, beside the published one."""
     budgets = sorted({row["budget"] for row in data.equal_costs if row["method"] != "full"})
     middle = budgets[len(budgets) // 2]
     rows = [row for row in data.equal_costs if row["budget"] == middle and row["rates"]]
@@ -50,11 +51,33 @@ def schedules(data: ReportData) -> str:
         for number, row in enumerate(rows):
             axes.step(range(len(row["rates"])), row["rates"], where="mid", lw=1.6, label=row["method"],
                       color=PALETTE[number % len(PALETTE)])  # fmt: skip
-        axes.set(xlabel="layer", ylabel="share of the visual tokens kept", ylim=(0, 1.03))
-        axes.grid(alpha=0.18, color=INK)
-        legend_below(figure)
+        _published(figure, axes, len(rows[0]["rates"]))
 
     return draw_svg(draw, f"Keep schedules of all methods at {middle:.0%} of the prefill FLOPs")
+
+
+def found_schedule(data: ReportData) -> str:
+    """Keep rate of each layer of what a search found, of the best random schedule, and of the published one."""
+    found = next(row for row in reversed(data.searches) if row.get("rates"))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        layers = range(len(found["rates"]))
+        axes.step(layers, found["rates"], where="mid", lw=2, label=found["method"], color=TRIED)
+        if found.get("random_rates") and found["method"] != "random":
+            axes.step(layers, found["random_rates"], where="mid", lw=1.4, ls="--", label="best random schedule",
+                      color=RANDOM)  # fmt: skip
+        _published(figure, axes, len(layers))
+
+    return draw_svg(draw, f"Keep schedule that {found['method']} found, beside G-Search's for LLaVA-1.5-7B")
+
+
+def _published(figure: Any, axes: Any, depth: int) -> None:
+    axes.plot(over_depth(SCHEDULE, depth), SCHEDULE, color=INK, lw=1, ls=":", label="published, LLaVA-1.5-7B")
+    axes.set(xlabel="layer (the published one stretched to this depth)", ylabel="share of the visual tokens kept",
+             ylim=(0, 1.03))  # fmt: skip
+    axes.grid(alpha=0.18, color=INK)
+    legend_below(figure)
 
 
 def schedule_map(data: ReportData) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .collect import ReportData
+from .published import SCHEDULE, half_gone
 
 __all__ = [
     "comparison_rows",
@@ -42,7 +43,7 @@ def tiles(data: ReportData) -> list[tuple[str, str]]:
     if row["retention"] is not None:
         found.append((share(row["retention"][0]), f"of the accuracy kept ({share(row['accuracy_without'])} without)"))
     speed = [t for t in data.timings if t["variant"] == "policy" and t["part"] == "decoder"]
-    if speed:
+    if speed and speed[0]["exit_layer"] is not None:  # of a sample that never exits it says nothing
         found.append((f"{speed[0]['speedup']:.2f} ×", "measured prefill speed-up on the timed sample"))
     return found
 
@@ -150,8 +151,19 @@ def search_words(found: dict[str, Any]) -> list[str]:
         f"as the full model by {found['measure']} on its {len(found['samples'])} calibration samples, after "
         f"{found['trials']} trials; the best of {found['random_trials']} random schedules is "
         f"{share(random['effectiveness'])} as good, for {share(random['flops_share'])}.",
+        *([_beside_published(found["rates"])] if found.get("rates") else []),
         *found["notes"],
     ]
+
+
+def _beside_published(rates: list[float]) -> str:
+    own, theirs = half_gone(rates), half_gone(SCHEDULE)
+    gone = "It keeps more than half in every layer" if own is None else f"Half are gone at layer {own} of {len(rates)}"
+    return (
+        f"{gone}, with a mean of {share(sum(rates) / len(rates), 0)} kept; G-Search's authors found layer {theirs} of "
+        f"{len(SCHEDULE)} and {share(sum(SCHEDULE) / len(SCHEDULE), 0)} for LLaVA-1.5-7B. A small model, or one that "
+        "reads its image late, may differ."
+    )
 
 
 def sample_cards(data: ReportData) -> list[dict[str, Any]]:
