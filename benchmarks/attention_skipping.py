@@ -182,11 +182,16 @@ def main() -> None:
     options.out = options.out or Path(f"benchmarks/results/attention-skipping-{options.model}.jsonl")
     bench = Bench(options)
 
-    # 1. Sets of 8, nothing in their place.
+    # 1. Nothing in their place.
     bench.score("none", la.KeepAll())
-    for name, layers in bench.sets(8).items():
-        bench.score(f"{name} 8", la.AttentionSkip(layers))
-    # 2. Time, which does not depend on what adapters have learnt.
+    for count in (8, 12, 4):
+        for name, layers in bench.sets(count).items():
+            bench.score(f"{name} {count}", la.AttentionSkip(layers))
+    # 2. After training of adapters.
+    for name in ("ranking 12", "bandit 12", "ranking 8", "bandit 8", "random-0 12"):
+        kind, count = name.split()
+        bench.score(f"{name} trained", bench.trained(name, bench.sets(int(count))[kind]))
+    # 3. Time, which does not depend on what adapters have learnt.
     chosen = bench.sets(8)["bandit"]
     width = bench.model.config.get_text_config().hidden_size
     new = la.AttentionSkip(chosen, la.SkipAdapters(width, chosen, AdapterOptions(skip=chosen).shape()))
@@ -197,7 +202,7 @@ def main() -> None:
     both = {f"skip 8 adapters, exit {k}": la.chain(new, la.ExitAt(k)) for k in EXITS}
     first = bench.latency("latency first", {**plain, "skip 8 adapters": new, **exits, **both}, 1, merged)
     bench.latency("latency whole", {**plain, "skip 8 adapters": new}, TOKENS, merged)
-    # 3. Exit alone, skip alone, both, at equal time to the first token. The ranking's set, nothing in its place; it is
+    # 4. Exit alone, skip alone, both, at equal time to the first token. The ranking's set, nothing in its place; it is
     # timed with adapters (and the bandit's set), so a little too slow.
     speed = {key: row["speedup"][0] for key, row in first["variants"].items()}
     ranked = la.AttentionSkip(bench.sets(8)["ranking"])
@@ -209,14 +214,6 @@ def main() -> None:
         bench.score(mine, ranked if k is None else la.chain(ranked, la.ExitAt(k)))
         bench.part(f"equal {mine}", lambda m=mine, n=nearest, t=timed: {
             "with": m, "exit alone": n, "timed": t, "speedup": [speed[t], speed[n]]})  # fmt: skip
-    # 4. Other sizes, without training.
-    for count in (12, 4):
-        for name, layers in bench.sets(count).items():
-            bench.score(f"{name} {count}", la.AttentionSkip(layers))
-    # 5. After training.
-    for name, layers in bench.sets(8).items():
-        if name in ("bandit", "ranking", "random-0"):
-            bench.score(f"{name} 8 trained", bench.trained(f"{name} 8", layers))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class GateOptions:
     criterion: Literal["published", "agreement"] = "published"
     """published: same answer tokens and the bound on the loss; agreement: same answer tokens alone."""
     monotone: bool | None = None
-    """An exit is good only if every later candidate is good too (off in every preset: it costs accuracy, docs/methods/dyvte.md)."""
+    """An exit is good only if every later candidate is good too (off in every preset: it costs accuracy)."""
     balance: bool | None = None
     """Weigh good and bad exits alike at each layer (light: on; published: off)."""
     lr: float | None = None
