@@ -17,11 +17,11 @@ class Options:
     """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
     out: Path = Path("out/demo")
     """Folder of the gates, the records and report.html; what is done already is not done again."""
-    train: int = 350
+    train: int = 320
     """Questions that the gates learn from."""
     calibration: int = 160
     """Questions that the promise is made on, one an image."""
-    test: int = 180
+    test: int = 150
     """Held-out questions that are reported."""
     layers: tuple[int, ...] = ()
     """Candidate exit layers of the gates; default: 1 to 4, then every second: half the cost of all."""
@@ -29,7 +29,7 @@ class Options:
     """The promise: at most this share of answers differs from the full model's ..."""
     delta: float = 0.05
     """... with confidence 1 - delta."""
-    repeats: int = 10
+    repeats: int = 8
     """Rounds of timing."""
     exits: tuple[int, ...] = ()
     """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
