@@ -26,7 +26,7 @@ def test_the_page_needs_no_network_and_no_script(page):
 
 def test_everything_has_a_name_for_those_who_do_not_see_it(page):
     figures = re.findall(r"<svg [^>]*>", page)
-    assert len(figures) == 11
+    assert len(figures) == 12
     assert all('role="img"' in svg and re.search(r'aria-label="[^"]{20,}"', svg) for svg in figures)
     assert all('alt="' in image for image in re.findall(r"<img [^>]*>", page))
 

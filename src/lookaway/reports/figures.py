@@ -97,13 +97,14 @@ def front(data: ReportData, measure: str = "accuracy") -> str:
             rows = curve["random"]
             axes.plot([p["flops_share"] for p in rows], [p[measure] for p in rows], color=RANDOM, lw=1.4, ls="--",
                       label="random exit")  # fmt: skip
-        for number, (variant, points) in enumerate(data.fronts.items()):
-            colour = GATE if number == 0 else PALETTE[(number + 2) % len(PALETTE)]
-            axes.plot([p["flops_share"] for p in points], [p[measure] for p in points], color=colour, lw=2.4,
+        colours = {name: GATE if not place else PALETTE[(place + 2) % len(PALETTE)]
+                   for place, name in enumerate(data.fronts)}  # fmt: skip
+        for variant, points in data.fronts.items():
+            axes.plot([p["flops_share"] for p in points], [p[measure] for p in points], color=colours[variant], lw=2.4,
                       label=f"{variant}, any threshold")  # fmt: skip
         for variant, found in data.comparisons.items():
-            axes.plot(found["policy"]["flops_share"], found["policy"][measure], color=GATE, marker="D", ms=8, ls="",
-                      label=f"{variant}, chosen threshold")  # fmt: skip
+            axes.plot(found["policy"]["flops_share"], found["policy"][measure], color=colours.get(variant, GATE),
+                      marker="D", ms=8, ls="", label=f"{variant}, chosen threshold")  # fmt: skip
         oracle = curve["oracle"]
         axes.plot(oracle["flops_share"], oracle[measure], color=ORACLE, marker="*", ms=13, ls="", label="oracle")
         axes.set(xlabel="prefill FLOPs, as a share of the unpruned run", ylabel=measure)
