@@ -20,7 +20,8 @@ from lookaway.reports.collect import ReportData, collect
 from lookaway.reports.findings_page import study_figure
 from lookaway.reports.svg import standalone
 
-PICTURES = {"stopping": ("plain", "exit-aware"), "causes": ("plain", "exit-aware"), "flow": ("plain",)}
+PICTURES = {"stopping": ("plain", "exit-aware"), "causes": ("plain", "exit-aware"), "flow": ("plain",),
+            "neighbours": ("plain", "exit-aware")}  # fmt: skip
 """Figure -> variants it is kept for."""
 EXITS = (1, 2, 4, 6, 8, 10, 12, 15, 18, 20, 22, 24, 26, 28, 30)
 
