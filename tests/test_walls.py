@@ -31,7 +31,7 @@ TRANSFORMERS = (
     "engine/",
     "training/default_model/",
     "training/tuning",
-    "training/adapter_training",
+    "training/trainer",
     "cli/",
 )
 FORBIDDEN = {"torchvision"}  # next to a CPU build of torch it breaks transformers' imports

@@ -101,3 +101,21 @@ def test_data_without_images_has_nothing_to_train_on(model_folder, tmp_path, cal
     assert status == 1
     assert "No sample has an image" in err
     assert not (tmp_path / "gates").exists()
+
+
+def test_gates_behind_a_skip_set(model_folder, data_file, tmp_path, call):
+    skip, gates = tmp_path / "skip", tmp_path / "gates"
+    la.AttentionSkip((0, 2)).save_pretrained(skip)
+    common = ["--model", model_folder, "--data", data_file, "--split", "all", "--limit", 12, "--cache", tmp_path / "c"]
+    status, _, err = call("train", *common, "--after", skip, "--epochs", 2, "--width", 8, "--out", gates)
+    assert status == 0, err
+    assert "after AttentionSkip([0, 2]" in (gates / "README.md").read_text()
+    status, _, err = call("calibrate", *common, "--policy", gates)
+    assert status == 1
+    assert "were trained after AttentionSkip([0, 2]" in err
+    status, _, err = call("calibrate", *common, "--policy", gates, "--after", skip, "--delta", 0.5, "--epsilon", 0.9)
+    assert status == 0, err
+    assert la.load(gates).promise["epsilon"] == 0.9
+    status, _, err = call("eval", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", 4,
+                          "--policy", f"{skip},{gates}", "--score", "agreement", "--out", tmp_path / "e")  # fmt: skip
+    assert status == 0, err

@@ -23,6 +23,9 @@ class Options(CalibrationOptions):
     """calibration; or all of your own file, where training used another one."""
     limit: int | None = 500
     """At most so many samples; of the generated sets, one question an image."""
+    after: str | None = None
+    """Folder, hub id or YAML file of a policy (or several joined by commas) that stays on and comes first: a skip set
+    or a keep schedule. Use both then: --policy FIRST,GATES."""
     label_batch: int = 16
     """Samples a run of the model."""
     max_new_tokens: int = 32
@@ -51,11 +54,17 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.words import promise_words
     from ..training.calibration import calibrate, calibrated
     from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
-    from .common import cache_folder, progress
+    from .common import cache_folder, load_policies, progress
 
     policy = la.load(options.policy)
     if not isinstance(policy, VisualExit):
         raise DataError(f"{options.policy} holds a {policy.name!r} policy, which has no threshold to calibrate.")
+    after = load_policies(options.after) if options.after else None
+    learnt = (policy.training or {}).get("after")
+    if learnt is not None and repr(after) != learnt:
+        raise DataError(f"These gates were trained after {learnt}, not after {after!r}. Give the same --after.")
+    if after is not None:
+        policy = policy.used_after(after)
     out = options.out or Path(options.policy)
     samples = with_images(
         load_samples(options.data, options.split, options.limit, options.seed, distinct_images=options.one_per_image)
@@ -68,7 +77,7 @@ def run(options: Options) -> dict[str, Any]:
         candidates=policy.gates.layers,
     )  # fmt: skip
     with progress("answers for all layers", len(samples)) as advance:
-        table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance)
+        table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance, after)
     chosen = CalibrationOptions(**{field.name: getattr(options, field.name) for field in fields(CalibrationOptions)})
     found = calibrate(policy.gates, table, chosen, image_names(samples))
     saved = calibrated(policy, found).save_pretrained(out)

@@ -33,13 +33,20 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
     if exit_at is not None:
         return la.ExitAt(exit_at)
     if policy is not None:
-        parts = [la.load(part) for part in _several(policy)]
-        return parts[0] if len(parts) == 1 else la.chain(*parts)
+        return load_policies(policy)
     if model.startswith("lookaway-mini"):
         from ..hosts.mini import shipped_gates
 
         return la.load(shipped_gates(model))
     raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")
+
+
+def load_policies(policy: str) -> Policy:
+    """'a' -> that policy; 'a,b' -> one after the other."""
+    import lookaway as la
+
+    parts = [la.load(part) for part in _several(policy)]
+    return parts[0] if len(parts) == 1 else la.chain(*parts)
 
 
 def _several(policy: str) -> list[str]:

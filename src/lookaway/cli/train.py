@@ -31,6 +31,9 @@ class Options(GateOptions):
     """At most so many samples."""
     target: Literal["auto", "answer", "own"] = "auto"
     """answer: the ground truth; own: the full model's greedy answer; auto: ground truth where all samples have it."""
+    after: str | None = None
+    """Folder, hub id or YAML file of a policy (or several joined by commas) that stays on and comes first: a skip set
+    or a keep schedule. Use both then: --policy FIRST,GATES."""
     label_batch: int = 16
     """Samples a run of the model while labels are made."""
     max_new_tokens: int = 32
@@ -56,7 +59,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..policies.visual_exit import VisualExit
     from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
     from ..training.gate_training import train_gates
-    from .common import cache_folder, progress
+    from .common import cache_folder, load_policies, progress
 
     gate_options = GateOptions(**{field.name: getattr(options, field.name) for field in fields(GateOptions)})
     label_options = LabelOptions(
@@ -64,13 +67,17 @@ def run(options: Options) -> dict[str, Any]:
         candidates=options.layers,
     )  # fmt: skip
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
+    after = load_policies(options.after) if options.after else None
     model, processor = load_model(options.model, device=options.device)
+    cache = options.cache or cache_folder()
     with progress("labels for all layers", len(samples)) as advance:
-        table = make_exit_table(model, processor, samples, label_options, options.cache or cache_folder(), advance)
+        table = make_exit_table(model, processor, samples, label_options, cache, advance, after)
     trained = train_gates(table, gate_options, image_names(samples))
     policy = VisualExit(
         trained.gates, trained.threshold, options.min_layer, base=anatomy_of(model).base, training=trained.summary
     )
+    if after is not None:
+        policy = policy.used_after(after)
     saved = policy.save_pretrained(options.out)
     with RecordWriter(options.out / "records.jsonl") as writer:
         writer.write("run", **run_header("train", model, options.data, options, options.seed, options.model))

@@ -130,6 +130,11 @@ class VisualExit(Policy):
         """The same gates at another threshold, with the promise that goes with it."""
         return VisualExit(self.gates, threshold, self.min_layer, self.asked, self.base, promise, self.training)
 
+    def used_after(self, first: Policy) -> VisualExit:
+        """The same gates, noted to be used behind `first`: `la.chain(first, gates)`."""
+        training = {**(self.training or {}), "after": repr(first)}
+        return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, self.base, self.promise, training)
+
     def card(self) -> str:
         promise, layers = self.promise, self.gates.layers
         if promise is None:
@@ -142,6 +147,8 @@ class VisualExit(Policy):
                 f"differ from the full model's, on inputs like the {promise['samples']} calibration samples "
                 f"({promise['changed']} of them changed; exact upper bound {promise['bound']:.2%})."
             )
+        if after := (self.training or {}).get("after"):
+            words += f"\n\nUse them after {after}: `la.chain(first, gates)`; the full model is the one under it."
         threshold = "never" if self.threshold is None else f"above {self.threshold}"
         return (
             f"Exit gates (DyVTE, arXiv 2411.19628): {self.gates.extra_repr()}. Candidate layers {layers[0]} to "

@@ -8,16 +8,20 @@ of free-running greedy answers: the exit's answer is equal if and only if no arg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..core.decision import Policy
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
 from ..core.record import Sample
+from ..engine.attach import attach
 from ..engine.exit_table import collect_exit_table, digest_of_weights
 from ..hosts.answers import image_name, own_answers
 from ..hosts.encoding import Encoded, encode, group_by_image
+from .labels_behind import tables_behind
 
 __all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]
 
@@ -43,6 +47,7 @@ def make_exit_table(
     options: LabelOptions | None = None,
     cache_dir: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
+    after: Policy | None = None,
 ) -> ExitTable:
     """The exit table of the samples that have an image.
 
@@ -50,9 +55,12 @@ def make_exit_table(
         model, processor: of the same supported model, no policy attached.
         cache_dir: batches that are done stay there; the same call after a kill goes on from them.
         progress: called with the number of samples after each batch.
+        after: a policy that stays on while the gates are used (a skip set, a keep schedule): 'the full model' is then
+            the one under this policy. A sample costs several times more (`labels_behind.py`).
 
     Raises:
         DataError: no sample has an image, or answers are asked for and missing.
+        SettingsError: behind `after`, a candidate layer has nothing to exit from.
     """
     options = options or LabelOptions()
     seen = with_images(samples)
@@ -71,12 +79,16 @@ def make_exit_table(
     answers: dict[str, str | Sequence[int]]
     if target == "own":
         known = None
-        if cache_dir is not None:
+        if cache_dir is not None and after is None:
             name = f"own-answers-{options.max_new_tokens}-{digest_of_weights(model)[:16]}.jsonl"
             known = Path(cache_dir) / name
-        answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known))
+        with nullcontext() if after is None else attach(model, after):
+            answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known))
     else:
         answers = {sample.id: str(sample.answer) for sample in seen}
+    if after is not None:
+        layers = options.candidates or None
+        return tables_behind(model, processor, after, batches, answers, layers, target, cache_dir, progress)
 
     def encoded() -> Iterator[Encoded]:
         for batch in batches:

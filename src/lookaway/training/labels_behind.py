@@ -1,0 +1,154 @@
+"""Exit tables of a model on which another policy stays: gates that come after a fixed skip set or keep schedule.
+
+The tape that makes labels cheap (`engine/exit_table.py`) replays an unmodified decoder. Behind another policy every
+candidate exit is a run of its own, so a sample costs about half a prefill a candidate instead of two in all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..anatomy.base import anatomy_of
+from ..core.decision import KEEP, Decision, LayerView, Policy
+from ..core.errors import SettingsError
+from ..core.exit_table import ExitTable
+from ..core.features import text_features
+from ..core.record import Sample
+from ..engine.attach import attach
+from ..engine.exit_table import digest_of_weights
+from ..engine.teacher_forcing import answer_logits
+from ..hosts.encoding import encode
+from ..policies.compose import chain
+from ..policies.fixed import ExitAt
+
+__all__ = ["tables_behind"]
+
+
+def tables_behind(
+    model: Any,
+    processor: Any,
+    after: Policy,
+    batches: Sequence[Sequence[Sample]],
+    answers: dict[str, Any],
+    layers: Sequence[int] | None,
+    target: str,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ExitTable:
+    """The exit table of `la.chain(after, exit)`; its 'full run' is the model under `after` alone.
+
+    Args:
+        model, processor: no policy attached.
+        after: stays on; gates see what it leaves.
+        batches: samples that run together, each with an image.
+        answers: by sample id, text or token ids.
+        layers: candidate exits; None: all that have something to exit from.
+        target: what the answers are, written into the table.
+        cache_dir, progress: as for `engine.exit_table.collect_exit_table`.
+
+    Raises:
+        SettingsError: behind `after`, a candidate layer has nothing to exit from.
+    """
+    anatomy = anatomy_of(model)
+    every = range(anatomy.first_prunable_layer, anatomy.num_layers)
+    candidates = tuple(layers or sorted(_what_gates_see(model, processor, after, batches[0], tuple(every))))
+    same = "" if cache_dir is None else digest_of_weights(model) + _digest_of_policy(after)
+    tables = []
+    for batch in batches:
+        told = [answers[sample.id] for sample in batch]
+        file = None
+        if cache_dir is not None:
+            key = repr((same, candidates, target, [(s.id, s.question, a) for s, a in zip(batch, told, strict=True)]))
+            file = Path(cache_dir) / f"behind-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+        table = ExitTable.load(file) if file is not None and file.exists() else None
+        if table is None:
+            table = _table(model, processor, after, batch, told, candidates, target)
+            if file is not None:
+                table.save(file)
+        tables.append(table)
+        if progress is not None:
+            progress(len(table))
+    return ExitTable.concat(tables)
+
+
+class _Recorder(Policy):
+    """Drops nothing, and keeps what a gate would see."""
+
+    name = "recorder"
+
+    def __init__(self, asked: tuple[int, ...]) -> None:
+        self.asked = asked
+        self.seen: dict[int, Tensor] = {}
+
+    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
+        return self.asked
+
+    def decide(self, view: LayerView) -> Decision:
+        if bool(view.layout.visual.any()):
+            self.seen[view.layer] = text_features(view.hidden, view.layout)
+        return KEEP
+
+
+@torch.no_grad()
+def _what_gates_see(
+    model: Any, processor: Any, after: Policy, batch: Sequence[Sample], layers: tuple[int, ...]
+) -> dict[int, Tensor]:
+    """Features [B, 2D] of the prompts, as in a live run, at those of `layers` where an exit is still decided."""
+    recorder = _Recorder(layers)
+    with attach(model, chain(after, recorder)):
+        model(**encode(processor, batch, model.device).inputs, use_cache=False, logits_to_keep=1)
+    return recorder.seen
+
+
+@torch.no_grad()
+def _table(
+    model: Any, processor: Any, after: Policy, batch: Sequence[Sample], answers: Sequence[Any], layers: tuple[int, ...],
+    target: str,
+) -> ExitTable:  # fmt: skip
+    seen = _what_gates_see(model, processor, after, batch, layers)
+    if missing := [layer for layer in layers if layer not in seen]:
+        raise SettingsError(
+            f"Behind {after!r} there is nothing to exit from before layer {missing[0]}: no visual token is left there, "
+            f"or no attention. Leave --layers {missing[0]} out."
+        )
+    forced = encode(processor, batch, model.device, list(answers))
+    assert forced.answer_mask is not None
+    counts = forced.answer_mask.sum(1).tolist()
+
+    def judge(policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss [B], and argmax and targets of all answer tokens, row after row."""
+        with attach(model, policy) as attached:
+            logits, wanted = answer_logits(model, attached, forced)
+        losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+        return torch.stack([part.mean() for part in losses.split(counts)]), logits.argmax(-1), wanted
+
+    def rows(same: Tensor) -> Tensor:
+        return torch.stack([part.all() for part in same.split(counts)])
+
+    full_loss, full_said, wanted = judge(after)
+    found = [judge(chain(after, ExitAt(layer))) for layer in layers]
+    return ExitTable(
+        layers=layers,
+        ids=tuple(str(sample.id) for sample in batch),
+        features=torch.stack([seen[layer] for layer in layers], 1).half().cpu(),
+        loss=torch.stack([loss for loss, _, _ in found], 1).float().cpu(),
+        full_loss=full_loss.float().cpu(),
+        match=torch.stack([rows(said == wanted) for _, said, _ in found], 1).cpu(),
+        full_match=rows(full_said == wanted).cpu(),
+        agree=torch.stack([rows(said == full_said) for _, said, _ in found], 1).cpu(),
+        target=target,
+    )
+
+
+def _digest_of_policy(policy: Policy) -> str:
+    digest = hashlib.sha256(json.dumps([policy.name, policy.to_config()], sort_keys=True, default=str).encode())
+    for name, value in sorted(policy.tensors().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
