@@ -88,3 +88,11 @@ def test_forms_that_cannot_be(settings, words):
 def test_groups_must_divide_the_model():
     with pytest.raises(SettingsError, match="4 groups do not divide a hidden size of 30"):
         Adapter(30, AdapterShape(width=8, groups=4))
+
+
+def test_new_adapters_answer_the_same_twice():
+    """They are put beside a model that answers, and only their training asks for dropout."""
+    torch.manual_seed(0)
+    made = SkipAdapters(16, (1,), AdapterShape(width=8, start="random", dropout=0.5))
+    assert not any(module.training for module in made.modules())
+    assert not any(module.training for module in made.only((1,)).modules())

@@ -32,7 +32,7 @@ SAMPLES = [sample(number) for number in range(5)]
 def skip():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return la.AttentionSkip((0, 2), la.SkipAdapters(32, (0, 2), la.AdapterShape(width=8, start="random")).eval())
+        return la.AttentionSkip((0, 2), la.SkipAdapters(32, (0, 2), la.AdapterShape(width=8, start="random")))
 
 
 @pytest.fixture(scope="module")

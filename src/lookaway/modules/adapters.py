@@ -202,7 +202,7 @@ class Adapter(nn.Module):
 
 
 class SkipAdapters(nn.ModuleDict):
-    """Adapters of some layers, by layer number.
+    """Adapters of some layers, by layer number; in eval mode until `train()`.
 
     Args:
         hidden_size: D of the decoder.
@@ -214,6 +214,7 @@ class SkipAdapters(nn.ModuleDict):
         super().__init__()
         self.hidden_size, self.shape = hidden_size, shape or AdapterShape()
         self.update({str(layer): Adapter(hidden_size, self.shape) for layer in sorted(set(layers))})
+        self.eval()  # they are put beside a model that answers; what trains them says so
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -254,7 +255,7 @@ class SkipAdapters(nn.ModuleDict):
         except (TypeError, KeyError) as error:
             raise DataError(f"These are no adapters of this version of lookaway ({error!r}). Train again.") from error
         load_checked(adapters, tensors, "Adapters")
-        return adapters.eval()
+        return adapters
 
 
 def load_checked(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
