@@ -147,6 +147,25 @@ def test_storages_that_cannot_be_used_say_why_without_the_password(tmp_path):
     assert "anna:***@127.0.0.1:1/none" in str(found.value)
 
 
+def test_workers_that_begin_at_once_on_an_empty_database_wait_for_its_tables(monkeypatch, tmp_path):
+    """What PostgreSQL answers to the second of two that make the same tables (tried with a real one)."""
+    tries, real = [], storages.optuna().storages.RDBStorage
+
+    class IntegrityError(Exception):
+        pass
+
+    def racing(url):
+        tries.append(url)
+        if len(tries) < 3:
+            raise [IntegrityError("duplicate key"), RuntimeError('relation "studies" already exists')][len(tries) - 1]
+        return real(url)
+
+    monkeypatch.setattr(storages.optuna().storages, "RDBStorage", racing)
+    monkeypatch.setattr(storages.time, "sleep", lambda seconds: None)
+    assert isinstance(storages.open_storage(str(tmp_path / "s.db")), real)
+    assert len(tries) == 3
+
+
 def test_without_optuna_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingDependency, match=r"pip install 'lookaway\[search\]'"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,23 +55,38 @@ def open_storage(spec: str | Path) -> Any:
         )
     try:
         if "://" in text:
-            return package.storages.RDBStorage(text)
+            return _database(package, text)
         Path(text).parent.mkdir(parents=True, exist_ok=True)
         if suffix != ".journal":
-            return package.storages.RDBStorage(f"sqlite:///{text}")
+            return _database(package, f"sqlite:///{text}")
         with Path(text).open("ab"):
             pass
         backend = package.storages.journal.JournalFileBackend(text)
         return package.storages.JournalStorage(backend)
     except Exception as error:  # each database driver has errors of its own
         if isinstance(error, ImportError):
-            cure = f"its driver is not installed ({error})"
+            cure = (
+                f"its driver is not installed ({str(error).rstrip('.')}). For PostgreSQL: pip install 'psycopg[binary]' "
+                "with SQLAlchemy 2.1 or newer, psycopg2-binary with an older one"
+            )
         else:
             cure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise PreparationError(
             f"The storage {_without_password(text)} cannot be used: {cure}. Check address, rights and network, or let "
             "--storage name a file."
         ) from error
+
+
+def _database(package: Any, url: str) -> Any:
+    """Open a database; workers that begin at once on an empty one get in each other's way while its tables are made."""
+    for _ in range(20):
+        try:
+            return package.storages.RDBStorage(url)
+        except Exception as error:
+            if type(error).__name__ != "IntegrityError" and "already exists" not in str(error):
+                raise
+            time.sleep(0.5)
+    return package.storages.RDBStorage(url)
 
 
 def this_worker() -> dict[str, Any]:
