@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--ranked", type=int, default=4, help="calibration samples of the training-free ranking")
     parser.add_argument("--updates", type=int, default=12, help="of the bandit: 5 sets on 4 samples each")
     parser.add_argument("--steps", type=int, default=30, help="training steps of 4 samples of the adapters of a set")
+    parser.add_argument("--trained", nargs="*", default=["ranking 12", "bandit 12", "ranking 8", "bandit 8"],
+                        help="sets whose adapters are trained")  # fmt: skip
     parser.add_argument("--random", type=int, default=1, help="random sets of each size")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
     parser.add_argument("--work", type=Path, default=Path("out/attention-skipping"))
@@ -188,7 +190,7 @@ def main() -> None:
         for name, layers in bench.sets(count).items():
             bench.score(f"{name} {count}", la.AttentionSkip(layers))
     # 2. After training of adapters.
-    for name in ("ranking 12", "bandit 12", "ranking 8", "bandit 8", "random-0 12"):
+    for name in options.trained:
         kind, count = name.split()
         bench.score(f"{name} trained", bench.trained(name, bench.sets(int(count))[kind]))
     # 3. Time, which does not depend on what adapters have learnt.
