@@ -115,3 +115,12 @@ def test_a_batch_is_made_once_and_another_policy_has_its_own(world, tmp_path, mo
     monkeypatch.setattr(labels_behind, "_table", None)
     again = make_exit_table(*world, SAMPLES, OWN, tmp_path, after=skip())
     assert torch.equal(again.loss, tables[0].loss)
+
+
+def test_another_image_under_the_same_name_has_a_table_of_its_own(world, tmp_path):
+    first = make_exit_table(*world, SAMPLES[:1], LabelOptions(), tmp_path, after=skip())
+    other = sample(4)
+    changed = Sample(SAMPLES[0].id, SAMPLES[0].messages, other.images, SAMPLES[0].answer)
+    found = make_exit_table(*world, [changed], LabelOptions(), tmp_path, after=skip())
+    assert found.ids == first.ids
+    assert not torch.equal(found.features, first.features)

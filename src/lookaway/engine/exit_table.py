@@ -18,7 +18,7 @@ from .replay import Tape, record_tape
 from .sequence import gather_rows
 from .shared import groups_of, record_shared, rows_of
 
-__all__ = ["EncodedBatch", "collect_exit_table"]
+__all__ = ["EncodedBatch", "cached_tables", "collect_exit_table", "digest_of_weights"]
 
 
 class EncodedBatch(Protocol):
@@ -62,18 +62,46 @@ def collect_exit_table(
     """
     anatomy = anatomy_of(model)
     candidates = tuple(layers) if layers is not None else tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
-    weights = digest_of_weights(model) if cache_dir is not None else ""
+
+    def make(batch: EncodedBatch) -> ExitTable:
+        with torch.no_grad():
+            return _table(anatomy, batch, candidates, target, share_images, dtype)
+
+    return cached_tables(
+        batches, make, (candidates, target, dtype), lambda: digest_of_weights(model), cache_dir, progress
+    )
+
+
+def cached_tables(
+    batches: Iterable[EncodedBatch],
+    make: Callable[[EncodedBatch], ExitTable],
+    settings: tuple[tuple[int, ...], str, torch.dtype],
+    weights: Callable[[], str],
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ExitTable:
+    """The tables of all batches as one; a batch whose file lies in `cache_dir` is not made again.
+
+    Args:
+        batches, cache_dir, progress: as for `collect_exit_table`.
+        make: the table of one batch.
+        settings: candidate layers, target and dtype: what a file is good for, beside the batch's own tensors.
+        weights: tells the models (and policies on them) apart; asked once, where there is a cache.
+
+    Raises:
+        DataError: a batch has no answers, or there is no batch.
+    """
+    known = weights() if cache_dir is not None else ""
     tables = []
     for batch in batches:
         if batch.answer_mask is None:
             raise DataError("The exit table needs answers: encode(processor, samples, device, answers=[...]).")
         file = None
         if cache_dir is not None:
-            file = Path(cache_dir) / f"{_digest_of_batch(batch, candidates, target, dtype, weights)}.safetensors"
+            file = Path(cache_dir) / f"{_digest_of_batch(batch, *settings, known)}.safetensors"
         table = ExitTable.load(file) if file is not None and file.exists() else None
         if table is None:
-            with torch.no_grad():
-                table = _table(anatomy, batch, candidates, target, share_images, dtype)
+            table = make(batch)
             if file is not None:
                 table.save(file)
         tables.append(table)

@@ -21,7 +21,7 @@ from ..engine.attach import attach
 from ..engine.exit_table import collect_exit_table, digest_of_weights
 from ..hosts.answers import image_name, own_answers
 from ..hosts.encoding import Encoded, encode, group_by_image
-from .labels_behind import tables_behind
+from .labels_behind import exits_behind, tables_behind
 
 __all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]
 
@@ -86,14 +86,14 @@ def make_exit_table(
             answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known))
     else:
         answers = {sample.id: str(sample.answer) for sample in seen}
-    if after is not None:
-        layers = options.candidates or None
-        return tables_behind(model, processor, after, batches, answers, layers, target, cache_dir, progress)
 
     def encoded() -> Iterator[Encoded]:
         for batch in batches:
             yield encode(processor, batch, model.device, [answers[sample.id] for sample in batch])
 
+    if after is not None:
+        layers = options.candidates or exits_behind(model, processor, after, batches[0])
+        return tables_behind(model, processor, after, encoded(), layers, target, cache_dir, progress)
     return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target)
 
 

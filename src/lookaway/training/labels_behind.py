@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,21 @@ from ..core.exit_table import ExitTable
 from ..core.features import text_features
 from ..core.record import Sample
 from ..engine.attach import attach
-from ..engine.exit_table import digest_of_weights
+from ..engine.exit_table import cached_tables, digest_of_weights
 from ..engine.teacher_forcing import answer_logits
-from ..hosts.encoding import encode
+from ..hosts.encoding import Encoded, encode
 from ..policies.compose import chain
 from ..policies.fixed import ExitAt
 
-__all__ = ["tables_behind"]
+__all__ = ["exits_behind", "tables_behind"]
 
 
 def tables_behind(
     model: Any,
     processor: Any,
     after: Policy,
-    batches: Sequence[Sequence[Sample]],
-    answers: dict[str, Any],
-    layers: Sequence[int] | None,
+    batches: Iterable[Encoded],
+    layers: Sequence[int],
     target: str,
     cache_dir: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
@@ -47,35 +46,28 @@ def tables_behind(
     Args:
         model, processor: no policy attached.
         after: stays on; gates see what it leaves.
-        batches: samples that run together, each with an image.
-        answers: by sample id, text or token ids.
-        layers: candidate exits; None: all that have something to exit from.
-        target: what the answers are, written into the table.
-        cache_dir, progress: as for `engine.exit_table.collect_exit_table`.
+        batches, target, cache_dir, progress: as for `engine.exit_table.collect_exit_table`.
+        layers: candidate exits (`exits_behind` knows those that can be).
 
     Raises:
         SettingsError: behind `after`, a candidate layer has nothing to exit from.
     """
+    candidates = tuple(layers)
+
+    def make(batch: Any) -> ExitTable:
+        return _table(model, processor, after, batch, candidates, target)
+
+    def weights() -> str:
+        return digest_of_weights(model) + _digest_of_policy(after)
+
+    return cached_tables(batches, make, (candidates, target, torch.float16), weights, cache_dir, progress)
+
+
+def exits_behind(model: Any, processor: Any, after: Policy, samples: Sequence[Sample]) -> tuple[int, ...]:
+    """The layers before which there is still something to exit from behind `after`, found on some samples."""
     anatomy = anatomy_of(model)
-    every = range(anatomy.first_prunable_layer, anatomy.num_layers)
-    candidates = tuple(layers or sorted(_what_gates_see(model, processor, after, batches[0], tuple(every))))
-    same = "" if cache_dir is None else digest_of_weights(model) + _digest_of_policy(after)
-    tables = []
-    for batch in batches:
-        told = [answers[sample.id] for sample in batch]
-        file = None
-        if cache_dir is not None:
-            key = repr((same, candidates, target, [(s.id, s.question, a) for s, a in zip(batch, told, strict=True)]))
-            file = Path(cache_dir) / f"behind-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
-        table = ExitTable.load(file) if file is not None and file.exists() else None
-        if table is None:
-            table = _table(model, processor, after, batch, told, candidates, target)
-            if file is not None:
-                table.save(file)
-        tables.append(table)
-        if progress is not None:
-            progress(len(table))
-    return ExitTable.concat(tables)
+    every = tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
+    return tuple(sorted(_what_gates_see(model, processor, after, samples, every)))
 
 
 class _Recorder(Policy):
@@ -98,34 +90,32 @@ class _Recorder(Policy):
 
 @torch.no_grad()
 def _what_gates_see(
-    model: Any, processor: Any, after: Policy, batch: Sequence[Sample], layers: tuple[int, ...]
+    model: Any, processor: Any, after: Policy, samples: Sequence[Sample], layers: tuple[int, ...]
 ) -> dict[int, Tensor]:
     """Features [B, 2D] of the prompts, as in a live run, at those of `layers` where an exit is still decided."""
     recorder = _Recorder(layers)
     with attach(model, chain(after, recorder)):
-        model(**encode(processor, batch, model.device).inputs, use_cache=False, logits_to_keep=1)
+        model(**encode(processor, samples, model.device).inputs, use_cache=False, logits_to_keep=1)
     return recorder.seen
 
 
 @torch.no_grad()
 def _table(
-    model: Any, processor: Any, after: Policy, batch: Sequence[Sample], answers: Sequence[Any], layers: tuple[int, ...],
-    target: str,
-) -> ExitTable:  # fmt: skip
-    seen = _what_gates_see(model, processor, after, batch, layers)
+    model: Any, processor: Any, after: Policy, batch: Encoded, layers: tuple[int, ...], target: str
+) -> ExitTable:
+    seen = _what_gates_see(model, processor, after, batch.samples, layers)
     if missing := [layer for layer in layers if layer not in seen]:
         raise SettingsError(
             f"Behind {after!r} there is nothing to exit from before layer {missing[0]}: no visual token is left there, "
             f"or no attention. Leave --layers {missing[0]} out."
         )
-    forced = encode(processor, batch, model.device, list(answers))
-    assert forced.answer_mask is not None
-    counts = forced.answer_mask.sum(1).tolist()
+    assert batch.answer_mask is not None
+    counts = batch.answer_mask.sum(1).tolist()
 
     def judge(policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
         """Mean loss [B], and argmax and targets of all answer tokens, row after row."""
         with attach(model, policy) as attached:
-            logits, wanted = answer_logits(model, attached, forced)
+            logits, wanted = answer_logits(model, attached, batch)
         losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
         return torch.stack([part.mean() for part in losses.split(counts)]), logits.argmax(-1), wanted
 
@@ -136,7 +126,7 @@ def _table(
     found = [judge(chain(after, ExitAt(layer))) for layer in layers]
     return ExitTable(
         layers=layers,
-        ids=tuple(str(sample.id) for sample in batch),
+        ids=tuple(str(sample.id) for sample in batch.samples),
         features=torch.stack([seen[layer] for layer in layers], 1).half().cpu(),
         loss=torch.stack([loss for loss, _, _ in found], 1).float().cpu(),
         full_loss=full_loss.float().cpu(),
