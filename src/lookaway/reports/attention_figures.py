@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .collect import ReportData
-from .drawing import families, finish, known, line, names_of
+from .drawing import band, families, finish, known, line, names_of
 from .published import TAU, over_depth
 from .svg import INK, PALETTE, draw_svg
 
@@ -137,9 +137,7 @@ def neighbours(data: ReportData) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for query, label, colour in (("text", "τ, the question's tokens", IMAGE), ("last", "τ, the last token", TEXT)):
-            mean, low, high = (np.array(part, dtype=float) for part in found[query]["next_tau"])
-            axes.plot(range(len(mean)), mean, color=colour, lw=2, label=label)
-            axes.fill_between(range(len(mean)), low, high, color=colour, alpha=0.18, lw=0)
+            band(axes, found[query]["next_tau"], colour, label)
         overlap = found["text"]["next_overlap"][0]
         top = f"overlap of the highest {100 * found['top_share']:.0f} %"
         axes.plot(range(len(overlap)), overlap, color=OWN, lw=1.4, ls="--", label=top)

@@ -9,13 +9,20 @@ import numpy as np
 
 from .svg import INK, PALETTE, legend_below
 
-__all__ = ["families", "finish", "known", "line", "names_of", "whole_numbers"]
+__all__ = ["band", "families", "finish", "known", "line", "names_of", "whole_numbers"]
 
 
 def line(axes: Any, values: Sequence[float | None], colour: str, label: str, lw: float = 1.9, ls: str = "-") -> Any:
     curve = np.array(values, dtype=float)
     axes.plot(range(len(curve)), curve, color=colour, lw=lw, ls=ls, label=label)
     return curve
+
+
+def band(axes: Any, curve: Sequence[Sequence[float | None]], colour: str, label: str | None = None) -> None:
+    """A curve by layer, (mean, low, high) each [L], with its interval shaded."""
+    mean, low, high = (np.array(part, dtype=float) for part in curve)
+    axes.plot(range(len(mean)), mean, color=colour, lw=2, label=label)
+    axes.fill_between(range(len(mean)), low, high, color=colour, alpha=0.18, lw=0)
 
 
 def families(axes: Any, curves: dict[str, Any], places: Sequence[float] | None = None) -> None:

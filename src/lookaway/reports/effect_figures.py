@@ -8,7 +8,7 @@ import numpy as np
 
 from .attention_figures import IMAGE, OWN, SIZE, TEXT
 from .collect import ReportData
-from .drawing import families, finish, known, names_of, whole_numbers
+from .drawing import band, families, finish, known, names_of, whole_numbers
 from .svg import INK, PALETTE, draw_svg
 
 __all__ = ["accuracy", "causes", "changed", "earliest", "saliency", "stopping"]
@@ -60,9 +60,7 @@ def saliency(data: ReportData) -> str:
         left, right = figure.subplots(2, 1, sharex=True)
         for axes, name, colour, label in ((left, "reading", TEXT, "reading, share"),
                                           (right, "remaining", OWN, "still to read")):  # fmt: skip
-            mean, low, high = (np.array(part, dtype=float) for part in found[name])
-            axes.plot(range(len(mean)), mean, color=colour, lw=2)
-            axes.fill_between(range(len(mean)), low, high, color=colour, alpha=0.18, lw=0)
+            band(axes, found[name], colour)
             axes.set(ylabel=label)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.18, color=INK)

@@ -31,9 +31,6 @@ def paligemma(model: Any) -> Anatomy:
     """Picture and prompt all see each other, only the answer is causal: text in front of the image has seen it too."""
     vision = model.config.vision_config
     side = vision.image_size // vision.patch_size
-    softcap = None
-    if (
-        "final_logit_softcapping" in inspect.unwrap(type(model).forward).__code__.co_consts
-    ):  # not so in transformers 5.16
-        softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    caps = "final_logit_softcapping" in inspect.unwrap(type(model).forward).__code__.co_consts  # transformers 5.16: no
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None) if caps else None
     return usual(model, grid=(side, side), first_position=1, prefix_is_causal=False, softcap=softcap)
