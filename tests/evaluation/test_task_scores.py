@@ -9,15 +9,16 @@ import torch
 
 from lookaway.core.errors import DataError
 from lookaway.core.record import Sample
-from lookaway.evaluation.task_scores import recall_at, scienceqa_accuracy, vqa_accuracy
+from lookaway.evaluation.scorers.vqa import soft_accuracy
+from lookaway.evaluation.task_scores import recall_at, scienceqa_accuracy
 
 
 @pytest.mark.parametrize(("agreeing", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_vqa_accuracy_of_ten_people(agreeing, score):
     truths = ["Two "] * agreeing + [f"word{i}" for i in range(10 - agreeing)]
-    assert vqa_accuracy("2", truths) == pytest.approx(score)
+    assert soft_accuracy("2", truths) == pytest.approx(score)
     subsets = itertools.combinations([truth == "Two " for truth in truths], 9)
-    assert vqa_accuracy("2", truths) == pytest.approx(sum(min(sum(s) / 3, 1) for s in subsets) / 10)
+    assert soft_accuracy("2", truths) == pytest.approx(sum(min(sum(s) / 3, 1) for s in subsets) / 10)
 
 
 def question(number, subject, letter, grade="grade2", text=False, image=False):
@@ -62,5 +63,5 @@ def test_a_model_that_scores_all_alike_finds_nothing():
 def test_scores_must_fit():
     with pytest.raises(DataError, match=r"\(2, 3\) for 2 captions of 2 images"):
         recall_at(torch.zeros(2, 3), [0, 1])
-    with pytest.raises(DataError, match="no people's answers"):
-        vqa_accuracy("x", ())
+    with pytest.raises(DataError, match="needs several people's answers"):
+        soft_accuracy("x", ())

@@ -70,13 +70,24 @@ def target_of(problem: Mapping[str, Any]) -> str:
 def parse_answer(text: str, choices: Sequence[str] | int) -> str | None:
     """The letter that a model's text names as its answer, or None.
 
-    The published rule finds 'The answer is X.' exactly once; a text without it, or with a letter that is no choice,
-    gets a random choice there. Here it is None, which counts as wrong: no accuracy by luck. Beside the published form
-    a text that is nothing but a letter, with or without brackets, counts ('B', '(B)', 'B.').
+    In this order: a text that is nothing but a letter ('B', 'b', '(B)', 'B.', 'B)', 'B:'), one that begins with a
+    letter as a list does ('B. the cat', '(B) the cat'), and 'The answer is B' said exactly once. The published scripts
+    (LLaVA's, LaVIN's) read the plain forms of these; in what they cannot read, or where the letter is no choice, some
+    take a random choice. Here that is None, which counts as wrong: no accuracy by luck.
+
+    Args:
+        text: what the model said.
+        choices: the choices, or their number (at most 26).
     """
     count = choices if isinstance(choices, int) else len(choices)
-    letters = re.findall(r"The answer is ([A-Z])\b", text) or re.findall(r"^\s*\(?([A-Z])\)?\.?\s*$", text)
-    return letters[0] if len(letters) == 1 and letters[0] in LETTERS[:count] else None
+    found = _BARE.fullmatch(text) or _LISTED.match(text)
+    letters = [found[1] or found[2]] if found else re.findall(r"The answer is \(?([A-Z])\b", text)
+    letter = letters[0].upper() if len(letters) == 1 else ""
+    return letter if letter and ord(letter) - ord("A") < count else None
+
+
+_BARE = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])\)?)\s*[.:]?\s*")
+_LISTED = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.)])\s+\S")
 
 
 def _sample(problem: Mapping[str, Any], number: str, part: str, folder: Path, caption: str) -> Sample:

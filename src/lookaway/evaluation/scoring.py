@@ -6,15 +6,28 @@ import re
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from ..data.scienceqa import parse_answer
 
 __all__ = ["is_right", "normalise", "require_answers", "same_answer"]
 
+_MINUS = re.compile(r"(?<!\S)[\u2212\u2013](?=[.\d])")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_APART = re.compile(r"[^\w\s'./:+#%$€£°-]")
+_NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d*)(?P<rest>\.\d+)?(?P<unit>[%°]*)")
+_LETTER = re.compile(r"[A-Za-z]")
+
 
 def normalise(answer: str) -> str:
-    """Lower case, without outer punctuation, articles and double spaces: 'A red  circle.' -> 'red circle'."""
-    words = re.sub(r"[^\w\s'./:-]", " ", answer.lower()).split()
-    stripped = [word.strip("'./:-") for word in words]
-    return " ".join(word for word in stripped if word and word not in ("a", "an", "the"))
+    """The form in which answers are compared: 'A red  circle.' -> 'red circle'.
+
+    - lower case, single spaces, no articles, no punctuation around a word;
+    - marks inside a word stay (t-shirt, 10:30, n/a), and so do C++ and C#;
+    - a number keeps its sign and its point: '-5' is not '5', '.5' is '0.5' and not '5'; '+5' and '5.' are '5', '1,000'
+      is '1000', and '50%' is not '50'.
+    """
+    text = _APART.sub(" ", _THOUSANDS.sub("", _MINUS.sub("-", answer.lower())))
+    words = (_word(word) for word in text.split())
+    return " ".join(word for word in words if word and word not in ("a", "an", "the"))
 
 
 def same_answer(first: str, second: str) -> bool:
@@ -25,10 +38,13 @@ def same_answer(first: str, second: str) -> bool:
 def is_right(answer: str, truth: str | None) -> bool | None:
     """Exact match after normalising; None where there is no ground truth.
 
-    A truth that normalises to nothing ('a', '.') is compared as it stands.
+    A truth that is one letter is the letter of a choice: 'A.', '(A)', 'A) red' and 'The answer is A.' all say 'A', as
+    `data.scienceqa.parse_answer` reads them. A truth that normalises to nothing ('the', '.') is compared as it stands.
     """
     if truth is None:
         return None
+    if _LETTER.fullmatch(truth.strip()):
+        return parse_answer(answer, 26) == truth.strip().upper()
     wanted = normalise(truth)
     if not wanted:
         return answer.strip().lower() == truth.strip().lower()
@@ -43,3 +59,13 @@ def require_answers(samples: list[Sample]) -> None:
             f"{len(missing)} of {len(samples)} samples have no answer (first: {missing[0]!r}), so accuracy cannot be "
             "scored. Give answers, or ask for agreement only: --score agreement."
         )
+
+
+def _word(word: str) -> str:
+    """One word without the punctuation around it; numbers in one spelling."""
+    number = _NUMBER.fullmatch(word.rstrip("'./:-+"))
+    if number and (number["whole"] or number["rest"]):
+        whole = number["whole"] or "0"
+        return f"{number['sign'].replace('+', '')}{whole}{number['rest'] or ''}{number['unit']}"
+    word = word.lstrip("'./:-+").rstrip("'./:-")
+    return word if re.fullmatch(r"\w+\+\+", word) else word.rstrip("+")

@@ -1,4 +1,4 @@
-"""Scores of public tasks, as their authors define them: VQA's soft accuracy, ScienceQA's table, recall of retrieval."""
+"""Tables of public tasks that are more than a mean: ScienceQA's columns, recall of retrieval."""
 
 from __future__ import annotations
 
@@ -10,27 +10,10 @@ from torch import Tensor
 from ..core.errors import DataError
 from ..core.record import Sample
 from ..data.scienceqa import parse_answer
-from ..data.vqa_words import normal_answer
 
-__all__ = ["recall_at", "scienceqa_accuracy", "vqa_accuracy"]
+__all__ = ["recall_at", "scienceqa_accuracy"]
 
 SUBJECTS = {"natural": "natural science", "social": "social science", "language": "language science"}
-
-
-def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:
-    """VQA's accuracy of one answer in [0, 1]: the mean over the subsets that leave out one person of min(n / 3, 1).
-
-    n: people of the subset that gave this answer, all answers in their normal form (which the rules ask for where
-    people differ). For ten people this is 0, 0.3, 0.6, 0.9, 1.
-
-    Raises:
-        DataError: there are no people's answers, as in the test part.
-    """
-    if not truths:
-        raise DataError("There are no people's answers, so VQA accuracy cannot be scored.")
-    wanted = normal_answer(answer)
-    hits = [normal_answer(truth) == wanted for truth in truths]
-    return sum(min((sum(hits) - hit) / 3, 1.0) for hit in hits) / len(hits)
 
 
 def scienceqa_accuracy(samples: Sequence[Sample], texts: Mapping[str, str]) -> dict[str, float | None]:

@@ -1,0 +1,34 @@
+"""One right answer, compared letter by letter after a normal form: our own rule, and GQA's."""
+
+from __future__ import annotations
+
+import string
+
+from ...core.record import Sample
+from ..scoring import is_right
+from .base import Scorer, answers_of, mean, one_by_one
+
+__all__ = ["EXACT", "GQA", "gqa_match"]
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def gqa_match(answer: str, truth: str) -> bool:
+    """lmms-eval's rule for GQA: equal after lower-casing and dropping all ASCII punctuation ('t-shirt' = 'tshirt').
+
+    Articles count, so 'a cat' is not 'cat' (Hudson and Manning, *GQA*, arXiv 1902.09506, compare letter by letter).
+    """
+    first, second = (text.lower().translate(_NO_PUNCTUATION) for text in (answer, truth))
+    return first == second
+
+
+def _exact(sample: Sample, answer: str) -> float:
+    return float(any(is_right(answer, truth) for truth in answers_of(sample)))
+
+
+def _gqa(sample: Sample, answer: str) -> float:
+    return float(gqa_match(answer, answers_of(sample)[0]))
+
+
+EXACT = Scorer("exact", "exact match after lookaway's normal form", one_by_one(_exact), mean(one_by_one(_exact)))
+GQA = Scorer("gqa", "GQA: exact match without case and punctuation", one_by_one(_gqa), mean(one_by_one(_gqa)))

@@ -1,0 +1,26 @@
+"""Multiple choice: the answer is a letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...core.record import Sample
+from ...data.scienceqa import parse_answer
+from ..task_scores import scienceqa_accuracy
+from .base import Scorer, answers_of, mean, one_by_one
+
+__all__ = ["LETTERS", "SCIENCEQA"]
+
+
+def _letter(sample: Sample, answer: str) -> float:
+    return float(parse_answer(answer, sample.meta.get("choices", 26)) == answers_of(sample)[0].strip().upper())
+
+
+def _table(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float]:
+    texts = {sample.id: answer for sample, answer in zip(samples, answers, strict=True)}
+    table = scienceqa_accuracy(samples, texts)
+    return {name: value for name, value in table.items() if value is not None}
+
+
+LETTERS = Scorer("letters", "the letter of the right choice", one_by_one(_letter), mean(one_by_one(_letter)))
+SCIENCEQA = Scorer("scienceqa", "ScienceQA's table: subjects, contexts, grades", one_by_one(_letter), _table)
