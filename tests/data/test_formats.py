@@ -78,9 +78,9 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         read_samples(tmp_path / "e.json")
     with pytest.raises(DataError, match=r"found d\.jsonl, e\.json"):
         read_samples(tmp_path)
-    (tmp_path / "f.csv").write_text("")
+    (tmp_path / "f.txt").write_text("")
     with pytest.raises(DataError, match=r"neither \.json nor \.jsonl"):
-        read_samples(tmp_path / "f.csv")
+        read_samples(tmp_path / "f.txt")
 
 
 def test_splits_never_share_a_picture_and_do_not_depend_on_the_folder(tmp_path):

@@ -8,7 +8,7 @@ from lookaway.anatomy.tiny import tiny
 from lookaway.anatomy.tiny_processor import tiny_processor
 from lookaway.core.errors import DataError
 from lookaway.core.record import Sample
-from lookaway.hosts.encoding import encode, group_by_image
+from lookaway.hosts.encoding import encode, group_by_image, open_image
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,28 @@ def test_token_types_go_on_behind_the_prompt(answer_type):
     assert inputs["mm_token_type_ids"].tolist() == [[1, 1, 0, 0, 0]] * 2
     assert inputs["mm_token_type_ids"].dtype == torch.int32
     assert mask.int().tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_as_a_viewer_does(orientation, tmp_path):
+    """A camera's file of a landscape whose top left corner is red, held in each of the eight ways EXIF knows."""
+    upright = Image.new("RGB", (32, 16), "blue")
+    upright.paste("red", (0, 0, 16, 8))
+    ways = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270")
+    stored = upright.transpose(Image.Transpose[ways[orientation - 2]]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "photo.png", exif=exif)
+    from_path = open_image(tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as opened:
+        from_pil = open_image(opened)
+        for image in (from_path, from_pil, open_image(from_pil)):  # turned once, not twice
+            assert image.size == (32, 16)
+            assert image.tobytes() == upright.tobytes()
+
+
+def test_a_picture_of_too_many_pixels_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (30, 30)).save(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png' has more than 200 pixels.*Scale it down"):
+        open_image(tmp_path / "huge.png")

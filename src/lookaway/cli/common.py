@@ -56,7 +56,7 @@ def _several(policy: str) -> list[str]:
 
 def cache_folder() -> Path:
     """Where features and labels are kept; files are named by what they hold, so nothing stale is ever read."""
-    from ..hosts.mini_parts import cache_root
+    from ..core.files import cache_root
 
     return cache_root() / "tables"
 

@@ -15,7 +15,12 @@ from safetensors import SafetensorError
 
 from .errors import LookawayError
 
-__all__ = ["atomic_directory", "atomic_path", "write_json", "write_text"]
+__all__ = ["atomic_directory", "atomic_path", "cache_root", "write_json", "write_text"]
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """Where downloads and prepared files live: the argument, or $LOOKAWAY_CACHE, or ~/.cache/lookaway."""
+    return Path(cache_dir or os.environ.get("LOOKAWAY_CACHE") or Path.home() / ".cache" / "lookaway")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,15 @@ class Sample:
         if isinstance(content, str):
             return content
         return " ".join(part["text"] for part in content if part.get("type") == "text")
+
+    @property
+    def image_key(self) -> str:
+        """What is equal for samples with the same pictures: their names, or the digest of their pixels.
+
+        A sample without a picture has its own, since it shares nothing.
+        """
+        names = self.meta.get("image_names") or [_image_name(image) for image in self.images]
+        return "|".join(map(str, names)) or f"sample {self.id}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,13 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[dict[str,
             except (json.JSONDecodeError, KeyError, TypeError):
                 raise DataError(f"{path}, line {number} is no record: {line[:80]!r}.") from None
             yield record
+
+
+def _image_name(image: Any) -> str:
+    """A path as it stands; of a PIL image the digest of its size and pixels."""
+    if isinstance(image, str | Path):
+        return str(image)
+    return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def _drop_torn_line(path: Path) -> None:

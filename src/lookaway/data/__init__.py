@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from ..core.errors import DataError
@@ -14,8 +15,16 @@ __all__ = ["SPLITS", "load_samples"]
 SPLITS = ("train", "calibration", "test")
 """What gates learn from, what thresholds are chosen on, what is reported: never the same pictures."""
 
-PUBLISHED = ("scienceqa", "vqav2", "nlvr2")
-"""Layouts of public data sets, with splits of their own."""
+PUBLISHED = {
+    "scienceqa": ("scienceqa", "read_scienceqa"),
+    "vqav2": ("vqav2", "read_vqav2"),
+    "nlvr2": ("nlvr2", "read_nlvr2"),
+    "gqa": ("gqa", "read_gqa"),
+    "textvqa": ("textvqa", "read_textvqa"),
+    "pope": ("yes_no_sets", "read_pope"),
+    "mme": ("yes_no_sets", "read_mme"),
+}
+"""Layouts of public data sets, with splits of their own: name -> (module, reader)."""
 
 
 def load_samples(
@@ -25,8 +34,9 @@ def load_samples(
 
     Args:
         spec: 'mini' (scenes and easy-VQA in equal parts), 'scenes', 'easy-vqa', a path, or a published layout and
-            its folder: 'scienceqa:FOLDER', 'vqav2:FOLDER', 'nlvr2:FOLDER' (docs/data.md).
-        split: 'train', 'calibration' or 'test'; 'all' takes a user's file or a published folder whole.
+            its folder: 'scienceqa:FOLDER', 'gqa:FOLDER' and the other names of `PUBLISHED` (docs/data.md).
+        split: 'train', 'calibration' or 'test'; 'all' takes a user's file or a published folder whole. A published
+            folder's own parts can be named too, such as 'val' or 'adversarial'.
         limit: at most so many; the generated sets make 1000 where it is None.
         seed: draws another part of the generated sets; a user's file is shuffled with it before `limit` cuts.
         distinct_images: one question of each image, so that samples are independent draws.
@@ -34,7 +44,9 @@ def load_samples(
     Raises:
         DataError: no such split or file, a damaged file, nothing in the split.
     """
-    if split not in (*SPLITS, "all"):
+    kind, _, folder = spec.partition(":")
+    published = kind in PUBLISHED and bool(folder)
+    if split not in (*SPLITS, "all") and not published:
         raise DataError(f"No split {split!r}; there are {', '.join(SPLITS)} and, for your own files, 'all'.")
     if limit is not None and limit < 1:
         raise DataError(f"--limit must be at least 1, not {limit}.")
@@ -42,12 +54,8 @@ def load_samples(
         if not distinct_images:
             return _generated(spec, split, limit or 1000, seed)
         return _generated_distinct(spec, split, limit or 1000, seed)
-    kind, _, folder = spec.partition(":")
     whole = None if distinct_images else limit
-    if kind in PUBLISHED and folder:
-        samples = _cut(_published(kind, folder, split), whole, seed)
-    else:
-        samples = _own(spec, split, whole, seed)
+    samples = _cut(_published(kind, folder, split), whole, seed) if published else _own(spec, split, whole, seed)
     return _one_per_image(samples, seed)[:limit] if distinct_images else samples
 
 
@@ -84,8 +92,7 @@ def _one_per_image(samples: list[Sample], seed: int) -> list[Sample]:
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.images:
-            key = sample.images[0] if isinstance(sample.images[0], str) else sample.images[0].tobytes()
-            groups.setdefault(str(key), []).append(sample)
+            groups.setdefault(sample.image_key, []).append(sample)
     draw = random.Random(seed)
     return [draw.choice(group) for group in groups.values()]
 
@@ -106,17 +113,8 @@ def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
 
 
 def _published(kind: str, folder: str, split: str) -> list[Sample]:
-    if kind == "scienceqa":
-        from .scienceqa import read_scienceqa
-
-        return read_scienceqa(folder, split)
-    if kind == "vqav2":
-        from .vqav2 import read_vqav2
-
-        return read_vqav2(folder, split)
-    from .nlvr2 import read_nlvr2
-
-    return read_nlvr2(folder, split)
+    module, reader = PUBLISHED[kind]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), reader)(folder, split)
 
 
 def _cut(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:

@@ -1,171 +1,98 @@
-"""A user's own questions: three public file formats, read into `Sample`s.
-
-Chat messages + images (Hugging Face, TRL), LLaVA's conversations, and question / answer / image. Which one an entry has
-is seen from its keys; a file may mix them. See docs/data.md.
-"""
+"""A user's own questions, from the file or folder that holds them. See docs/data.md."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from . import tabular
+from .entries import sample_of
+from .tables import json_lines, read_json
 
 __all__ = ["read_samples", "split_of"]
 
-IMAGE_MARK = "<image>"
+JSON = (".json", ".jsonl")
 
 
 def read_samples(path: str | Path) -> list[Sample]:
-    """All samples of a `.json` or `.jsonl` file, or of the one such file in a folder.
+    """All samples of a file or folder.
+
+    Args:
+        path: a `.json` or `.jsonl` file; a `.parquet`, `.csv` or `.tsv` table; or a folder with one of these, with
+            parquet files of one table, or written by `Dataset.save_to_disk`.
 
     Raises:
         DataError: the file is missing, damaged, empty or in no known format, an id stands twice, or a sample's images
             and placeholders differ in number; the text names file, entry and cure.
     """
-    file = _file(Path(path))
+    source = _source(Path(path))
+    folder = source if source.is_dir() else source.parent
     samples: list[Sample] = []
-    seen: dict[str, int] = {}
-    for number, entry in _entries(file):
-        where = f"{file}, entry {number}"
-        if not isinstance(entry, dict):
-            raise DataError(f"{where} is no JSON object: {str(entry)[:60]!r}.")
-        sample = _sample(entry, number, file, where)
+    seen: dict[str, str] = {}
+    for place, number, entry in _entries(source):
+        where = f"{source}, {place} {number}"
+        sample = sample_of(entry, number, folder, where)
+        if place == "row":
+            names = tuple(map(tabular.stored_name, sample.meta["image_names"]))
+            sample = replace(sample, meta={**sample.meta, "image_names": names})
         if sample.id in seen:
-            raise DataError(f"{where} has the id {sample.id!r} of entry {seen[sample.id]}; ids must differ.")
-        seen[sample.id] = number
+            raise DataError(f"{where} has the id {sample.id!r} of {seen[sample.id]}; ids must differ.")
+        seen[sample.id] = f"{place} {number}"
         samples.append(sample)
     if not samples:
-        raise DataError(f"{file} holds no samples.")
+        raise DataError(f"{source} holds no samples.")
     return samples
 
 
 def split_of(sample: Sample) -> str:
     """'train', 'calibration' or 'test' (60 / 20 / 20) by a stable hash of the images' names as the file gives them.
 
-    So one picture is never in two of them, wherever the folder lies. Samples without an image go by their question.
+    So one picture is never in two of them, wherever the folder lies. A picture inside a table goes by its content's
+    digest. Samples without an image go by their question.
     """
     key = "|".join(sample.meta.get("image_names", ())) or sample.question
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
     return "train" if bucket < 60 else "calibration" if bucket < 80 else "test"
 
 
-def _file(path: Path) -> Path:
+def _source(path: Path) -> Path:
+    """The file to read, or the folder where all of it is one table."""
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl"))
+        if tabular.is_saved_dataset(path):
+            return path
+        found = sorted(p for p in path.iterdir() if p.suffix in (*JSON, *tabular.TABLES))
+        if found and all(p.suffix == ".parquet" for p in found):
+            return path
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
-            raise DataError(f"{path} must hold one .json or .jsonl file of samples; found {names}. Name the file.")
+            raise DataError(
+                f"{path} must hold one .json, .jsonl, .csv or .parquet file of samples; found {names}. Name the file, "
+                "or write a metadata.jsonl with 'file_name', 'question' and 'answer' beside the pictures."
+            )
         return found[0]
     if not path.exists():
-        raise DataError(f"No data at {path}. Give a .json or .jsonl file, a folder, or one of: mini, scenes, easy-vqa.")
-    if path.suffix not in (".json", ".jsonl"):
-        raise DataError(f"{path} is neither .json nor .jsonl.")
+        raise DataError(
+            f"No data at {path}. Give a file (.json, .jsonl, .parquet, .csv), a folder, or one of: mini, scenes, "
+            "easy-vqa."
+        )
+    if path.suffix not in (*JSON, *tabular.TABLES):
+        raise DataError(f"{path} is neither .json nor .jsonl, nor a table ({', '.join(tabular.TABLES)}).")
     return path
 
 
-def _entries(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number from 1, entry) of a JSON list or of JSON lines."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {error}.") from error
-    if file.suffix == ".json":
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file} is not valid JSON: {error}.") from error
-        if not isinstance(entries, list):
-            raise DataError(f"{file} must hold a JSON list of samples, not {type(entries).__name__}.")
-        yield from enumerate(entries, 1)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}, line {number} is not valid JSON: {error}.") from error
-
-
-def _sample(entry: dict[str, Any], number: int, file: Path, where: str) -> Sample:
-    names = _names(entry)
-    if "messages" in entry:
-        messages, answer = _from_messages(entry["messages"], where)
-    elif "conversations" in entry:
-        messages, answer = _from_conversations(entry["conversations"], where)
-    elif "question" in entry:
-        parts = [{"type": "image"} for _ in names]
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": str(entry["question"])}]}]
-        answer = None
+def _entries(source: Path) -> Iterator[tuple[str, int, Any]]:
+    """(what a place is called, number from 1, entry)."""
+    if source.suffix == ".jsonl":
+        for number, entry in json_lines(source):
+            yield "line", number, entry
+    elif source.suffix == ".json":
+        for number, entry in enumerate(read_json(source, list), 1):
+            yield "entry", number, entry
     else:
-        raise DataError(
-            f"{where} has the keys {sorted(entry)}; expected 'messages' + 'images', LLaVA's 'conversations', or "
-            "'question' + 'answer' + 'image' (docs/data.md)."
-        )
-    places = sum(_is_image(part) for m in messages if isinstance(m["content"], list) for part in m["content"])
-    if places != len(names):
-        raise DataError(f"{where} has {len(names)} images for {places} image placeholders; they must be as many.")
-    given = entry.get("answer")
-    return Sample(
-        id=str(entry.get("id", number)),
-        messages=messages,
-        images=tuple(str(Path(name) if Path(name).is_absolute() else file.parent / name) for name in names),
-        answer=answer if given is None else str(given),
-        family=None if entry.get("family") is None else str(entry["family"]),
-        meta={"image_names": names},
-    )
-
-
-def _names(entry: dict[str, Any]) -> tuple[str, ...]:
-    """An entry's image paths, as it gives them."""
-    given = entry.get("images", entry.get("image"))
-    if given is None:
-        return ()
-    return tuple(map(str, given if isinstance(given, list) else [given]))
-
-
-def _is_image(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "image"
-
-
-def _from_messages(messages: Any, where: str) -> tuple[list[dict[str, Any]], str | None]:
-    """Chat messages; a last assistant message is taken off as the answer."""
-    try:
-        turns = [{"role": str(turn["role"]), "content": turn["content"]} for turn in messages]
-        answer = _text(turns.pop()["content"]) if turns[-1]["role"] == "assistant" else None
-        if turns[-1]["role"] != "user":
-            raise KeyError("user")
-    except (KeyError, TypeError, IndexError):
-        raise DataError(f"{where}: 'messages' must be a list of role and content that ends with the user's.") from None
-    return turns, answer
-
-
-def _from_conversations(turns: Any, where: str) -> tuple[list[dict[str, Any]], str | None]:
-    """LLaVA's form: from human / gpt / system, value with <image> marks. The last gpt turn is the answer."""
-    roles = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-    try:
-        messages = [{"role": roles[turn["from"]], "content": _parts(turn["value"])} for turn in turns]
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(f"{where}: 'conversations' must be a list of 'from' (human or gpt) and 'value'.") from None
-    return _from_messages(messages, where)
-
-
-def _parts(value: str) -> list[dict[str, str]]:
-    """'<image>\\nWhat?' -> [image, text]."""
-    parts: list[dict[str, str]] = []
-    for number, piece in enumerate(value.split(IMAGE_MARK)):
-        if number:
-            parts.append({"type": "image"})
-        if piece.strip():
-            parts.append({"type": "text", "text": piece.strip()})
-    return parts
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in content if part.get("type") == "text")
+        for number, entry in enumerate(tabular.rows(source), 1):
+            yield "row", number, entry

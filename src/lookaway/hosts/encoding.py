@@ -16,6 +16,10 @@ from ..core.record import Sample
 __all__ = ["Encoded", "encode", "group_by_image", "open_image"]
 
 
+ORIENTATION = 0x0112
+"""EXIF's tag for how the camera was held; 1: upright."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A batch, ready for `model(**inputs)` or `model.generate(**inputs)`."""
@@ -98,22 +102,31 @@ def group_by_image(samples: Sequence[Sample], batch_size: int) -> list[list[Samp
 
 
 def open_image(image: Any) -> Any:
-    """A PIL image in RGB, from a path or a PIL image.
+    """A PIL image in RGB, upright, from a path or a PIL image.
+
+    A camera writes how it was held into the file (EXIF) and leaves the pixels lying; they are turned as a viewer does.
 
     Raises:
-        DataError: there is no such file, or it is no image; the text names it.
+        DataError: there is no such file, it is no image, or one of so many pixels that PIL takes it for an attack; the
+            text names it.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
+        upright = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
     if not isinstance(image, str | Path):
         raise DataError(f"An image must be a path or a PIL image, not {type(image).__name__}.")
     try:
         with Image.open(image) as opened:
-            return opened.convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except FileNotFoundError:
         raise DataError(f"There is no image file {str(image)!r}.") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(
+            f"{str(image)!r} has more than {limit:,} pixels, far more than any model looks at. Scale it down first."
+        ) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{str(image)!r} cannot be read as an image ({error}).") from error
 

