@@ -41,7 +41,7 @@ def sample_of(processor: Any, case: str, tokens: int) -> Any:
     from PIL import Image
 
     from lookaway.core.record import Sample
-    from lookaway.hosts.encoding import encode
+    from lookaway.models.encoding import encode
 
     def made(pictures: int, words: int) -> Sample:
         images = [Image.new("RGB", (112, 112), (20 * n % 256, 80, 200 - 9 * n)) for n in range(pictures)]
@@ -61,10 +61,10 @@ def parts_of(model: Any, processor: Any, sample: Any) -> dict[str, Any]:
     """The parts of a study, each a function that runs one."""
     from lookaway.analysis.collect import StudyOptions, _flows, exit_outcomes, study_sample
     from lookaway.analysis.knockout import default_width, sliding_windows
-    from lookaway.anatomy.base import anatomy_of
-    from lookaway.engine.knockout import knockout_outcomes
-    from lookaway.engine.saliency import image_saliency
-    from lookaway.hosts.encoding import encode
+    from lookaway.anatomy.find import anatomy_of
+    from lookaway.engine.observe.knockout import knockout_outcomes
+    from lookaway.engine.observe.saliency import image_saliency
+    from lookaway.models.encoding import encode
 
     anatomy = anatomy_of(model)
     prompt, said = encode(processor, [sample]), encode(processor, [sample], answers=["blue"])
@@ -88,8 +88,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    from lookaway.hosts.encoding import encode
-    from lookaway.hosts.loading import load_model
+    from lookaway.models.encoding import encode
+    from lookaway.models.loading import load_model
 
     model, processor = load_model(options.model, device="cpu")
     sample = sample_of(processor, options.case, options.tokens)

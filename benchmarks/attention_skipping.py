@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lookaway.engine.replay.tape.teacher_forcing import answer_logits
 
 import lookaway as la
 from lookaway.core.record import RecordWriter, read_records
 from lookaway.data import load_samples
-from lookaway.engine.attach import attach
-from lookaway.engine.teacher_forcing import answer_logits
+from lookaway.engine.api import attach
 from lookaway.evaluation.header import run_header
 from lookaway.evaluation.latency import measure, ratio
 from lookaway.evaluation.statistics import binomial_interval, mcnemar
-from lookaway.hosts.encoding import encode
-from lookaway.hosts.loading import load_model
-from lookaway.search.skip_ranking import least_change, output_changes, random_skips
-from lookaway.search.skip_search import SkipSearchOptions, search_skips
+from lookaway.models.encoding import encode
+from lookaway.models.loading import load_model
+from lookaway.search.skips.ranking import least_change, output_changes, random_skips
+from lookaway.search.skips.search import SkipSearchOptions, search_skips
 from lookaway.training.adapter_training import AdapterOptions, train_adapters
 
 EXITS = (8, 16, 22, 26)

@@ -17,7 +17,7 @@ from lookaway.cli.common import cache_folder, progress
 from lookaway.cli.demo import default_layers
 from lookaway.core.exit_table import ExitTable
 from lookaway.data import load_samples
-from lookaway.hosts.loading import load_model
+from lookaway.models.loading import load_model
 from lookaway.policies.visual_exit import exit_probabilities, simulate
 from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
 from lookaway.training.gate_options import GateOptions
@@ -49,10 +49,10 @@ def at_mean_exit(points: list[tuple[float, float]], mean: float) -> float | None
     return max(found, default=None)
 
 
-def gate_points(table: ExitTable, options: GateOptions, judge: ExitTable, images: dict[str, str]) -> list:
+def gate_points(table: ExitTable, options: GateOptions, evaluator: ExitTable, images: dict[str, str]) -> list:
     gates = train_gates(table, options, images).gates
-    p = exit_probabilities(gates, judge)
-    found = [what_happens(judge, simulate(gates, judge, t, probabilities=p)) for t in THRESHOLDS]
+    p = exit_probabilities(gates, evaluator)
+    found = [what_happens(evaluator, simulate(gates, evaluator, t, probabilities=p)) for t in THRESHOLDS]
     return [(row["mean_exit"], row["agreement"]) for row in found]
 
 
@@ -74,24 +74,26 @@ def main() -> None:
         table = make_exit_table(model, processor, samples, LabelOptions(candidates=layers), cache_folder(), advance)
     with progress("answers", len(others)) as advance:
         own = LabelOptions(candidates=layers, target="own")
-        judge = make_exit_table(model, processor, others, own, cache_folder(), advance)
+        evaluator = make_exit_table(model, processor, others, own, cache_folder(), advance)
     images = image_names(samples)
-    fixed = [(float(k), float(a)) for k, a in zip(judge.layers, judge.agree.float().mean(0), strict=True)]
-    fixed.append((judge.layers[-1] + 1.0, 1.0))
+    fixed = [(float(k), float(a)) for k, a in zip(evaluator.layers, evaluator.agree.float().mean(0), strict=True)]
+    fixed.append((evaluator.layers[-1] + 1.0, 1.0))
     means = [round(share * fixed[-1][0], 1) for share in (0.15, 0.3, 0.5, 0.7, 0.85)]
     rows = {"fixed exits": [at_mean_exit(fixed, mean) for mean in means]}
     for name, variant in VARIANTS.items():
         found = []
         for seed in range(options.seeds):
-            points = gate_points(table, GateOptions(**{**vars(variant), "seed": seed}), judge, images)
+            points = gate_points(table, GateOptions(**{**vars(variant), "seed": seed}), evaluator, images)
             found.append([at_mean_exit(points, mean) or float("nan") for mean in means])
         rows[name] = torch.tensor(found).mean(0).tolist()
-    print(f"{options.model}: agreement with the full model at mean exit, {len(judge)} samples, {options.seeds} seeds")
+    print(
+        f"{options.model}: agreement with the full model at mean exit, {len(evaluator)} samples, {options.seeds} seeds"
+    )
     print("| gate | " + " | ".join(map(str, means)) + " |\n|---" * 1 + "|---" * len(means) + "|")
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join("–" if v is None else f"{v:.3f}" for v in row) + " |")
     if options.json:
-        about = {"model": options.model, "train": len(samples), "judged": len(judge), "seeds": options.seeds}
+        about = {"model": options.model, "train": len(samples), "judged": len(evaluator), "seeds": options.seeds}
         options.json.write_text(json.dumps({"options": about, "means": means, "rows": rows}, indent=1) + "\n")
 
 

@@ -16,11 +16,11 @@ import torch
 import lookaway as la
 from lookaway.core.files import write_json
 from lookaway.data import load_samples
-from lookaway.engine.attach import attach
+from lookaway.engine.api import attach
 from lookaway.evaluation.header import run_header
 from lookaway.evaluation.latency import measure, ratio
-from lookaway.hosts.encoding import encode
-from lookaway.hosts.loading import load_model
+from lookaway.models.encoding import encode
+from lookaway.models.loading import load_model
 
 
 def main() -> None:

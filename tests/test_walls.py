@@ -1,19 +1,26 @@
-"""Who may import whom: walks every import of the package against one table, which is also the architecture page."""
+"""Who may import whom: every import, lazy ones too, against two tables that the architecture page prints.
+
+Three rules. A package imports only packages below it (ALLOWED). Inside `engine/` the same holds for its parts
+(ENGINE). No two files import each other, however many files are in between, and wherever the imports stand: at the top,
+inside functions, under TYPE_CHECKING, or through the package's lazy public names (`from .. import merge`).
+"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
+import lookaway
+
 PACKAGE = Path(__file__).parents[1] / "src" / "lookaway"
 ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
-BELOW_METHODS = {"core", "anatomy", "data", "hosts", "engine", "modules", "policies"}
+BELOW_METHODS = {"core", "anatomy", "data", "models", "engine", "modules", "policies"}
 ALLOWED = {
     "core": set(),
     "anatomy": {"core"},
     "data": {"core"},
-    "hosts": {"core"},
+    "models": {"core"},
     "engine": {"core", "anatomy"},
     "modules": {"core"},
     "policies": {"core", "modules"},
@@ -25,20 +32,44 @@ ALLOWED = {
     "serving": BELOW_METHODS,
     "cli": BELOW_METHODS | {"training", "search", "evaluation", "analysis", "reports", "serving"},
 }
+CARRYING_OUT = {"prefill", "cache", "skip", "refusals"}
+ENGINE = {
+    "refusals": set(),
+    "prefill": {"cache"},
+    "cache": {"prefill"},
+    "skip": {"prefill", "cache", "attachment"},
+    "attachment": CARRYING_OUT | {"observe"},
+    "reference": CARRYING_OUT | {"attachment"},
+    "self_check": {"attachment", "reference"},
+    "api": {"attachment", "reference", "self_check"},
+    "replay": CARRYING_OUT | {"attachment", "api", "observe"},
+    "observe": CARRYING_OUT | {"attachment", "replay"},
+}
 TRANSFORMERS = (
     "anatomy/",
-    "hosts/",
+    "models/",
     "engine/",
     "training/default_model/",
     "training/tuning",
     "training/trainer",
     "cli/",
+    "serving/",
 )
 FORBIDDEN = {"torchvision"}  # next to a CPU build of torch it breaks transformers' imports
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def name_of(path):
+    """Dotted name of a file, `lookaway` first; a package is its `__init__`."""
+    parts = ["lookaway", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(path):
-    """(line, dotted module) of every import in a file, relative ones resolved, those inside functions included."""
+    """(line, dotted name) of every import in a file: relative ones resolved, lazy public names followed home."""
     package = ["lookaway", *path.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -46,35 +77,77 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            for alias in node.names:
+                home = lookaway._HOME.get(alias.name) if module == "lookaway" else None
+                yield node.lineno, f"{home or module}.{alias.name}"
 
 
-def rooms():
-    return [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
+def target(module):
+    """The file of this package that an import reads, or None."""
+    while module and module not in MODULES:
+        module = module.rpartition(".")[0]
+    return module if module.startswith("lookaway.") else None
 
 
-@pytest.mark.parametrize("path", rooms(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def part_of(name):
+    """The package inside `lookaway`, and inside `engine` the part, that a dotted name belongs to."""
+    parts = name.split(".")
+    return parts[1], parts[2] if len(parts) > 2 else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_stay_inside_the_walls(path):
-    room = path.relative_to(PACKAGE).parts[0]
+    package, part = part_of(name_of(path))
     for line, module in imports(path):
-        parts = module.split(".")
         where = f"{path.relative_to(PACKAGE)}:{line} imports {module}"
-        assert parts[0] not in FORBIDDEN, where
-        if parts[0] == "lookaway" and len(parts) > 1 and parts[1] in ALLOWED and parts[1] != room:
-            assert parts[1] in ALLOWED[room], f"{where}; {room} may import {sorted(ALLOWED[room])}"
-        if parts[0] == "transformers":
+        assert module.split(".")[0] not in FORBIDDEN, where
+        if module.split(".")[0] == "transformers":
             assert path.relative_to(PACKAGE).as_posix().startswith(TRANSFORMERS), where
+        found = target(module)
+        if found is None:
+            continue
+        other, other_part = part_of(found)
+        if other != package:
+            assert other in ALLOWED[package], f"{where}; {package} may import {sorted(ALLOWED[package])}"
+        elif package == "engine" and part and other_part and part != other_part:
+            assert other_part in ENGINE[part], f"{where}; engine/{part} may import {sorted(ENGINE[part])}"
 
 
-def test_the_architecture_page_prints_the_same_table():
-    rows = [
-        f"| `{room}` | {', '.join(f'`{name}`' for name in sorted(below)) or 'nothing'} |"
-        for room, below in ALLOWED.items()
-    ]
+def test_no_two_files_import_each_other():
+    edges = {name: {target(module) for _, module in imports(path)} for name, path in MODULES.items()}
+    circles = []
+    done, active = set(), []
+
+    def visit(name):
+        if name in active:
+            circles.append(" -> ".join([*active[active.index(name) :], name]))
+        elif name not in done:
+            active.append(name)
+            for other in sorted(edges[name] - {None, name}):
+                # A package's own __init__ names what is inside it; a file inside that imports a sibling through it
+                # would be a circle all the same, and is found from the sibling's side.
+                visit(other)
+            active.pop()
+            done.add(name)
+
+    for name in sorted(edges):
+        visit(name)
+    assert circles == []
+
+
+@pytest.mark.parametrize(("table", "heading"), [(ALLOWED, "Packages"), (ENGINE, "Inside `engine/`")])
+def test_the_architecture_page_prints_the_same_tables(table, heading):
     page = ARCHITECTURE.read_text()
+    page = page[page.index(f"## {heading}") :]
+    rows = [
+        f"| `{name}` | {', '.join(f'`{other}`' for other in sorted(below)) or 'nothing'} |"
+        for name, below in table.items()
+    ]
     assert [row for row in rows if row not in page] == []
 
 
-def test_every_room_of_the_package_is_in_the_table():
+def test_every_package_and_every_part_of_the_engine_is_in_the_tables():
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
     assert folders == set(ALLOWED)
+    parts = {path.stem for path in (PACKAGE / "engine").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == set(ENGINE)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "attach": "lookaway.engine.attach",
-    "reference": "lookaway.engine.reference",
-    "merge": "lookaway.engine.merging",
-    "unmerge": "lookaway.engine.merging",
+    "attach": "lookaway.engine.api",
+    "reference": "lookaway.engine.api",
+    "merge": "lookaway.engine.skip.merging",
+    "unmerge": "lookaway.engine.skip.merging",
     "load": "lookaway.policies",
     "KeepAll": "lookaway.policies.fixed",
     "ExitAt": "lookaway.policies.fixed",
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from .core.layout import TokenLayout as TokenLayout
     from .core.record import Sample as Sample
     from .core.record import Trace as Trace
-    from .engine.attach import attach as attach
-    from .engine.merging import merge as merge
-    from .engine.merging import unmerge as unmerge
-    from .engine.reference import reference as reference
+    from .engine.api import attach as attach
+    from .engine.api import reference as reference
+    from .engine.skip.merging import merge as merge
+    from .engine.skip.merging import unmerge as unmerge
     from .modules.adapters import AdapterShape as AdapterShape
     from .modules.adapters import SkipAdapters as SkipAdapters
     from .modules.gates import ExitGates as ExitGates

@@ -9,7 +9,7 @@ def studied():
 
     from lookaway.analysis.collect import study
     from lookaway.anatomy.tiny import tiny
-    from lookaway.anatomy.tiny_processor import tiny_processor
+    from lookaway.anatomy.tiny.processor import tiny_processor
     from lookaway.core.record import Sample
 
     rng = np.random.default_rng(0)

@@ -8,10 +8,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lookaway as la
-from lookaway.anatomy.base import FAMILIES, REFUSED
+from lookaway.anatomy.registry import FAMILIES, REFUSED
 from lookaway.anatomy.tiny import BATCH_KINDS, PAD, TINY, tiny
 from lookaway.core.errors import UnknownAnatomy, UnsupportedModel
-from lookaway.hosts.tiny_hosts import tiny_lavin
+from lookaway.models.tiny_models import tiny_lavin
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -54,9 +54,9 @@ def test_the_layout_covers_every_position_once(family, batch):
 
 
 def test_every_family_has_a_tiny_model():
-    hosts = {"lavin"}  # our own class, whose tiny models are hosts.tiny_hosts': anatomy does not import hosts
-    assert {TINY[name].family or name for name in TINY} == set(FAMILIES) - hosts
-    assert tiny_lavin().config.model_type in hosts
+    own = {"lavin"}  # our own class, whose tiny models are models.tiny_models: anatomy does not import models
+    assert {TINY[name].family or name for name in TINY} == set(FAMILIES) - own
+    assert tiny_lavin().config.model_type in own
 
 
 def test_refused_families_say_why():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lookaway.anatomy.base import FAMILIES, REFUSED
+from lookaway.anatomy.registry import FAMILIES, REFUSED
 from lookaway.anatomy.support import support_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     from lookaway.anatomy.tiny import tiny
-    from lookaway.anatomy.tiny_processor import tiny_processor
+    from lookaway.anatomy.tiny.processor import tiny_processor
 
     path = tmp_path_factory.mktemp("model")
     tiny("llava").model.save_pretrained(path)

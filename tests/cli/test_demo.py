@@ -24,7 +24,7 @@ def test_the_whole_story_on_a_model_of_ones_own(model_folder, tmp_path):
     options = Options(model=str(model_folder), data=str(tmp_path / "d.json"), out=out, repeats=2, exits=(1, 2))
     found = run(options)
     page = (out / "report.html").read_text()
-    for title in ("Pictures", "Measured speed", "The promise", "Samples", "published-preset, at equal cost"):
+    for title in ("Pictures", "Measured speed", "The guarantee", "Samples", "published-preset, at equal cost"):
         assert title in page, title
     assert found["summary"][0]["samples"] >= 5
     assert {t["variant"] for t in found["timings"]} == {"exit at 1", "exit at 2", "idle", "policy"}

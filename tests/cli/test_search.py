@@ -29,8 +29,8 @@ GREEDY = {"stride": 2, "tolerance": 0.1, "resolution": 0.2, "random_trials": 2}
     ],
 )
 def test_a_search_ends_in_a_policy_that_attaches(common, tmp_path, method, more):
-    from lookaway.anatomy.base import anatomy_of
-    from lookaway.hosts.loading import load_model
+    from lookaway.anatomy.find import anatomy_of
+    from lookaway.models.loading import load_model
 
     out = tmp_path / "schedule"
     found = run(Options(method=method, out=out, **common, **more))

@@ -72,7 +72,7 @@ def options(common, out, **more):
 
 
 def test_killed_between_two_sets_it_goes_on_with_the_next(common, tmp_path, monkeypatch):
-    from lookaway.search import skip_compare
+    from lookaway.search.skips import compare as skip_compare
 
     real, made = skip_compare.judge_skips, []
 
@@ -101,10 +101,10 @@ def test_killed_between_two_sets_it_goes_on_with_the_next(common, tmp_path, monk
 def test_a_verdict_is_what_generation_says(common, tmp_path):
     """The slow twin of one forward a batch: greedy generation, one sample at a time."""
     from lookaway.anatomy.tiny import tiny
-    from lookaway.anatomy.tiny_processor import tiny_processor
+    from lookaway.anatomy.tiny.processor import tiny_processor
     from lookaway.data import load_samples
-    from lookaway.hosts.encoding import encode
-    from lookaway.search.skip_compare import judge_skips
+    from lookaway.models.encoding import encode
+    from lookaway.search.skips.compare import judge_skips
 
     model, processor = tiny("llava").model, tiny_processor()
     samples = load_samples(str(dict(zip(common[::2], common[1::2], strict=True))["--data"]), "all", 6)

@@ -20,7 +20,7 @@ def trained(model_folder, data_file, tmp_path_factory):
 
 
 def test_what_was_trained_loads_attaches_and_says_where_it_comes_from(trained, model_folder):
-    from lookaway.hosts.loading import load_model
+    from lookaway.models.loading import load_model
 
     out, _ = trained
     policy = la.load(out)
@@ -36,7 +36,7 @@ def test_what_was_trained_loads_attaches_and_says_where_it_comes_from(trained, m
 def test_labels_are_made_once(trained, model_folder, data_file, tmp_path, monkeypatch):
     """Other settings train on the cached table: the model does not run again."""
     _, cache = trained
-    import lookaway.engine.exit_table as engine
+    import lookaway.engine.replay.exit_table as engine
 
     monkeypatch.setattr(engine, "_table", lambda *a: pytest.fail("the model ran again"))
     common = {"model": str(model_folder), "data": str(data_file), "split": "all", "limit": 30, "cache": cache}
@@ -45,7 +45,7 @@ def test_labels_are_made_once(trained, model_folder, data_file, tmp_path, monkey
     assert found["options"]["two_way"] is True
 
 
-def test_too_few_samples_for_the_promise_are_named_and_the_policy_never_exits(
+def test_too_few_samples_for_the_guarantee_are_named_and_the_policy_never_exits(
     trained, model_folder, data_file, tmp_path
 ):
     out, cache = trained
@@ -59,7 +59,7 @@ def test_too_few_samples_for_the_promise_are_named_and_the_policy_never_exits(
     assert la.load(out).layers(4, 1) != ()  # the given policy is left alone
 
 
-def test_a_promise_that_can_be_kept_is_saved_with_the_policy(trained, model_folder, data_file, tmp_path):
+def test_a_guarantee_that_can_be_kept_is_saved_with_the_policy(trained, model_folder, data_file, tmp_path):
     out, cache = trained
     found = calibrate(
         CalibrateOptions(policy=str(out), model=str(model_folder), data=str(data_file), split="all", limit=20,
@@ -67,13 +67,13 @@ def test_a_promise_that_can_be_kept_is_saved_with_the_policy(trained, model_fold
     )  # fmt: skip
     policy = la.load(tmp_path / "bold")
     assert policy.threshold == found["threshold"] is not None
-    assert policy.promise["epsilon"] == 0.9
-    assert policy.promise["bound"] <= 0.9
+    assert policy.guarantee["epsilon"] == 0.9
+    assert policy.guarantee["bound"] <= 0.9
 
 
 def test_gates_for_another_model_or_damaged_ones_are_refused(trained, data_file, tmp_path, call, model_folder):
     from lookaway.anatomy.tiny import tiny
-    from lookaway.anatomy.tiny_processor import tiny_processor
+    from lookaway.anatomy.tiny.processor import tiny_processor
 
     out, _ = trained
     other = tmp_path / "deeper"
@@ -115,7 +115,7 @@ def test_gates_behind_a_skip_set(model_folder, data_file, tmp_path, call):
     assert "were trained after AttentionSkip([0, 2]" in err
     status, _, err = call("calibrate", *common, "--policy", gates, "--after", skip, "--delta", 0.5, "--epsilon", 0.9)
     assert status == 0, err
-    assert la.load(gates).promise["epsilon"] == 0.9
+    assert la.load(gates).guarantee["epsilon"] == 0.9
     status, _, err = call("eval", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", 4,
                           "--policy", f"{skip},{gates}", "--score", "agreement", "--out", tmp_path / "e")  # fmt: skip
     assert status == 0, err

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from lookaway.core.artifact import BaseModel, read_policy, save_policy
+from lookaway.core.artifact import read_policy, save_policy
+from lookaway.core.base_model import BaseModel
 from lookaway.core.errors import DataError, LookawayError, ModelMismatch
 
 BASE = BaseModel("Llava", 4, 32, 97, id="user/name", revision="abc")

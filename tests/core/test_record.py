@@ -115,5 +115,5 @@ def test_reports_need_records_and_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, lookaway.reports.page; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, lookaway.reports.pages.page; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,14 +79,14 @@ class Attentive(Policy):
     def layers(self, num_layers, first_prunable):
         return self.at
 
-    def looks_at(self, num_layers):
+    def needs_attention(self, num_layers):
         return frozenset(self.at)
 
     def decide(self, view):
         self.seen[view.layer] = view
         slots = torch.arange(view.hidden.shape[1])
         last = (slots * view.layout.text).amax(1, keepdim=True)
-        looks = view.attended.weights(last)[:, :, 0].mean(1) * view.layout.visual
+        looks = view.attention_inputs.weights(last)[:, :, 0].mean(1) * view.layout.visual
         mean = looks.sum(1, keepdim=True) / view.layout.visual_counts[:, None].clamp(min=1)
         return Decision(keep=~view.layout.visual | (looks > mean))
 

@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 from local_policies import Exit, Thin
 
 from lookaway.anatomy.tiny import IMAGE, PAD, tiny
-from lookaway.engine import groups
-from lookaway.engine.attach import attach
-from lookaway.engine.reference import reference
+from lookaway.engine.api import attach, reference
+from lookaway.engine.prefill import row_groups as groups
 
 MODEL = tiny("llava")
 VISUAL = 16  # tokens an image

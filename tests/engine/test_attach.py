@@ -14,12 +14,11 @@ from transformers.masking_utils import flash_attention_mask
 
 import lookaway as la
 from lookaway.anatomy.tiny import TINY, tiny
-from lookaway.core.artifact import BaseModel
+from lookaway.core.base_model import BaseModel
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, InvalidDecision, ModelMismatch, UnsupportedModel
-from lookaway.engine.attach import attach
-from lookaway.engine.memory import recall
-from lookaway.engine.reference import reference
+from lookaway.engine.api import attach, reference
+from lookaway.engine.cache.pruned_cache import recall
 
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
 
@@ -173,7 +172,7 @@ def test_policies_are_asked_only_in_prefill_only_at_their_layers_and_only_while_
     class Early(KeepButAsk):
         def decide(self, view):
             super().decide(view)
-            return Decision.drop_visual(view, view.waiting if view.layer == 2 else ~view.waiting)
+            return Decision.drop_visual(view, view.has_visual_tokens if view.layer == 2 else ~view.has_visual_tokens)
 
     policy = Early()
     with attach(model.model, policy):

@@ -8,7 +8,7 @@ import lookaway as la
 
 NARROWED = {"attention_mask", "position_embeddings", "position_ids"}
 """What `LayerCall.narrowed` cuts to the tokens that are left."""
-MEND = "mend src/lookaway/engine/sequence.py, LayerCall.narrowed"
+MEND = "mend src/lookaway/engine/prefill/decoder_call.py, LayerCall.narrowed"
 
 
 def tensors(value):
@@ -70,5 +70,5 @@ def test_the_canary_sings(change):
     length = inputs["input_ids"].shape[1]
     layer, args, kwargs = calls_of(example.model, inputs)[1]
     check(layer, args, kwargs, length)
-    with pytest.raises(AssertionError, match=r"layer 1 .*mend src/lookaway/engine/sequence.py"):
+    with pytest.raises(AssertionError, match=r"layer 1 .*mend src/lookaway/engine/prefill/decoder_call.py"):
         check(layer, args, change(kwargs, length), length)

@@ -6,13 +6,12 @@ from local_policies import POLICIES, Thin, policy_for
 from shared_tiny import OLD, cases, families, named, thorough_families, tiny_once
 from transformers import DynamicCache
 
-from lookaway.anatomy.base import anatomy_of
+from lookaway.anatomy.find import anatomy_of
 from lookaway.anatomy.tiny import IMAGE, VIDEO, tiny
 from lookaway.anatomy.tiny.tiled import INDICATORS
-from lookaway.engine import groups
-from lookaway.engine.attach import attach
-from lookaway.engine.reference import reference
-from lookaway.engine.shared import rows_of
+from lookaway.engine.api import attach, reference
+from lookaway.engine.prefill import row_groups as groups
+from lookaway.engine.replay.shared_prefix import rows_of
 
 ATTENTIONS = ("sdpa", "eager")
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -5,8 +5,7 @@ import torch
 from local_policies import Exit, Thin
 
 from lookaway.anatomy.tiny import IMAGE, tiny
-from lookaway.engine.attach import attach
-from lookaway.engine.reference import reference
+from lookaway.engine.api import attach, reference
 
 EXITS = [2, None, 1, 3]
 WAYS = {

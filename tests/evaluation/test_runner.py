@@ -8,7 +8,7 @@ from PIL import Image
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
-from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.evaluation.runner import evaluate_policy, results_from_records
 from lookaway.evaluation.speed import measure_speed, remaining_work

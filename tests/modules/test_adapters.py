@@ -1,4 +1,4 @@
-"""Adapters: their sizes, starts and forms. tests/engine/test_skipping.py holds their map against the formula."""
+"""Adapters: their sizes, starts and forms. tests/engine/skip/test_skipping.py holds their map against the formula."""
 
 import pytest
 import torch
@@ -65,9 +65,9 @@ def test_round_trip_and_subsets():
     assert not again.training
     assert all(torch.equal(value, adapters.state_dict()[name]) for name, value in again.state_dict().items())
     one = adapters.only((3,))
-    assert one.stand_in(3) is adapters.stand_in(3)
+    assert one.replacement(3) is adapters.replacement(3)
     with pytest.raises(SettingsError, match=r"no adapter for layer 1; there are adapters for \[3\]"):
-        one.stand_in(1)
+        one.replacement(1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from cases import CASES, HIDDEN, LAYERS, ROWS
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
-from lookaway.core.attended import Attended
+from lookaway.core.attention_inputs import AttentionInputs
 from lookaway.core.layout import TokenLayout
 
 
@@ -20,8 +20,8 @@ def view_of(layer, rows=ROWS, seed=0, slots=14):
     layout = TokenLayout.from_masks(visual, mask)
     hidden = torch.randn(rows, slots, HIDDEN, generator=draw)
     queries, keys = (torch.randn(rows, heads, slots, 8, generator=draw) for heads in (4, 2))
-    attended = Attended(queries, keys, ~layout.padding, 8**-0.5, lambda: (queries.flip(3), keys))
-    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, attended)
+    attention_inputs = AttentionInputs(queries, keys, ~layout.padding, 8**-0.5, lambda: (queries.flip(3), keys))
+    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, attention_inputs)
 
 
 def test_every_registered_policy_has_a_row():

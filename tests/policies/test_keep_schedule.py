@@ -78,8 +78,8 @@ def test_steps_fill_the_layers_between():
 def test_a_layer_with_the_count_of_the_one_before_is_not_asked_and_looks_at_nothing():
     policy = la.KeepSchedule([1.0, 1.0, 0.5, 0.5, 0.2, 0.0])
     assert policy.layers(6, 1) == (2, 4, 5)
-    assert policy.looks_at(6) == {2, 4}  # where all leave, nobody needs to know which
-    assert la.KeepSchedule([1.0, 0.5, 0.2], ranking="uniform").looks_at(3) == frozenset()
+    assert policy.needs_attention(6) == {2, 4}  # where all leave, nobody needs to know which
+    assert la.KeepSchedule([1.0, 0.5, 0.2], ranking="uniform").needs_attention(3) == frozenset()
 
 
 def test_no_score_is_computed_where_rounding_leaves_every_count_as_it_was(monkeypatch):

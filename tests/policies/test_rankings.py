@@ -8,7 +8,7 @@ from test_common import view_of
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
-from lookaway.core.attended import Attended
+from lookaway.core.attention_inputs import AttentionInputs
 from lookaway.core.decision import LayerView
 from lookaway.core.errors import LookawayError, SettingsError
 from lookaway.core.layout import TokenLayout
@@ -27,7 +27,7 @@ def scores_of(name, view, wanted=WANTED):
 
 def attention_row(view, row, head, query, rotary=True):
     """One row of an attention map, by its definition."""
-    seen = view.attended
+    seen = view.attention_inputs
     queries, keys = (seen.queries, seen.keys) if rotary else seen.plain()
     group = head // (queries.shape[1] // keys.shape[1])
     weights = [
@@ -45,7 +45,7 @@ def question_slots(view, row):
 
 
 def heads(view):
-    return range(view.attended.queries.shape[1])
+    return range(view.attention_inputs.queries.shape[1])
 
 
 def slow_attention(name, view, row):
@@ -117,7 +117,7 @@ def test_text_similarity_orders_by_the_cosine_to_the_mean_direction_of_the_quest
 def test_key_norm():
     view = view_of(2)
     visual = view.layout.visual
-    slow = torch.stack([k.norm(dim=-1) for k in view.attended.keys.unbind(1)]).mean(0)
+    slow = torch.stack([k.norm(dim=-1) for k in view.attention_inputs.keys.unbind(1)]).mean(0)
     torch.testing.assert_close(scores_of("key-norm", view)[visual], slow[visual])
     torch.testing.assert_close(scores_of("key-norm-low", view)[visual], -slow[visual])
 
@@ -161,7 +161,7 @@ def test_duplication_keeps_pivots_and_what_is_least_like_them(pivots):
     scores = duplication_to(view, WANTED, pivots)
     for row in (0, 1, 3):
         slots = view.layout.visual[row].nonzero().flatten().tolist()
-        norms = view.attended.keys[row].norm(dim=-1).mean(0)
+        norms = view.attention_inputs.keys[row].norm(dim=-1).mean(0)
         long = sorted(slots, key=lambda s: -float(norms[s]))[:pivots]
         states = unit(view, row)
         others = sorted(
@@ -266,12 +266,12 @@ def test_rows_of_one_visual_token_and_of_none(name):
     draw = torch.Generator().manual_seed(0)
     base = view_of(1)
     hidden = torch.randn(2, 6, base.hidden.shape[2], generator=draw)
-    attended = view_of(1, rows=2, slots=6 + 8).attended
-    attended = Attended(
-        attended.queries[:, :, :6], attended.keys[:, :, :6], ~layout.padding, 0.3,
-        lambda: (attended.queries[:, :, :6], attended.keys[:, :, :6]),
+    attention_inputs = view_of(1, rows=2, slots=6 + 8).attention_inputs
+    attention_inputs = AttentionInputs(
+        attention_inputs.queries[:, :, :6], attention_inputs.keys[:, :, :6], ~layout.padding, 0.3,
+        lambda: (attention_inputs.queries[:, :, :6], attention_inputs.keys[:, :, :6]),
     )  # fmt: skip
-    view = LayerView(1, 4, layout, hidden, layout.visual_counts, attended)
+    view = LayerView(1, 4, layout, hidden, layout.visual_counts, attention_inputs)
     kept = keep_best(view, RANKINGS[name].score(view, Wanted((1, 0))), torch.tensor([1, 0]))
     assert bool(kept.all())
     kept = keep_best(view, RANKINGS[name].score(view, Wanted((0, 0))), torch.tensor([0, 0]))
@@ -297,7 +297,7 @@ def test_unknown_names_and_missing_attention_are_errors():
         assert ranking.name == name
         assert ranking.line
         if ranking.looks:
-            with pytest.raises(LookawayError, match="looks_at"):
+            with pytest.raises(LookawayError, match="needs_attention"):
                 ranking.score(view, WANTED)
         else:
             ranking.score(view, WANTED)

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from lookaway.reports.page import write_report
+from lookaway.reports.pages.page import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]

@@ -15,12 +15,12 @@ from PIL import Image
 from lookaway.analysis.findings import find
 from lookaway.core.errors import DataError
 from lookaway.core.record import RecordWriter, read_records
-from lookaway.reports import findings_words as words
 from lookaway.reports.collect import ReportData, collect
-from lookaway.reports.findings_page import study_figure
-from lookaway.reports.looks import DARKEST, heat, look_cards, tokens_of
-from lookaway.reports.page import write_report
-from lookaway.reports.svg import standalone
+from lookaway.reports.figures.svg import standalone
+from lookaway.reports.pages import findings_text as words
+from lookaway.reports.pages.findings import study_figure
+from lookaway.reports.pages.page import write_report
+from lookaway.reports.pages.sample_cards import DARKEST, heat, look_cards, tokens_of
 
 
 @pytest.fixture(scope="module")

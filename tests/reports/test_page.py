@@ -8,8 +8,8 @@ from made_up_run import DEPTH, write_made_up_run
 from lookaway.core.errors import DataError
 from lookaway.core.record import RecordWriter
 from lookaway.reports.collect import collect, histograms
-from lookaway.reports.page import write_report
-from lookaway.reports.words import promise_words, summary_rows, tiles
+from lookaway.reports.formatting import guarantee_text, summary_rows, tiles
+from lookaway.reports.pages.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +100,10 @@ def test_the_records_of_one_command_alone_make_a_page(records, tmp_path, kinds, 
 
 
 def test_words():
-    assert "at most 2.0 % of the answers differ" in promise_words(
+    assert "at most 2.0 % of the answers differ" in guarantee_text(
         {"threshold": 0.8, "epsilon": 0.02, "delta": 0.05, "samples": 500, "changed": 3, "bound": 0.0154}
     )
-    assert "never exits" in promise_words({"threshold": None, "epsilon": 0.01, "delta": 0.05, "samples": 50})
+    assert "never exits" in guarantee_text({"threshold": None, "epsilon": 0.01, "delta": 0.05, "samples": 50})
 
 
 def test_cells_and_tiles(records):

@@ -5,9 +5,9 @@ import pytest
 from made_up_run import DEPTH, FAMILIES
 
 from lookaway.reports.collect import ReportData, collect
+from lookaway.reports.formatting import search_words
 from lookaway.reports.policy_tables import calibration_curve, good_shares, keep_grid, schedule_grid, trial_points
-from lookaway.reports.published import SCHEDULE, TAU, half_gone, over_depth
-from lookaway.reports.words import search_words
+from lookaway.reports.published_curves import SCHEDULE, TAU, half_gone, over_depth
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from test_tuning import SAMPLES
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
-from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.errors import DataError, SettingsError
-from lookaway.engine.teacher_forcing import answer_loss
-from lookaway.hosts.encoding import encode
+from lookaway.engine.replay.teacher_forcing import answer_loss
+from lookaway.models.encoding import encode
 from lookaway.modules.adapters import published_shape
 from lookaway.training import adapter_training
 from lookaway.training.adapter_training import AdapterOptions, train_adapters
@@ -62,7 +62,7 @@ def test_training_changes_adapters_alone_and_helps(tmp_path):
     assert saved.training["method"] == "eas"
     with torch.no_grad():
         assert answer_loss(model, batch, saved).item() == pytest.approx(learnt.item(), abs=1e-6)
-        merged = saved.merge(model)
+        merged = la.merge(model, saved)
         assert answer_loss(model, batch, merged).item() == pytest.approx(learnt.item(), abs=1e-4)
     checkpoint = tmp_path / "checkpoints" / "checkpoint-12" / "model.safetensors"
     assert checkpoint.stat().st_size < 20_000  # adapters alone

@@ -1,4 +1,4 @@
-"""The promise holds at the stated rate, and is refused where it cannot be made."""
+"""The guarantee holds at the stated rate, and is refused where it cannot be made."""
 
 from dataclasses import replace
 
@@ -47,14 +47,14 @@ def true_risk(threshold):
     return (1 - threshold) ** 2 / 4
 
 
-def test_the_promise_holds_at_the_stated_rate():
+def test_the_guarantee_holds_at_the_stated_rate():
     gates, misses, exits, trials = Scores(), 0, 0, 400
     for seed in range(trials):
         found = calibrate(gates, draws(300, seed), LOOSE)
         if found.threshold is not None:
             exits += 1
             misses += true_risk(found.threshold) > LOOSE.epsilon
-    assert exits > 0.95 * trials  # a promise that is never made would hold too
+    assert exits > 0.95 * trials  # a guarantee that is never made would hold too
     assert misses <= binom.ppf(0.999, trials, LOOSE.delta)  # delta and the Monte Carlo error
     assert misses > 0  # and the bound is not idle: some draws mislead
 
@@ -75,7 +75,7 @@ def test_the_bound_is_exact(n, share, delta):
         assert binom.cdf(changed, n, bound) == pytest.approx(delta, rel=1e-4)  # its definition
 
 
-def test_no_promise_with_too_few_samples():
+def test_no_guarantee_with_too_few_samples():
     found = calibrate(Scores(), draws(20, 0), CalibrationOptions(epsilon=0.01))
     assert found.threshold is None
     assert "at least 299" in found.reason
@@ -85,7 +85,7 @@ def test_no_promise_with_too_few_samples():
     assert "never exits" in policy.card()
 
 
-def test_no_promise_where_the_safest_threshold_fails():
+def test_no_guarantee_where_the_safest_threshold_fails():
     data = draws(2000, 0)
     found = calibrate(Scores(), replace(data, agree=torch.zeros_like(data.agree)), thresholds=(0.9, 0.5))
     assert found.threshold is None
@@ -99,12 +99,12 @@ def test_testing_stops_at_the_first_failure():
     assert found.threshold == found.tested[-2]["threshold"]
 
 
-def test_the_promise_is_saved_with_the_policy(tmp_path):
+def test_the_guarantee_is_saved_with_the_policy(tmp_path):
     gates = la.ExitGates(1, (1,), width=2)
     found = calibrate(gates, draws(500, 0), CalibrationOptions(epsilon=0.4, min_layer=1))
     loaded = la.load(calibrated(la.VisualExit(gates), found).save_pretrained(tmp_path / "gates"))
     assert loaded.threshold == found.threshold
-    assert loaded.promise == found.promise()
+    assert loaded.guarantee == found.guarantee()
     assert "with confidence 95%, at most 40.0%" in (tmp_path / "gates" / "README.md").read_text()
     assert {"threshold", "epsilon", "delta", "samples", "changed", "bound"} <= set(found.record())
 

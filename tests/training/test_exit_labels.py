@@ -5,10 +5,10 @@ import torch
 from PIL import Image
 
 from lookaway.anatomy.tiny import tiny
-from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.errors import DataError
 from lookaway.core.record import Sample
-from lookaway.hosts.answers import own_answers
+from lookaway.models.answers import own_answers
 from lookaway.training import exit_labels as module
 from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table
 

@@ -6,11 +6,11 @@ from PIL import Image
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
-from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.errors import SettingsError
 from lookaway.core.record import Sample
-from lookaway.engine.attach import attach
-from lookaway.hosts.encoding import encode
+from lookaway.engine.api import attach
+from lookaway.models.encoding import encode
 from lookaway.policies.visual_exit import exit_probabilities
 from lookaway.training import labels_behind
 from lookaway.training.exit_labels import LabelOptions, make_exit_table
@@ -93,9 +93,9 @@ def test_gates_see_live_what_they_learnt_from(world):
         with attach(model, la.chain(first, policy)) as run, torch.no_grad():
             model.generate(**encode(processor, [one], model.device).inputs, do_sample=False, max_new_tokens=1)
         for column, layer in enumerate(LAYERS):
-            told = run.trace.notes[layer]["exit_probability"]
+            annotate_trace = run.trace.notes[layer]["exit_probability"]
             torch.testing.assert_close(
-                torch.tensor(told), expected[table.ids.index(one.id), column][None], atol=5e-3, rtol=5e-3
+                torch.tensor(annotate_trace), expected[table.ids.index(one.id), column][None], atol=5e-3, rtol=5e-3
             )
 
 

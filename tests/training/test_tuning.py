@@ -8,10 +8,10 @@ from PIL import Image
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
-from lookaway.anatomy.tiny_processor import tiny_processor
+from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.errors import DataError, LookawayError, SettingsError
 from lookaway.core.record import Sample
-from lookaway.hosts.encoding import encode
+from lookaway.models.encoding import encode
 from lookaway.training import tuning
 from lookaway.training.tuning import TuneOptions, answer_loss, exit_for_step, tune
 

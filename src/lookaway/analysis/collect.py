@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..anatomy.base import Anatomy, anatomy_of
+from ..anatomy.base import Anatomy
+from ..anatomy.find import anatomy_of
 from ..core.errors import DataError
 from ..core.record import RecordWriter, Sample
-from ..engine.attach import attach
-from ..engine.exit_table import collect_exit_table
-from ..engine.flow import Flow, require_observable, watch_flow
-from ..engine.knockout import ROWS, knockout_outcomes
-from ..engine.saliency import image_saliency
-from ..hosts.answers import own_answers
-from ..hosts.encoding import Encoded, encode
+from ..engine.api import attach
+from ..engine.observe.flow import Flow, require_observable, watch_flow
+from ..engine.observe.knockout import ROWS, knockout_outcomes
+from ..engine.observe.saliency import image_saliency
+from ..engine.replay.exit_table import collect_exit_table
+from ..models.answers import own_answers
+from ..models.encoding import Encoded, encode
 from ..policies.fixed import ExitAt
 from .knockout import default_width, sliding_windows
 from .rank_stability import kendall_matrix, overlap_matrix

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.record import RecordWriter, Sample
-from ..hosts.encoding import encode, open_image
+from ..models.encoding import encode, open_image
 from .stopping import earliest_safe
 
 __all__ = ["choose", "seen_picture", "write_looks"]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.artifact import BaseModel
+from ..core.base_model import BaseModel
 from ..core.cost import DecoderShape
-from ..core.errors import DataError, UnknownAnatomy, UnsupportedModel
+from ..core.errors import DataError, UnsupportedModel
 from ..core.layout import TokenLayout
 
-__all__ = ["FAMILIES", "REFUSED", "SUPPORT", "Anatomy", "Support", "anatomy_of", "family", "refused"]
+__all__ = ["Anatomy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,95 +147,3 @@ class Anatomy:
             f"  removal   before layers {self.first_prunable_layer} to {s.num_layers - 1}\n"
             f"  attention {self.attention}"
         )
-
-
-FAMILIES: dict[str, Callable[[Any], Anatomy]] = {}
-"""`config.model_type` -> the function that finds its anatomy."""
-
-
-@dataclass(frozen=True)
-class Support:
-    """What docs/support.md says of a family."""
-
-    name: str
-    """What people call it."""
-    checkpoints: tuple[str, ...]
-    """Hub ids that its function was written for."""
-    attention: str
-    """Attention implementations that it works with."""
-    refuses: str
-    """What is refused beyond what is refused for all families."""
-
-
-SUPPORT: dict[str, Support] = {}
-"""`config.model_type` -> what is known of its family."""
-
-
-def family(
-    model_type: str, name: str, *checkpoints: str, attention: str = "SDPA, eager, flash", refuses: str = ""
-) -> Callable[[Callable[[Any], Anatomy]], Callable[[Any], Anatomy]]:
-    """Decorator: this function finds the anatomy of models whose `config.model_type` is `model_type`.
-
-    Args:
-        name, checkpoints, attention, refuses: see `Support`.
-    """
-
-    def add(function: Callable[[Any], Anatomy]) -> Callable[[Any], Anatomy]:
-        FAMILIES[model_type] = function
-        SUPPORT[model_type] = Support(name, checkpoints, attention, refuses)
-        return function
-
-    return add
-
-
-REFUSED: dict[str, tuple[str, str]] = {}
-"""`config.model_type` -> (the family's name, why its visual tokens cannot leave)."""
-
-
-def refused(model_type: str, name: str, reason: str) -> None:
-    """Refuse models of this `config.model_type`, whatever the common pattern says of them."""
-    REFUSED[model_type] = (name, reason)
-
-
-def anatomy_of(model: Any) -> Anatomy:
-    """What was found in a model: where its decoder layers, norm, head and visual tokens are.
-
-    Raises:
-        UnknownAnatomy: no family is registered for this architecture, and it is not of the common pattern.
-        UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family.
-    """
-    from . import families  # noqa: F401  (registers them)
-    from .families.rule import NotOfThePattern, by_rule
-
-    model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None)
-    if model_type in FAMILIES:
-        if not hasattr(model, "lm_head"):
-            raise UnsupportedModel(
-                f"{type(model).__name__} has no language head. Load the whole model: "
-                f"AutoModelForImageTextToText.from_pretrained(...)"
-            )
-        return FAMILIES[model_type](model)
-    name, known = type(model).__name__, ", ".join(sorted(FAMILIES))
-    if model_type in REFUSED:
-        raise UnsupportedModel(f"{REFUSED[model_type][0]} is not supported: {REFUSED[model_type][1]}")
-    if isinstance(model, nn.Module) and model_type and not any(hasattr(config, key) for key in _VISUAL_KEYS):
-        raise UnsupportedModel(
-            f"{name} (model_type {model_type!r}) is a text-only model: it has no visual tokens that could leave. "
-            f"lookaway needs a vision-language model; families it knows: {known}."
-        )
-    try:
-        return by_rule(model)
-    except NotOfThePattern as reason:
-        why = str(reason)
-    near = difflib.get_close_matches(str(model_type), FAMILIES, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UnknownAnatomy(
-        f"No anatomy for {name} (model_type {model_type!r}), and it is not of the common pattern: {why}.{hint} "
-        f"Known: {known}. "
-        "docs/adding-a-model.md tells how to add one: a function of about ten lines."
-    )
-
-
-_VISUAL_KEYS = ("vision_config", "image_token_id", "image_token_index", "vision_tower", "mm_vision_tower", "visual")

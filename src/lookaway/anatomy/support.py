@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import families  # noqa: F401  (registers them)
-from .base import REFUSED, SUPPORT
+from .registry import REFUSED, SUPPORT
 
 __all__ = ["support_page"]
 
@@ -18,7 +18,7 @@ of unequal prompts with left padding, a row of two pictures and a row of none: k
 removal equals masking to 1e-5, in prefill and over 8 decoded tokens; a batch equals its rows one by one; a cached run
 equals an uncached one; each layer's cache is as long as the trace says; decoded tokens have the positions of the
 unpruned run; after detaching all is as before. Pictures are tested; of videos only the placeholders are known. The
-released checkpoints themselves were **not** run for this page. (LaVIN's proof is in `tests/hosts`.) *flash* means
+released checkpoints themselves were **not** run for this page. (LaVIN's proof is in `tests/models`.) *flash* means
 that the logic of two-dimensional masks was judged on a CPU stand-in, for some families, and never on the kernels.
 
 | family | `model_type` | written for | attention | refused |

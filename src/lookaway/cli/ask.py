@@ -37,8 +37,8 @@ def run(options: Options) -> dict[str, Any]:
     import lookaway as la
 
     from ..core.errors import DataError
-    from ..hosts.encoding import encode
-    from ..hosts.loading import load_model
+    from ..models.encoding import encode
+    from ..models.loading import load_model
     from .common import choose_policy
 
     if not options.image:

@@ -40,13 +40,13 @@ class Options:
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..anatomy.base import anatomy_of
+    from ..anatomy.find import anatomy_of
     from ..core.errors import DataError
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from .common import choose_policy, progress
 
     model, processor = load_model(options.model, options.dtype, options.device, options.attention)

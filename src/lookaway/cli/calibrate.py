@@ -1,4 +1,4 @@
-"""`lookaway calibrate`: the threshold that keeps a promise about changed answers."""
+"""`lookaway calibrate`: the threshold that keeps a guarantee about changed answers."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from ..policies.visual_exit import VisualExit
-    from ..reports.words import promise_words
+    from ..reports.formatting import guarantee_text
     from ..training.calibration import calibrate, calibrated
     from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
     from .common import cache_folder, load_policies, progress
@@ -85,7 +85,7 @@ def run(options: Options) -> dict[str, Any]:
         writer.write("run", **run_header("calibrate", model, options.data, options, options.seed, options.model))
         writer.write("calibration", **found.record())
     console = Console(highlight=False)
-    console.print(promise_words(found.record()))
+    console.print(guarantee_text(found.record()))
     if found.threshold is None:
         console.print(f"[yellow]note:[/yellow] {found.reason}")
     console.print(f"saved {saved}")

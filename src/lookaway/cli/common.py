@@ -35,7 +35,7 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
     if policy is not None:
         return load_policies(policy)
     if model.startswith("lookaway-mini"):
-        from ..hosts.mini import shipped_gates
+        from ..models.mini.model import shipped_gates
 
         return la.load(shipped_gates(model))
     raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")

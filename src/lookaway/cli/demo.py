@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything once: train exit gates, promise, evaluate with and without on held-out questions, time, report."""
+    """Everything once: train exit gates, calibrate, evaluate with and without on held-out questions, time, report."""
 
     model: str = "lookaway-mini"
     """lookaway-mini, lookaway-mini-plain, or any LLaVA folder or hub id."""
@@ -20,13 +20,13 @@ class Options:
     train: int = 320
     """Questions that the gates learn from."""
     calibration: int = 160
-    """Questions that the promise is made on, one an image."""
+    """Questions that the guarantee is made on, one an image."""
     test: int = 150
     """Held-out questions that are reported."""
     layers: tuple[int, ...] = ()
     """Candidate exit layers of the gates; default: 1 to 4, then every second: half the cost of all."""
     epsilon: float = 0.03
-    """The promise: at most this share of answers differs from the full model's ..."""
+    """The guarantee: at most this share of answers differs from the full model's ..."""
     delta: float = 0.05
     """... with confidence 1 - delta."""
     repeats: int = 8
@@ -43,7 +43,7 @@ def run(options: Options) -> dict[str, Any]:
     from rich.console import Console
 
     from ..core.record import read_records
-    from ..reports.page import write_report
+    from ..reports.pages.page import write_report
     from . import bench, calibrate, eval, train
 
     o, say = options, Console(stderr=True).rule
@@ -59,9 +59,9 @@ def run(options: Options) -> dict[str, Any]:
                 train.Options(**common, preset=preset, limit=o.train, layers=layers, out=folder, seed=o.seed)  # type: ignore[arg-type]
             )
 
-    say("2 of 4: the promise")
-    promised = [r for r in read_records(gates / "records.jsonl") if r["kind"] == "calibration"]
-    if not promised:
+    say("2 of 4: the guarantee")
+    guaranteed = [r for r in read_records(gates / "records.jsonl") if r["kind"] == "calibration"]
+    if not guaranteed:
         calibrate.run(calibrate.Options(**common, policy=str(gates), limit=o.calibration, epsilon=o.epsilon,
                                         delta=o.delta, seed=o.seed))  # fmt: skip
 
@@ -80,7 +80,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def default_layers(model: str) -> tuple[int, ...]:
     """Layers 1 to 4 and every second one after them: exits are worth most, and decided most finely, early."""
-    from ..hosts.loading import load_config
+    from ..models.loading import load_config
 
     depth = load_config(model).get_text_config().num_hidden_layers
     return tuple(k for k in range(1, depth) if k <= 4 or k % 2 == 0)

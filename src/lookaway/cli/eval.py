@@ -61,8 +61,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.runner import evaluate_policy
     from ..evaluation.scoring import require_answers
     from ..evaluation.summary import summarise
-    from ..hosts.loading import load_model
-    from ..reports.page import write_report
+    from ..models.loading import load_model
+    from ..reports.pages.page import write_report
     from .common import choose_policy, earlier_results, progress, show_summary
 
     policy = choose_policy(options.model, options.policy, options.exit_at)
@@ -102,7 +102,7 @@ def write_pictures(writer: Any, samples: list[Sample], results: list[PairedResul
     import base64
     import io
 
-    from ..hosts.encoding import open_image
+    from ..models.encoding import open_image
 
     images = {sample.id: sample.images[0] for sample in samples if len(sample.images) == 1}
     for result in chosen(results, count):

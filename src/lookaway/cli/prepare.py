@@ -19,7 +19,7 @@ class Options:
 
 
 def run(options: Options) -> dict[str, str]:
-    from ..hosts.mini import prepare_mini
+    from ..models.mini.model import prepare_mini
 
     console = Console()
     with console.status(f"preparing lookaway-mini ({options.variant})"):

@@ -21,7 +21,7 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     from ..core.errors import DataError
-    from ..reports.page import write_report
+    from ..reports.pages.page import write_report
 
     if not options.records:
         raise DataError("No records: give --records FILE (lookaway eval, bench and demo write records.jsonl).")

@@ -6,17 +6,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..search.g_search import GSearchOptions
-from ..search.p_sigmoid import PSigmoidOptions
+from ..search.schedules.g_search import GSearchOptions
+from ..search.schedules.p_sigmoid import PSigmoidOptions
 
 if TYPE_CHECKING:
-    from .search import Options
+    from .search_options import Options
 
 __all__ = ["compare_all", "parts"]
 
 
 def compare_all(
-    options: Options, model: Any, processor: Any, judge: Any, board: Any, samples: Any, test: Any
+    options: Options, model: Any, processor: Any, evaluator: Any, queue: Any, samples: Any, test: Any
 ) -> dict[str, Any]:
     """Search at each budget on the calibration samples, judge on the test samples, write records and page."""
     from dataclasses import asdict
@@ -27,12 +27,12 @@ def compare_all(
     from ..core.files import atomic_path
     from ..core.record import RecordWriter
     from ..evaluation.header import run_header
-    from ..reports.page import write_report
-    from ..search.budget import Budget
-    from ..search.compare import Exam, compare
-    from ..search.g_search import g_search
-    from ..search.methods import METHODS, entries_at
-    from ..search.samples import fingerprint
+    from ..reports.pages.page import write_report
+    from ..search.schedules.budget import Budget
+    from ..search.schedules.compare import HeldOutEvaluator, compare
+    from ..search.schedules.g_search import g_search
+    from ..search.schedules.methods import METHODS, entries_at
+    from ..search.trials.samples import fingerprint
     from .common import progress
 
     sigmoid, greedy_options = parts(options)
@@ -40,33 +40,41 @@ def compare_all(
     budgets, notes = [], []
     for share in options.budgets:
         try:
-            budgets.append(Budget(share, "flops", judge.workload, judge.span))
+            budgets.append(Budget(share, "flops", evaluator.workload, evaluator.span))
         except SettingsError as error:
             notes.append(f"Left out: {error}")
             console.print(f"[yellow]note:[/yellow] {notes[-1]}")
     entries: list[Any] = []
     searched = sum(method in ("p-sigmoid", "random-schedules") for method in methods) * options.trials * len(budgets)
     with progress("trials (calibration samples)", searched or 1) as advance:
-        greedy = g_search(judge, board, greedy_options) if "g-search" in methods and budgets else None
+        greedy = g_search(evaluator, queue, greedy_options) if "g-search" in methods and budgets else None
         for budget in budgets:
-            entries += entries_at(judge, board, budget, methods, sigmoid, greedy, lambda done: advance(1))
+            entries += entries_at(evaluator, queue, budget, methods, sigmoid, greedy, lambda done: advance(1))
     with progress("full runs (test samples)", len(test)) as advance:
-        exam = Exam(model, processor, test, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
-                    first_layer=options.first_layer, memory=int(options.memory * 2**30), progress=advance)  # fmt: skip
+        held_out = HeldOutEvaluator(
+            model,
+            processor,
+            test,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            first_layer=options.first_layer,
+            memory=int(options.memory * 2**30),
+            progress=advance,
+        )
     try:
         with progress("methods (test samples)", len(entries) + 1) as advance:
-            rows = compare(exam, board, entries, lambda done: advance(1))
+            rows = compare(held_out, queue, entries, lambda done: advance(1))
     finally:
-        exam.close()
+        held_out.close()
     records = options.out / "records.jsonl"
     with atomic_path(records) as temporary, RecordWriter(temporary) as writer:
         writer.write("run", **run_header("search", model, options.data, options, options.seed, options.model))
-        for done in board.log():
+        for done in queue.log():
             writer.write("trial", **done.record())
         writer.write("search", method="compare", notes=notes, fingerprint=fingerprint(samples),
                      test_fingerprint=fingerprint(test), samples=[sample.id for sample in samples],
                      test_samples=[sample.id for sample in test],
-                     work={**asdict(judge.work), "ratio": judge.work.ratio})  # fmt: skip
+                     work={**asdict(evaluator.work), "ratio": evaluator.work.ratio})  # fmt: skip
         for row in rows:
             writer.write("equal-cost", **asdict(row))
     page = write_report(records, options.out / "report.html")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import SettingsError
-from ..search.skip_search import SkipSearchOptions
+from ..search.skips.search import SkipSearchOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,17 @@ class Options(SkipSearchOptions):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..anatomy.base import anatomy_of
+    from ..anatomy.find import anatomy_of
     from ..data import load_samples
     from ..evaluation.header import run_header
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from ..policies.attention_skip import AttentionSkip
-    from ..reports.page import write_report
-    from ..search.ranks import Ranks
-    from ..search.samples import fingerprint, with_images
-    from ..search.session import check_out
-    from ..search.skip_compare import compare_skips
-    from ..search.skip_search import search_skips
+    from ..reports.pages.page import write_report
+    from ..search.schedules.session import check_out
+    from ..search.skips.compare import compare_skips
+    from ..search.skips.search import search_skips
+    from ..search.trials.ranks import Ranks
+    from ..search.trials.samples import fingerprint, with_images
     from .common import progress
 
     # 1. What can be refused without a model.

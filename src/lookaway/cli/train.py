@@ -51,11 +51,11 @@ METHODS = {"dyvte": "lookaway.cli.train", "eas": "lookaway.cli.train_eas"}
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..anatomy.base import anatomy_of
+    from ..anatomy.find import anatomy_of
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from ..policies.visual_exit import VisualExit
     from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
     from ..training.gate_training import train_gates

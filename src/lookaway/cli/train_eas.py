@@ -38,7 +38,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from ..training.adapter_training import train_adapters
     from ..training.exit_labels import with_images
 
@@ -57,7 +57,7 @@ def run(options: Options) -> dict[str, Any]:
         f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights stand in "
         f"for the attention of layers {summary['skipped']}"
     )
-    console.print(f"saved {saved}; next: lookaway eval --policy {saved}; merge it: la.load(...).merge(model)")
+    console.print(f"saved {saved}; next: lookaway eval --policy {saved}; merge it: la.merge(model, policy)")
     return {"policy": str(saved), **{k: v for k, v in summary.items() if k != "options"}}
 
 

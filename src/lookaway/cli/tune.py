@@ -33,7 +33,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
-    from ..hosts.loading import load_model
+    from ..models.loading import load_model
     from ..training.exit_labels import with_images
     from ..training.tuning import tune
 

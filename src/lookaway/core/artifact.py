@@ -5,43 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from .errors import DataError, ModelMismatch
+from .base_model import BaseModel
+from .errors import DataError
 from .files import atomic_path, write_json, write_text
 
-if TYPE_CHECKING:
-    from .decision import Policy
-
-__all__ = ["BaseModel", "SavedPolicy", "push_policy", "read_policy", "read_policy_yaml", "save_policy"]
+__all__ = ["SavedPolicy", "push_policy", "read_policy", "read_policy_yaml", "save_policy"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
-@dataclass(frozen=True)
-class BaseModel:
-    """Fingerprint of the model that a trained policy belongs to."""
+class Savable(Protocol):
+    """What can be pushed to the hub: anything that writes itself into a folder."""
 
-    architecture: str
-    num_layers: int
-    hidden_size: int
-    vocab_size: int
-    id: str = ""
-    """Hub id or folder name; for people, never compared."""
-    revision: str = ""
-    """Hub revision; for people, never compared."""
-
-    def check(self, other: BaseModel) -> None:
-        """Raise ModelMismatch, naming both values, unless `other` (the model at hand) has this fingerprint."""
-        for name in ("architecture", "num_layers", "hidden_size", "vocab_size"):
-            ours, theirs = getattr(self, name), getattr(other, name)
-            if ours != theirs:
-                raise ModelMismatch(
-                    f"This policy was made for {self.id or self.architecture} ({name} = {ours!r}), but the model has "
-                    f"{name} = {theirs!r}. Train one for this model: lookaway train --method dyvte --model ..."
-                )
+    def save_pretrained(self, directory: str | Path) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -137,7 +117,7 @@ def read_policy_yaml(path: Path) -> SavedPolicy:
     return SavedPolicy(str(document["policy"]), config, {}, None, __version__)
 
 
-def push_policy(policy: Policy, repo_id: str, **kwargs: Any) -> str:
+def push_policy(policy: Savable, repo_id: str, **kwargs: Any) -> str:
     """Save to a temporary folder and upload it; returns the commit's address."""
     import tempfile
 

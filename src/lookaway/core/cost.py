@@ -86,7 +86,7 @@ def prefill_cost(
     visual: Sequence[Sequence[int]],
     cache_slots: Sequence[Sequence[int]] | None = None,
     skipped: Collection[int] = (),
-    stand_in_flops: Sequence[Sequence[int]] | None = None,
+    replacement_flops: Sequence[Sequence[int]] | None = None,
     prompt_slots: Sequence[int] | None = None,
 ) -> Cost:
     """Cost of a prefill from what each layer processed.
@@ -96,13 +96,13 @@ def prefill_cost(
         visual: [L][B] visual tokens among them.
         cache_slots: [L][B] positions that the KV cache holds, padding included; None: as `tokens`.
         skipped: layers whose attention did not run; they cache nothing.
-        stand_in_flops: [L][B] counted FLOPs of what stood in for them; None: nothing did.
+        replacement_flops: [L][B] counted FLOPs of what stood in for them; None: nothing did.
         prompt_slots: [B] positions of the unpruned prompt; None: those of layer 0.
     """
     slots = tokens if cache_slots is None else cache_slots
     rows, layers = len(tokens[0]), len(tokens)
     full, full_slots = tokens[0], prompt_slots or slots[0]  # layer 0 always sees everything
-    extra = sum(n for layer in stand_in_flops or () for n in layer)
+    extra = sum(n for layer in replacement_flops or () for n in layer)
     runs = [layer not in skipped for layer in range(layers)]
     return Cost(
         flops=sum(shape.layer_flops(n, runs[i]) for i, layer in enumerate(tokens) for n in layer) + extra,

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from .artifact import BaseModel, push_policy, save_policy
-from .attended import Attended
+from .artifact import push_policy, save_policy
+from .attention_inputs import AttentionInputs
+from .attention_replacement import AttentionReplacement
+from .base_model import BaseModel
 from .errors import SettingsError
 from .layout import TokenLayout
-from .stand_in import StandIn
 
 __all__ = ["KEEP", "Decision", "LayerView", "Policy"]
 
@@ -32,11 +33,11 @@ class LayerView:
     """Residual stream entering the layer, before its norm; visual rows included."""
     initial_visual: Tensor  # int64 [B]
     """Visual tokens each row had before anything was dropped."""
-    attended: Attended | None = None
-    """Queries and keys of the layer before, where the policy asked for them with `looks_at`; else None."""
+    attention_inputs: AttentionInputs | None = None
+    """Queries and keys of the layer before, where the policy asked for them with `needs_attention`; else None."""
 
     @property
-    def waiting(self) -> Tensor:
+    def has_visual_tokens(self) -> Tensor:
         """Rows that still have visual tokens to drop, bool [B]."""
         return self.layout.visual_counts > 0
 
@@ -78,8 +79,8 @@ class Policy(ABC):
         of this depth.
         """
 
-    def looks_at(self, num_layers: int) -> frozenset[int]:
-        """Those of its layers before which the policy needs the queries and keys of the layer before (`attended`)."""
+    def needs_attention(self, num_layers: int) -> frozenset[int]:
+        """Those of its layers before which it needs `attention_inputs`: queries and keys of the layer before."""
         return frozenset()
 
     @abstractmethod
@@ -93,11 +94,11 @@ class Policy(ABC):
         """
         return ()
 
-    def stand_in(self, layer: int) -> StandIn | None:
+    def replacement(self, layer: int) -> AttentionReplacement | None:
         """What stands in for the skipped attention of `layer`; None: nothing, the residual stream goes on."""
         return None
 
-    def with_stand_ins(self, stand_ins: Mapping[int, StandIn]) -> Policy:
+    def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> Policy:
         """The same policy with other stand-ins, layer -> stand-in (`engine.merging`)."""
         raise SettingsError(f"{type(self).__name__} has no adapters that could be merged.")
 

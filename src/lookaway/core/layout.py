@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .attended import last_text_slot
+from .attention_inputs import last_text_slot
 from .errors import DataError
 
 __all__ = ["ImageSpan", "QuestionSlots", "TokenLayout"]

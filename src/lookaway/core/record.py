@@ -67,7 +67,7 @@ class Trace:
     """Per layer, the numbers a row that the policy noted, e.g. {12: {'exit_probability': [0.93, 0.12]}}."""
     skipped: list[int] = field(default_factory=list)
     """Layers whose attention did not run."""
-    stand_in_flops: list[list[int]] = field(default_factory=list)
+    replacement_flops: list[list[int]] = field(default_factory=list)
     """[L][B]: counted FLOPs of what stood in for skipped attentions; empty where nothing was skipped."""
     columns: int | None = None
     """Positions of the whole prompt, padding included; None: as layer 0's cache."""
@@ -84,15 +84,15 @@ class Trace:
         rows = len(self.exit_layers)
         slots = [[n] * rows for n in self.cache_slots]
         whole = None if self.columns is None else [self.columns] * rows
-        extra = self.stand_in_flops or None
+        extra = self.replacement_flops or None
         return prefill_cost(self.shape, self.tokens, self.visual_tokens, slots, self.skipped, extra, whole)
 
     def row_cost(self, row: int) -> Cost:
         """The same of one row alone, padding apart."""
         tokens, visual, extra = (
-            [[layer[row]] for layer in part] for part in (self.tokens, self.visual_tokens, self.stand_in_flops)
+            [[layer[row]] for layer in part] for part in (self.tokens, self.visual_tokens, self.replacement_flops)
         )
-        return prefill_cost(self.shape, tokens, visual, skipped=self.skipped, stand_in_flops=extra or None)
+        return prefill_cost(self.shape, tokens, visual, skipped=self.skipped, replacement_flops=extra or None)
 
 
 class RecordWriter:

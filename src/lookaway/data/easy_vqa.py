@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lookaway.core.errors import DataError, MissingDependency
-from lookaway.core.record import Sample
+from ..core.errors import DataError, MissingDependency
+from ..core.record import Sample
 
 __all__ = ["RANGES", "Item", "balanced", "items", "picture", "samples"]
 

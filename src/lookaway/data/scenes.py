@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lookaway.core.errors import DataError
-from lookaway.core.record import Sample
+from ..core.errors import DataError
+from ..core.record import Sample
 
 __all__ = ["COLOURS", "FAMILIES", "HELD_OUT", "SHAPES", "SIZES", "SYMBOLS", "Question", "Scene", "Thing", "draw",
            "make_scene", "owners", "questions", "samples", "stream"]  # fmt: skip

@@ -7,25 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.decision import Policy
 from ..core.errors import UnsupportedModel
-from .attach import Attachment
-from .memory import Memory
-from .proof import prove
-from .pruning import Prompt
-from .sequence import Kept, LayerCall, gather_rows
+from .attachment import Attachment
+from .cache.pruned_cache import PrunedCacheInfo
+from .prefill.decoder_call import Kept, LayerCall, gather_rows
+from .prefill.state import PrefillState
 
-__all__ = ["Reference", "reference"]
-
-
-def reference(model: Any, policy: Policy) -> Reference:
-    """As `attach`, but nothing gets shorter: what the policy drops is masked out for all later layers.
-
-    The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
-    prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
-    """
-    prove(model)
-    return Reference(model, policy)
+__all__ = ["Reference"]
 
 
 class Reference(Attachment):
@@ -33,19 +21,19 @@ class Reference(Attachment):
 
     shortens = False
 
-    def _left(self, call: LayerCall, prompt: Prompt) -> Tensor:
+    def _left(self, call: LayerCall, prompt: PrefillState) -> Tensor:
         return call.hidden if prompt.kept is None else gather_rows(call.hidden, prompt.kept.index)
 
-    def _carry_out(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+    def _carry_out(self, call: LayerCall, prompt: PrefillState, stay: tuple[Tensor, Tensor] | None) -> Any:
         kept, past = prompt.kept_at[call.layer], prompt.past
         assert kept is not None
         gone = _dropped(kept, prompt.length)
         return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
 
-    def _skip(self, call: LayerCall, prompt: Prompt, stay: tuple[Tensor, Tensor] | None) -> Any:
+    def _skip(self, call: LayerCall, prompt: PrefillState, stay: tuple[Tensor, Tensor] | None) -> Any:
         return self._skipping.enter(call, prompt, call.hidden, self._left(call, prompt))
 
-    def _behind(self, call: LayerCall, past: Memory, length: int) -> Any:
+    def _behind(self, call: LayerCall, past: PrunedCacheInfo, length: int) -> Any:
         rows = len(call.hidden)
         gone = torch.zeros(rows, length, dtype=torch.bool, device=call.hidden.device)
         return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
@@ -72,7 +60,7 @@ class Reference(Attachment):
         return mask.masked_fill(itself, 1 if boolean else 0)
 
 
-def _dropped_before(past: Memory, layer: int, new: Tensor) -> Tensor:
+def _dropped_before(past: PrunedCacheInfo, layer: int, new: Tensor) -> Tensor:
     """Columns of the cache that earlier prompts dropped, bool [B, P]."""
     kept = past.kept_at[layer]
     if kept is not None:
@@ -82,6 +70,6 @@ def _dropped_before(past: Memory, layer: int, new: Tensor) -> Tensor:
 
 def _dropped(kept: Kept, length: int) -> Tensor:
     """Columns of `length` that are gone, padding among them, bool [B, length]."""
-    stays = torch.zeros(len(kept.index), length, dtype=torch.bool, device=kept.index.device)
+    kept_slots = torch.zeros(len(kept.index), length, dtype=torch.bool, device=kept.index.device)
     # A slot that only pads may repeat a column, so what is kept is counted, not written.
-    return stays.int().scatter_add(1, kept.index, kept.valid.int()) == 0
+    return kept_slots.int().scatter_add(1, kept.index, kept.valid.int()) == 0

@@ -1,0 +1,1 @@
+"""Floor 4: paired runs, scores, statistics, cost and latency."""

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..anatomy.base import anatomy_of
+from ..anatomy.find import anatomy_of
 from ..core.exit_table import ExitTable
 from ..core.record import Sample
-from ..engine.exit_table import collect_exit_table
-from ..hosts.answers import own_answers
-from ..hosts.encoding import encode, group_by_image
+from ..engine.replay.exit_table import collect_exit_table
+from ..models.answers import own_answers
+from ..models.encoding import encode, group_by_image
 from .curves import ExitOutcomes
 from .scoring import require_answers
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..anatomy.base import anatomy_of
+from ..anatomy.find import anatomy_of
 
 __all__ = ["config_hash", "hardware", "run_header"]
 

@@ -11,8 +11,8 @@ import torch
 
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Sample, Trace
-from ..engine.attach import attach
-from ..hosts.encoding import encode, group_by_image
+from ..engine.api import attach
+from ..models.encoding import encode, group_by_image
 from .scoring import is_right, same_answer
 
 __all__ = ["PairedResult", "evaluate_policy", "results_from_records"]
@@ -73,8 +73,8 @@ def evaluate_policy(
         One result a sample, in the order of `samples`.
     """
     found = {result.id: result for result in done if result.variant == variant}
-    waiting = [sample for sample in samples if sample.id not in found]
-    for batch in group_by_image(waiting, batch_size):
+    has_visual_tokens = [sample for sample in samples if sample.id not in found]
+    for batch in group_by_image(has_visual_tokens, batch_size):
         inputs = encode(processor, batch, device=model.device).inputs
         without = _answers(model, processor, inputs, max_new_tokens)
         with warnings.catch_warnings(), attach(model, policy) as attached:

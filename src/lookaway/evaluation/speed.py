@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..anatomy.base import anatomy_of
+from ..anatomy.find import anatomy_of
 from ..core.cost import prefill_cost
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Sample, Trace
-from ..engine.attach import attach
-from ..hosts.encoding import encode
+from ..engine.api import attach
+from ..models.encoding import encode
 from ..policies.fixed import ExitAt, KeepAll
 from .latency import Timing, measure, ratio
 
@@ -169,7 +169,7 @@ def _generate(model: Any, inputs: dict[str, Any], count: int) -> Any:
 def _row(name: str, part: str, bare: Timing, found: Timing, trace: Trace, lengths: dict[int, Timing]) -> SpeedRow:
     implied = by_flops = efficiency = None
     if part == "decoder":
-        extra = trace.stand_in_flops or None
+        extra = trace.replacement_flops or None
         cost = prefill_cost(trace.shape, trace.tokens, trace.visual_tokens, None, trace.skipped, extra)
         head = 2 * trace.shape.hidden_size * trace.shape.vocab_size * len(trace.exit_layers)
         by_flops = (cost.full_flops + head) / (cost.flops + head)

@@ -1,0 +1,1 @@
+"""Floor 2: plain nn.Modules: exit gates and adapters."""

@@ -74,7 +74,7 @@ def published_shape(width: int, start: Literal["identity", "random"] = "identity
 
 
 class Adapter(nn.Module):
-    """The adapter of one layer; a `core.stand_in.StandIn`.
+    """The adapter of one layer; a `core.attention_replacement.AttentionReplacement`.
 
     Args:
         hidden_size: D of the decoder.
@@ -119,7 +119,7 @@ class Adapter(nn.Module):
         return (z + self._added(z, context)).to(states.dtype)
 
     def forward(self, states: Tensor, other: Tensor, mask: Tensor | None = None) -> Tensor:
-        """f(z) - z in an attention's own place: what a residual gets (post-norm hosts with two streams, as METER).
+        """f(z) - z in an attention's own place: what a residual gets (post-norm models with two streams, as METER).
 
         Args:
             states: of this stream, [B, S, D].
@@ -220,7 +220,7 @@ class SkipAdapters(nn.ModuleDict):
     def layers(self) -> tuple[int, ...]:
         return tuple(int(name) for name in self)
 
-    def stand_in(self, layer: int) -> Adapter:
+    def replacement(self, layer: int) -> Adapter:
         """The adapter of a layer.
 
         Raises:
@@ -235,7 +235,7 @@ class SkipAdapters(nn.ModuleDict):
     def only(self, layers: Iterable[int]) -> SkipAdapters:
         """The adapters of these layers alone; the weights are shared."""
         chosen = SkipAdapters(self.hidden_size, (), self.shape)
-        chosen.update({str(layer): self.stand_in(layer) for layer in sorted(set(layers))})
+        chosen.update({str(layer): self.replacement(layer) for layer in sorted(set(layers))})
         return chosen.train(self.training)
 
     def to_config(self) -> dict[str, Any]:

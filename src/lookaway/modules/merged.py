@@ -14,7 +14,7 @@ __all__ = ["MergedAdapter", "MergedAdapters"]
 
 
 class MergedAdapter(nn.Module):
-    """The remainder of one merged adapter; a `core.stand_in.StandIn`.
+    """The remainder of one merged adapter; a `core.attention_replacement.AttentionReplacement`.
 
     Args:
         bias: constant part, fp32 [linears, width].
@@ -89,7 +89,7 @@ class MergedAdapters(nn.ModuleDict):
         found = [part.pooled for part in self.values() if isinstance(part, MergedAdapter)]
         return next((pooled.shape[1] for pooled in found if pooled is not None), None)
 
-    def stand_in(self, layer: int) -> MergedAdapter:
+    def replacement(self, layer: int) -> MergedAdapter:
         if str(layer) not in self:
             raise SettingsError(f"There is no merged adapter for layer {layer}; there are {list(self.layers)}.")
         adapter = self[str(layer)]
@@ -97,7 +97,9 @@ class MergedAdapters(nn.ModuleDict):
         return adapter
 
     def to_config(self) -> dict[str, Any]:
-        return {"merged": [[layer, self.stand_in(layer).pool, self.stand_in(layer).once] for layer in self.layers]}
+        return {
+            "merged": [[layer, self.replacement(layer).pool, self.replacement(layer).once] for layer in self.layers]
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MergedAdapters:

@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from ..core.artifact import BaseModel
+from ..core.attention_replacement import AttentionReplacement
+from ..core.base_model import BaseModel
 from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import DataError, SettingsError
 from ..core.registry import register
-from ..core.stand_in import StandIn
 from ..modules.adapters import Adapter, SkipAdapters
 from ..modules.merged import MergedAdapter, MergedAdapters
 
@@ -55,7 +55,7 @@ class AttentionSkip(Policy):
             adapters = adapters.only(self.skipped)
         elif adapters is not None:
             for layer in self.skipped:
-                adapters.stand_in(layer)
+                adapters.replacement(layer)
         self.adapters, self.base, self.training = adapters, base, training
 
     # what the engine asks --------------------------------------------------------------------------------------------
@@ -78,15 +78,15 @@ class AttentionSkip(Policy):
             )
         return self.skipped
 
-    def stand_in(self, layer: int) -> StandIn | None:
+    def replacement(self, layer: int) -> AttentionReplacement | None:
         if self.adapters is None or layer not in self.skipped:
             return None
-        return self.adapters.stand_in(layer)
+        return self.adapters.replacement(layer)
 
-    def with_stand_ins(self, stand_ins: Mapping[int, StandIn]) -> AttentionSkip:
-        if set(stand_ins) != set(self.skipped) or self.adapters is None:
-            raise SettingsError(f"Stand-ins for layers {sorted(stand_ins)}, but {list(self.skipped)} are skipped.")
-        parts = {str(layer): stand_ins[layer] for layer in self.skipped}
+    def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> AttentionSkip:
+        if set(replacements) != set(self.skipped) or self.adapters is None:
+            raise SettingsError(f"Stand-ins for layers {sorted(replacements)}, but {list(self.skipped)} are skipped.")
+        parts = {str(layer): replacements[layer] for layer in self.skipped}
         if all(isinstance(part, MergedAdapter) for part in parts.values()):
             adapters: Any = MergedAdapters(parts)  # type: ignore[arg-type]
         elif all(isinstance(part, Adapter) for part in parts.values()):
@@ -104,26 +104,6 @@ class AttentionSkip(Policy):
     def merged(self) -> bool:
         """The FFNs of the model hold the adapters."""
         return isinstance(self.adapters, MergedAdapters)
-
-    def merge(self, model: Any) -> AttentionSkip:
-        """Merge the adapters into the model's FFNs, in place: `la.merge(model, self)`.
-
-        Returns:
-            The policy to attach to the merged model.
-        """
-        from .. import merge
-
-        return merge(model, self)
-
-    def unmerge(self, model: Any) -> AttentionSkip:
-        """Give the model its own weights back, to the bit: `la.unmerge(model)`.
-
-        Returns:
-            The policy as it was before it was merged.
-        """
-        from .. import unmerge
-
-        return unmerge(model)
 
     # on disk ---------------------------------------------------------------------------------------------------------
 

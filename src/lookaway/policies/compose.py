@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ..core.attention_replacement import AttentionReplacement
 from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.layout import TokenLayout
 from ..core.registry import register, registered_policies
-from ..core.stand_in import StandIn
 
 __all__ = ["Chain", "chain"]
 
@@ -49,8 +49,8 @@ class Chain(Policy):
             asked.update(part.layers(num_layers, first_prunable))
         return tuple(sorted(asked))
 
-    def looks_at(self, num_layers: int) -> frozenset[int]:
-        return frozenset().union(*(part.looks_at(num_layers) for part in self.parts))
+    def needs_attention(self, num_layers: int) -> frozenset[int]:
+        return frozenset().union(*(part.needs_attention(num_layers) for part in self.parts))
 
     def skips(self, num_layers: int) -> tuple[int, ...]:
         asked = [layer for part in self.parts for layer in part.skips(num_layers)]
@@ -59,12 +59,12 @@ class Chain(Policy):
             raise SettingsError(f"Two policies of this chain skip the attention of layers {twice}; let one do it.")
         return tuple(sorted(asked))
 
-    def stand_in(self, layer: int) -> StandIn | None:
-        found = [stand_in for part in self.parts if (stand_in := part.stand_in(layer)) is not None]
+    def replacement(self, layer: int) -> AttentionReplacement | None:
+        found = [replacement for part in self.parts if (replacement := part.replacement(layer)) is not None]
         return found[0] if found else None
 
-    def with_stand_ins(self, stand_ins: Mapping[int, StandIn]) -> Chain:
-        changed = [part.with_stand_ins(stand_ins) if _holds(part, stand_ins) else part for part in self.parts]
+    def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> Chain:
+        changed = [part.with_replacements(replacements) if _holds(part, replacements) else part for part in self.parts]
         return Chain(tuple(changed))
 
     def decide(self, view: LayerView) -> Decision:
@@ -105,7 +105,7 @@ def _left(layout: TokenLayout, keep: Tensor) -> TokenLayout:
 
 
 def _holds(part: Policy, layers: Mapping[int, Any]) -> bool:
-    return any(part.stand_in(layer) is not None for layer in layers)
+    return any(part.replacement(layer) is not None for layer in layers)
 
 
 def _free(name: str, index: int, taken: dict[str, Tensor]) -> str:

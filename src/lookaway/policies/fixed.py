@@ -60,7 +60,7 @@ class ExitAt(Policy):
 
     def decide(self, view: LayerView) -> Decision:
         if not isinstance(self.layer, Sequence):
-            return Decision.drop_visual(view, view.waiting)
+            return Decision.drop_visual(view, view.has_visual_tokens)
         if len(self.layer) != len(view.hidden):
             raise SettingsError(
                 f"ExitAt was given {len(self.layer)} layers, one a row, but the batch has {len(view.hidden)} rows. "
@@ -124,7 +124,7 @@ class RandomExit(Policy):
         at = list(self.exits).index(view.layer)
         left = sum(self.probabilities[at:])
         hazard = self.probabilities[at] / left if left > 1e-12 else 1.0
-        return Decision.drop_visual(view, view.waiting & (self._uniform(view) < hazard))
+        return Decision.drop_visual(view, view.has_visual_tokens & (self._uniform(view) < hazard))
 
     def _uniform(self, view: LayerView) -> Tensor:
         """A number in [0, 1) a row, [B]: the mean state along a random direction, far behind its decimal point."""

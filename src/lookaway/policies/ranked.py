@@ -68,7 +68,7 @@ class RankedPolicy(Policy):
             )
         return tuple(layer for layer in range(1, num_layers) if _differ(entries[layer - 1], entries[layer]))
 
-    def looks_at(self, num_layers: int) -> frozenset[int]:
+    def needs_attention(self, num_layers: int) -> frozenset[int]:
         if not self.order().looks:
             return frozenset()
         entries = self.entries(num_layers)
@@ -83,7 +83,7 @@ class RankedPolicy(Policy):
         if counts == before:
             return KEEP
         if not any(counts):
-            return Decision.drop_visual(view, view.waiting)
+            return Decision.drop_visual(view, view.has_visual_tokens)
         scores = self.order().score(view, Wanted(counts, self.wanted_seed()))
         return Decision(keep=keep_best(view, scores, torch.tensor(counts, device=scores.device)))
 

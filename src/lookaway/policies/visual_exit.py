@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..core.artifact import BaseModel
+from ..core.base_model import BaseModel
 from ..core.decision import Decision, LayerView, Policy
 from ..core.errors import DataError, ModelMismatch, SettingsError
 from ..core.exit_table import ExitTable
@@ -35,11 +35,11 @@ class VisualExit(Policy):
     Args:
         gates: trained exit gates.
         threshold: exit where the gate's probability is above this; one for all candidate layers, or one for each of
-            `gates.layers`. None: never exit (no threshold kept the promise).
+            `gates.layers`. None: never exit (no threshold kept the guarantee).
         min_layer: no exit before a layer below this one.
         layers: ask only at these of the gates' layers; None: at all.
         base: the model that the gates were trained for.
-        promise: what calibration found (`training.calibration`), kept with the policy.
+        guarantee: what calibration found (`training.calibration`), kept with the policy.
         training: how the gates were trained, kept with the policy.
 
     Raises:
@@ -53,7 +53,7 @@ class VisualExit(Policy):
         min_layer: int = 1,
         layers: Sequence[int] | None = None,
         base: BaseModel | None = None,
-        promise: Mapping[str, Any] | None = None,
+        guarantee: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
     ) -> None:
         self.gates, self.min_layer, self.base = gates, min_layer, base
@@ -62,7 +62,7 @@ class VisualExit(Policy):
             gates.place(layer)
         self.threshold = threshold if threshold is None or isinstance(threshold, int | float) else tuple(threshold)
         self._thresholds = threshold_row(gates, threshold)
-        self.promise, self.training = promise, training
+        self.guarantee, self.training = guarantee, training
         self._copies: dict[torch.device, ExitGates] = {}
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class VisualExit(Policy):
         fires = probability > self._thresholds[gates.place(view.layer)]
         if not bool(fires.any()):  # one small read, where the engine would have looked at every position
             return Decision(notes={"exit_probability": probability})
-        return Decision.drop_visual(view, view.waiting & fires, exit_probability=probability)
+        return Decision.drop_visual(view, view.has_visual_tokens & fires, exit_probability=probability)
 
     def _on(self, device: torch.device) -> ExitGates:
         """The gates on a device; the given ones are not moved, other models may use them elsewhere."""
@@ -109,7 +109,7 @@ class VisualExit(Policy):
             "threshold": list(self.threshold) if isinstance(self.threshold, Sequence) else self.threshold,
             "min_layer": self.min_layer,
             "layers": None if self.asked is None else list(self.asked),
-            "promise": None if self.promise is None else dict(self.promise),
+            "guarantee": None if self.guarantee is None else dict(self.guarantee),
             "training": None if self.training is None else dict(self.training),
         }
 
@@ -119,6 +119,8 @@ class VisualExit(Policy):
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         settings = dict(config)
+        if "promise" in settings:  # as 0.1 wrote it
+            settings["guarantee"] = settings.pop("promise")
         weights = {name.removeprefix("gates."): value for name, value in tensors.items()}
         try:
             gates = ExitGates.from_config(settings.pop("gates"), weights)
@@ -126,26 +128,26 @@ class VisualExit(Policy):
         except (KeyError, TypeError) as error:
             raise DataError(f"This is no visual-exit policy of this version ({error!r}). Train it again.") from error
 
-    def with_threshold(self, threshold: Threshold, promise: Mapping[str, Any] | None = None) -> VisualExit:
-        """The same gates at another threshold, with the promise that goes with it."""
-        return VisualExit(self.gates, threshold, self.min_layer, self.asked, self.base, promise, self.training)
+    def with_threshold(self, threshold: Threshold, guarantee: Mapping[str, Any] | None = None) -> VisualExit:
+        """The same gates at another threshold, with the guarantee that goes with it."""
+        return VisualExit(self.gates, threshold, self.min_layer, self.asked, self.base, guarantee, self.training)
 
     def used_after(self, first: Policy) -> VisualExit:
         """The same gates, noted to be used behind `first`: `la.chain(first, gates)`."""
         training = {**(self.training or {}), "after": repr(first)}
-        return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, self.base, self.promise, training)
+        return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, self.base, self.guarantee, training)
 
     def card(self) -> str:
-        promise, layers = self.promise, self.gates.layers
-        if promise is None:
-            words = "Not calibrated: nothing is promised about how many answers change."
+        guarantee, layers = self.guarantee, self.gates.layers
+        if guarantee is None:
+            words = "Not calibrated: nothing is guaranteed about how many answers change."
         elif self.threshold is None:
-            words = f"Calibrated, but this policy never exits. {promise.get('reason', '')}"
+            words = f"Calibrated, but this policy never exits. {guarantee.get('reason', '')}"
         else:
             words = (
-                f"Promise: with confidence {1 - promise['delta']:.0%}, at most {promise['epsilon']:.1%} of the answers "
-                f"differ from the full model's, on inputs like the {promise['samples']} calibration samples "
-                f"({promise['changed']} of them changed; exact upper bound {promise['bound']:.2%})."
+                f"Guarantee: with confidence {1 - guarantee['delta']:.0%}, at most {guarantee['epsilon']:.1%} of the "
+                f"answers differ from the full model's, on inputs like the {guarantee['samples']} calibration samples "
+                f"({guarantee['changed']} of them changed; exact upper bound {guarantee['bound']:.2%})."
             )
         if after := (self.training or {}).get("after"):
             words += f"\n\nUse them after {after}: `la.chain(first, gates)`; the full model is the one under it."

@@ -1,0 +1,1 @@
+"""Floor 4: searches for keep schedules and skip sets."""

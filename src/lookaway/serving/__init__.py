@@ -1,0 +1,1 @@
+"""Floor 5: policies where people serve models."""

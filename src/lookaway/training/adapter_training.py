@@ -14,12 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..anatomy.base import anatomy_of
+from ..anatomy.find import anatomy_of
 from ..core.errors import SettingsError
 from ..core.record import Sample
-from ..engine.attach import Attachment, attach
-from ..engine.teacher_forcing import attached_loss, frozen
-from ..hosts.encoding import Encoded
+from ..engine.api import attach
+from ..engine.attachment import Attachment
+from ..engine.replay.teacher_forcing import attached_loss, frozen
+from ..models.encoding import Encoded
 from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
 from ..policies.attention_skip import AttentionSkip
 from .trainer import check_answered, train_on_answers

@@ -1,9 +1,9 @@
-"""A threshold with a promise: at most epsilon of the answers change, with confidence 1 - delta.
+"""A threshold with a guarantee: at most epsilon of the answers change, with confidence 1 - delta.
 
 Thresholds are tested from the safest to the boldest, in an order fixed before looking, each with the exact one-sided
 binomial (Clopper-Pearson) bound at level delta; the first that fails ends it and the last that passed is taken. This
 needs no correction for the number of thresholds (fixed-sequence testing; Angelopoulos et al., Learn then Test, arXiv
-2110.01052): a wrong promise needs the first wrong threshold of the order to pass, which has probability <= delta.
+2110.01052): a wrong guarantee needs the first wrong threshold of the order to pass, which has probability <= delta.
 
 What it assumes: calibration samples were used for nothing else and are drawn like the inputs to come, one by one.
 Questions of one image are no independent draws, so one of each image is taken (`one_per_image`).
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """Choose the threshold that keeps a promise about changed answers."""
+    """Choose the threshold that keeps a guarantee about changed answers."""
 
     epsilon: float = 0.02
     """At most this share of the answers may differ from the full model's ..."""
@@ -55,7 +55,7 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The promise that was found, or why there is none."""
+    """The guarantee that was found, or why there is none."""
 
     threshold: float | None
     """The boldest threshold that passed; None: none did, and the policy must never exit."""
@@ -74,7 +74,7 @@ class Calibration:
     tested: list[dict[str, float]]
     """Every threshold tested, in order: threshold, changed, bound, mean_exit."""
 
-    def promise(self) -> dict[str, Any]:
+    def guarantee(self) -> dict[str, Any]:
         """What a saved policy keeps of it."""
         return {name: value for name, value in asdict(self).items() if name not in ("tested", "threshold", "min_layer")}
 
@@ -109,7 +109,7 @@ def calibrate(
     images: Mapping[str, str] | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> Calibration:
-    """Find the boldest threshold that keeps the promise.
+    """Find the boldest threshold that keeps the guarantee.
 
     Args:
         gates: trained gates; the table must not be the one they were trained on.
@@ -162,8 +162,8 @@ def calibrate(
 
 
 def calibrated(policy: VisualExit, calibration: Calibration) -> VisualExit:
-    """The policy at the calibrated threshold, the promise kept with it."""
-    found = policy.with_threshold(calibration.threshold, calibration.promise())
+    """The policy at the calibrated threshold, the guarantee kept with it."""
+    found = policy.with_threshold(calibration.threshold, calibration.guarantee())
     found.min_layer = calibration.min_layer
     return found
 

@@ -17,10 +17,10 @@ from ..core.decision import Policy
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
 from ..core.record import Sample
-from ..engine.attach import attach
-from ..engine.exit_table import collect_exit_table, digest_of_weights
-from ..hosts.answers import image_name, own_answers
-from ..hosts.encoding import Encoded, encode, group_by_image
+from ..engine.api import attach
+from ..engine.replay.exit_table import collect_exit_table, digest_of_weights
+from ..models.answers import image_name, own_answers
+from ..models.encoding import Encoded, encode, group_by_image
 from .labels_behind import exits_behind, tables_behind
 
 __all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]

@@ -32,7 +32,7 @@ class GateRun:
 
     gates: ExitGates
     threshold: float
-    """Chosen on the validation samples for `GateOptions.agreement`; calibration replaces it by one with a promise."""
+    """Chosen on the validation samples for `GateOptions.agreement`; calibration replaces it by one with a guarantee."""
     history: list[dict[str, float]]
     """Per epoch: epoch, loss, validation_loss."""
     summary: dict[str, Any] = field(default_factory=dict)

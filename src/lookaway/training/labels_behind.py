@@ -1,7 +1,7 @@
 """Exit tables of a model on which another policy stays: gates that come after a fixed skip set or keep schedule.
 
-The tape that makes labels cheap (`engine/exit_table.py`) replays an unmodified decoder. Behind another policy every
-candidate exit is a run of its own, so a sample costs about half a prefill a candidate instead of two in all.
+The tape that makes labels cheap (`engine/replay/exit_table.py`) replays an unmodified decoder. Behind another policy
+every candidate exit is a run of its own, so a sample costs about half a prefill a candidate instead of two in all.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..anatomy.base import anatomy_of
+from ..anatomy.find import anatomy_of
 from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.exit_table import ExitTable
 from ..core.features import text_features
 from ..core.record import Sample
-from ..engine.attach import attach
-from ..engine.exit_table import cached_tables, digest_of_weights
-from ..engine.teacher_forcing import answer_logits
-from ..hosts.encoding import Encoded, encode
+from ..engine.api import attach
+from ..engine.replay.exit_table import cached_tables, digest_of_weights
+from ..engine.replay.teacher_forcing import answer_logits
+from ..models.encoding import Encoded, encode
 from ..policies.compose import chain
 from ..policies.fixed import ExitAt
 
@@ -112,7 +112,7 @@ def _table(
     assert batch.answer_mask is not None
     counts = batch.answer_mask.sum(1).tolist()
 
-    def judge(policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
         """Mean loss [B], and argmax and targets of all answer tokens, row after row."""
         with attach(model, policy) as attached:
             logits, wanted = answer_logits(model, attached, batch)
@@ -122,8 +122,8 @@ def _table(
     def rows(same: Tensor) -> Tensor:
         return torch.stack([part.all() for part in same.split(counts)])
 
-    full_loss, full_said, wanted = judge(after)
-    found = [judge(chain(after, ExitAt(layer))) for layer in layers]
+    full_loss, full_said, wanted = evaluate(after)
+    found = [evaluate(chain(after, ExitAt(layer))) for layer in layers]
     return ExitTable(
         layers=layers,
         ids=tuple(str(sample.id) for sample in batch.samples),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import DataError, MissingDependency
 from ..core.record import Sample
-from ..hosts.encoding import Encoded, encode
+from ..models.encoding import Encoded, encode
 
 __all__ = ["Trained", "check_answered", "latest_checkpoint", "train_on_answers"]
 

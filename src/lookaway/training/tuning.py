@@ -16,12 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..anatomy.base import Anatomy, anatomy_of
+from ..anatomy.base import Anatomy
+from ..anatomy.find import anatomy_of
 from ..core.errors import LookawayError, MissingDependency, SettingsError
 from ..core.files import atomic_directory
 from ..core.record import Sample
-from ..engine.teacher_forcing import answer_loss as policy_loss
-from ..hosts.encoding import Encoded
+from ..engine.replay.teacher_forcing import answer_loss as policy_loss
+from ..models.encoding import Encoded
 from ..policies.fixed import ExitAt
 from .trainer import check_answered, train_on_answers
 

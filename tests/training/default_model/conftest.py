@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lookaway.data import scenes
-from lookaway.hosts.mini_parts import CHAT_TEMPLATE
+from lookaway.models.mini.parts import CHAT_TEMPLATE
 from lookaway.training.default_model.packing import Tokens
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>"]

@@ -8,7 +8,7 @@ import torch
 
 from lookaway.data import scenes
 from lookaway.data.scenes import Question
-from lookaway.hosts.mini_parts import IMAGE_TOKEN, VISUAL_TOKENS
+from lookaway.models.mini.parts import IMAGE_TOKEN, VISUAL_TOKENS
 from lookaway.training.default_model.packed_run import embed, logits_at, run_layers
 from lookaway.training.default_model.packing import PREFIX, choose_visual, pack
 

@@ -1,6 +1,7 @@
 """Google's models: visual tokens that see each other both ways, decoder layers with sliding windows between full ones.
 
-Windows count places in the whole prompt, also behind a removal (engine/memory.py, engine/sequence.py).
+Windows count places in the whole prompt, also behind a removal (engine/cache/pruned_cache.py,
+engine/prefill/decoder_call.py).
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..base import Anatomy, family
+from ..base import Anatomy
+from ..registry import family
 from .parts import WINDOWS, usual
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...core.artifact import BaseModel
+from ...core.base_model import BaseModel
 from ...core.cost import DecoderShape
 from ..base import Anatomy
 

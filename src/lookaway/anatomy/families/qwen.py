@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import Anatomy, family
+from ..base import Anatomy
+from ..registry import family
 from .parts import decoder_shape, usual
 
 DEEPSTACK = "removal before the last deepstack addition (layer 3 in the released models)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..base import refused
+from ..registry import refused
 
 refused(
     "mllama",

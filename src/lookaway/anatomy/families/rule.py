@@ -1,7 +1,7 @@
 """The common pattern of today's vision-language models, for architectures that have no function of their own.
 
 What matches is only a candidate: the engine carries out a dry run on it before the first policy is attached
-(engine/proof.py), and refuses it where removal is not masking.
+(engine/self_check.py), and refuses it where removal is not masking.
 """
 
 from __future__ import annotations

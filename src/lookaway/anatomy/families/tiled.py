@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import Anatomy, family
+from ..base import Anatomy
+from ..registry import family
 from .parts import WINDOWS, usual
 
 

@@ -37,7 +37,7 @@ class VTW(Policy):
         return (self.layer,)
 
     def decide(self, view: LayerView) -> Decision:
-        return Decision.drop_visual(view, view.waiting)
+        return Decision.drop_visual(view, view.has_visual_tokens)
 
     def to_config(self) -> dict[str, Any]:
         return {"layer": self.layer}

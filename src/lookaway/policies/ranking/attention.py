@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...core.attended import last_text_slot, text_rows
+from ...core.attention_inputs import last_text_slot, text_rows
 from ...core.decision import LayerView
 from ...core.layout import TokenLayout
-from .base import Wanted, attended_of, ranking
+from .base import Wanted, attention_inputs_of, ranking
 from .states import unit_states
 
 __all__ = ["last_token", "last_visual", "question_mean", "text_raters"]
@@ -56,7 +56,7 @@ def question_head_max(view: LayerView, wanted: Wanted) -> Tensor:
 def last_visual(view: LayerView, wanted: Wanted) -> Tensor:
     """Attention of the last visual token, the only one that sees all others; stands in for a CLS token. [B, S]"""
     rows = last_text_slot(view.layout.visual)[:, None]
-    return attended_of(view).weights(rows)[:, :, 0].mean(1)
+    return attention_inputs_of(view).weights(rows)[:, :, 0].mean(1)
 
 
 @ranking("text-raters", "attention of the question's tokens that are close to the image (SparseVLM)", looks=True)
@@ -91,17 +91,17 @@ def question_of(layout: TokenLayout) -> Tensor:
 
 def _last(view: LayerView, rotary: bool) -> Tensor:
     rows = last_text_slot(view.layout.text)[:, None]
-    return attended_of(view).weights(rows, rotary)[:, :, 0].mean(1)
+    return attention_inputs_of(view).weights(rows, rotary)[:, :, 0].mean(1)
 
 
 def _over_rows(view: LayerView, mask: Tensor, merge: Callable[[Tensor], Tensor], rotary: bool = True) -> Tensor:
     """Mean, over the query slots in `mask` bool [B, S], of their weights with merged heads: [B, S]."""
-    attended = attended_of(view)
+    attention_inputs = attention_inputs_of(view)
     slots, valid = text_rows(mask)
     total = view.hidden.new_zeros(mask.shape, dtype=torch.float32)
     for start in range(0, slots.shape[1], CHUNK):
         part = slice(start, start + CHUNK)
-        weights = merge(attended.weights(slots[:, part], rotary))  # [B, q, S]
+        weights = merge(attention_inputs.weights(slots[:, part], rotary))  # [B, q, S]
         total += (weights * valid[:, part, None]).sum(1)
     return total / valid.sum(1, keepdim=True).clamp(min=1)
 

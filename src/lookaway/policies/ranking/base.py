@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...core.attended import Attended
+from ...core.attention_inputs import AttentionInputs
 from ...core.decision import LayerView
 from ...core.errors import LookawayError, SettingsError
 
-__all__ = ["RANKINGS", "Ranking", "Wanted", "attended_of", "keep_best", "ranking", "ranking_named"]
+__all__ = ["RANKINGS", "Ranking", "Wanted", "attention_inputs_of", "keep_best", "ranking", "ranking_named"]
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ def keep_best(view: LayerView, scores: Tensor, counts: Tensor) -> Tensor:
     return ~visual | (place < counts[:, None])
 
 
-def attended_of(view: LayerView) -> Attended:
+def attention_inputs_of(view: LayerView) -> AttentionInputs:
     """What the layer before saw.
 
     Raises:
-        LookawayError: the engine was not told; a policy that ranks by attention must name the layer in `looks_at`.
+        LookawayError: a policy that ranks by attention must name the layer in `needs_attention`.
     """
-    if view.attended is None:
+    if view.attention_inputs is None:
         raise LookawayError(
             f"This ranking needs the queries and keys of layer {view.layer - 1}, but the policy did not ask for them. "
-            "Name the layer in the policy's looks_at()."
+            "Name the layer in the policy's needs_attention()."
         )
-    return view.attended
+    return view.attention_inputs

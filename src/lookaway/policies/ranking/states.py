@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...core.decision import LayerView
-from .base import Wanted, attended_of, ranking
+from .base import Wanted, attention_inputs_of, ranking
 
 __all__ = ["diversity", "duplication", "farthest_first", "key_norm", "text_similarity", "unit_states"]
 
@@ -31,7 +31,7 @@ def text_similarity(view: LayerView, wanted: Wanted) -> Tensor:
 @ranking("key-norm", "length of the token's key, mean over heads; long keys stay", looks=True)
 def key_norm(view: LayerView, wanted: Wanted) -> Tensor:
     """Length of each key in the layer before, mean over KV heads; the rotary phase does not change it. [B, S]"""
-    return attended_of(view).keys.float().norm(dim=3).mean(1)
+    return attention_inputs_of(view).keys.float().norm(dim=3).mean(1)
 
 
 @ranking("key-norm-low", "the same, but short keys stay", looks=True)

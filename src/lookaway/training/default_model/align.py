@@ -18,8 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from lookaway.data import scenes
-
+from ...data import scenes
 from .hardware import autocast
 from .lessons import lesson
 from .loop import optimise

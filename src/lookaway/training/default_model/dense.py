@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from lookaway.data import easy_vqa, scenes
+from ...data import easy_vqa, scenes
 
 __all__ = ["ATTRIBUTES", "IGNORE", "PATCH", "SIDE", "easy_facts", "easy_labels", "mean_std", "pixels", "scene_labels"]
 

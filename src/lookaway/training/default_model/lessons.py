@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lookaway.data import easy_vqa, scenes
-
+from ...data import easy_vqa, scenes
 from .dense import ATTRIBUTES, easy_facts, easy_labels, pixels, scene_labels
 
 __all__ = ["FAMILY_WEIGHTS", "Lesson", "easy_lesson", "lesson", "scene_lesson"]
@@ -83,11 +82,11 @@ def scene_lesson(
     often, yes and no are an exclusive or of word and picture, which gives no gradient to begin with.
     """
     scene = scenes.make_scene(rng, things)
-    told = [describe(scene, rng, pairs > 1) for _ in range(rng.binomial(asked, described))] if described else []
+    descriptions = [describe(scene, rng, pairs > 1) for _ in range(rng.binomial(asked, described))] if described else []
     names = list(FAMILY_WEIGHTS)
     weights = np.array([w * (pairs if n in PAIRED else 1.0) for n, w in FAMILY_WEIGHTS.items()])
     families = [names[i] for i in rng.choice(len(names), 2 * asked, p=weights / weights.sum())]
-    found = list(dict.fromkeys([q for q in told if q] + scenes.questions(scene, rng, families)))[:asked]
+    found = list(dict.fromkeys([q for q in descriptions if q] + scenes.questions(scene, rng, families)))[:asked]
     if skew:
         found = [q for q in found if not (q.family in SKEWED and SECOND.search(q.text)) or rng.random() > skew]
     if described:

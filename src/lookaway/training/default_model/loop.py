@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lookaway.core.files import atomic_path
+from ...core.files import atomic_path
 
 __all__ = ["optimise"]
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookaway.data.scenes import COLOURS, SHAPES, Question
-from lookaway.hosts.mini_parts import IMAGE_TOKEN, VISUAL_TOKENS
+from ...data.scenes import COLOURS, SHAPES, Question
+from ...models.mini.parts import IMAGE_TOKEN, VISUAL_TOKENS
 
 __all__ = ["Pack", "Tokens", "choose_visual", "pack"]
 
@@ -128,12 +128,12 @@ def pack(
                 owner.append(len(asked))
                 first.append(False)
                 weight.append(0.5)
-            looks = q.family != "text"
-            start = PREFIX + VISUAL_TOKENS * looks
+            seen = q.family != "text"
+            start = PREFIX + VISUAL_TOKENS * seen
             ids += line
             block += [2 + number] * len(line)
             place += range(start, start + len(line))
-            sees += [looks] * len(line)
+            sees += [seen] * len(line)
             asked.append((image, q))
         built.append((ids, block, place, sees))
     width, (count, kept) = max(len(b[0]) for b in built), visual.shape
@@ -147,9 +147,9 @@ def pack(
         text[image, : len(ids)] = ids
         span = slice(PREFIX + kept, PREFIX + kept + len(ids))
         group_of[image, span], position[image, span], sees_image[image, span] = block, place, sees
-    query, looks_at = torch.from_numpy(group_of)[:, :, None], torch.from_numpy(sees_image)[:, :, None]
+    query, looks = torch.from_numpy(group_of)[:, :, None], torch.from_numpy(sees_image)[:, :, None]
     key, size = query.transpose(1, 2), query.shape[1]
-    allowed = (key == query) | (key == 0) | ((key == 1) & looks_at)
+    allowed = (key == query) | (key == 0) | ((key == 1) & looks)
     allowed &= torch.ones(size, size, dtype=torch.bool).tril()
     mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
     return Pack(torch.tensor(tokens.prefix), torch.from_numpy(visual), torch.from_numpy(text), mask,

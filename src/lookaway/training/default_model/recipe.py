@@ -16,13 +16,12 @@ import torch
 import transformers
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from lookaway.core.files import write_json
-from lookaway.hosts.mini_parts import cache_root, language_model, llava_config, make_processor
-from lookaway.hosts.mini_weights_io import lora_tensors, write_weights
-
+from ...core.files import write_json
+from ...models.mini.parts import cache_root, language_model, llava_config, make_processor
+from ...models.mini.weights_io import lora_tensors, write_weights
 from .align import AlignOptions, Students, align, with_lora
+from .evaluate import evaluate, evaluate_exits, held_out_questions, prior
 from .hardware import best_device
-from .judge import exams, judge, judge_exits, prior
 from .options import RecipeOptions
 from .packing import Tokens
 from .projector import train_projector
@@ -126,17 +125,17 @@ class Studio:
 def judgement(studio: Studio, split: str = "test", seed: int = 0) -> dict[str, Any]:
     """All tables of one set of weights: own image, shuffled image, no image, the words' prior, and by exit layer."""
     o, s = studio.options, studio.students
-    papers = exams(split, o.judge_scenes, o.judge_easy, seed)
-    fewer = exams(split, o.judge_scenes // 3, o.judge_easy // 3, seed)
+    papers = held_out_questions(split, o.judge_scenes, o.judge_easy, seed)
+    fewer = held_out_questions(split, o.judge_scenes // 3, o.judge_easy // 3, seed)
     parts = (s.language, s.tower, s.projector, studio.tokens)
     found: dict[str, Any] = {"pictures": len(papers), "questions": sum(len(e.questions) for e in papers)}
     found["questions_shuffled_and_by_exit_layer"] = sum(len(e.questions) for e in fewer)
     found["prior"] = prior(papers)
-    found["own"] = judge(*parts, papers)
+    found["own"] = evaluate(*parts, papers)
     studio.report(f"own image: {found['own']}")
-    found["none"] = judge(*parts, papers, image="none")
-    found["shuffled"] = judge(*parts, fewer, image="shuffled")
-    found["by_exit_layer"] = {str(k): v for k, v in judge_exits(*parts, fewer, EXIT_LAYERS).items()}
+    found["none"] = evaluate(*parts, papers, image="none")
+    found["shuffled"] = evaluate(*parts, fewer, image="shuffled")
+    found["by_exit_layer"] = {str(k): v for k, v in evaluate_exits(*parts, fewer, EXIT_LAYERS).items()}
     return found
 
 

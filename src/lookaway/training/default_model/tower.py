@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from lookaway.data import easy_vqa, scenes
-
+from ...data import easy_vqa, scenes
 from .dense import ATTRIBUTES, IGNORE, PATCH, easy_labels, pixels, scene_labels
 from .hardware import best_device
 from .loop import optimise

@@ -1,0 +1,57 @@
+"""`anatomy_of(model)`: the anatomy of any supported model, by its family's function or by the common pattern."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from ..core.errors import UnknownAnatomy, UnsupportedModel
+from . import families  # noqa: F401  (registers them)
+from .base import Anatomy
+from .families.rule import NotOfThePattern, by_rule
+from .registry import FAMILIES, REFUSED
+
+__all__ = ["anatomy_of"]
+
+
+def anatomy_of(model: Any) -> Anatomy:
+    """What was found in a model: where its decoder layers, norm, head and visual tokens are.
+
+    Raises:
+        UnknownAnatomy: no family is registered for this architecture, and it is not of the common pattern.
+        UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family.
+    """
+    model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if model_type in FAMILIES:
+        if not hasattr(model, "lm_head"):
+            raise UnsupportedModel(
+                f"{type(model).__name__} has no language head. Load the whole model: "
+                f"AutoModelForImageTextToText.from_pretrained(...)"
+            )
+        return FAMILIES[model_type](model)
+    name, known = type(model).__name__, ", ".join(sorted(FAMILIES))
+    if model_type in REFUSED:
+        raise UnsupportedModel(f"{REFUSED[model_type][0]} is not supported: {REFUSED[model_type][1]}")
+    if isinstance(model, nn.Module) and model_type and not any(hasattr(config, key) for key in _VISUAL_KEYS):
+        raise UnsupportedModel(
+            f"{name} (model_type {model_type!r}) is a text-only model: it has no visual tokens that could leave. "
+            f"lookaway needs a vision-language model; families it knows: {known}."
+        )
+    try:
+        return by_rule(model)
+    except NotOfThePattern as reason:
+        why = str(reason)
+    near = difflib.get_close_matches(str(model_type), FAMILIES, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UnknownAnatomy(
+        f"No anatomy for {name} (model_type {model_type!r}), and it is not of the common pattern: {why}.{hint} "
+        f"Known: {known}. "
+        "docs/adding-a-model.md tells how to add one: a function of about ten lines."
+    )
+
+
+_VISUAL_KEYS = ("vision_config", "image_token_id", "image_token_index", "vision_tower", "mm_vision_tower", "visual")

@@ -1,0 +1,81 @@
+"""Options of `lookaway search`: which schedules are tried, on which samples, and when one is good enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..search.schedules.compare import BUDGETS
+from ..search.schedules.g_search import GSearchOptions
+from ..search.schedules.p_sigmoid import PSigmoidOptions
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(PSigmoidOptions, GSearchOptions):
+    """Search how many visual tokens each layer keeps. The same command again goes on from its storage; run it in
+    several terminals, and they share the trials."""
+
+    method: Literal[
+        "p-sigmoid", "g-search", "random", "vtw", "logistic", "linear", "exponential", "single-layer", "multi-step"
+    ] = "p-sigmoid"
+    """What is searched (docs/methods/g-search.md, p-sigmoid.md); random: staircases; vtw: one exit layer. And eas:
+    attentions to skip, with options of its own (lookaway search --method eas --help)."""
+    budget: float | None = None
+    """Share of the unpruned cost (0.5 where none is given). G-Search has none: its schedule is then made to fit."""
+    unit: Literal["flops", "tokens"] = "flops"
+    """flops: counted prefill FLOPs; tokens: visual tokens that a layer processes on average (mean keep rate)."""
+    model: str = "lookaway-mini"
+    """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    data: str = "mini"
+    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md): what schedules are judged on."""
+    split: str = "calibration"
+    """calibration; or all of your own file, where the test has another one."""
+    limit: int | None = 200
+    """At most so many samples; those without an image are left out."""
+    measure: Literal["loss", "agreement", "score"] = "loss"
+    """How well a schedule does: ratio of losses, agreement with the full model's answers, or accuracy."""
+    slack: float = 0.05
+    """Added to both losses of the ratio, so that it is tame where the full model's is next to nothing."""
+    ranking: str = "last-token"
+    """Which visual tokens are kept: last-token, question-mean, uniform, random, ... (`policies.ranking`)."""
+    first_layer: int = 2
+    """The first layer (0-based) that may keep less."""
+    random_trials: int | None = None
+    """Random schedules beside the search; as many as it made where none is given."""
+    threshold: float = 0.003
+    """vtw: largest mean KL divergence of the next token, in nats."""
+    compare: bool = False
+    """Instead of one search: every method at every budget of --budgets, judged on the test samples."""
+    budgets: tuple[float, ...] = BUDGETS
+    """--compare: shares of the full model's prefill FLOPs."""
+    methods: tuple[str, ...] = ()
+    """--compare: some of the methods only (search/schedules/methods.py lists them)."""
+    test_data: str | None = None
+    """--compare: where the test samples come from; default: --data."""
+    test_split: str = "test"
+    """--compare: their split; they must share no sample and no picture with the calibration samples."""
+    test_limit: int | None = 500
+    """--compare: at most so many test samples."""
+    out: Path = Path("schedule")
+    """Folder of the policy, its trial log (records.jsonl) and the storage."""
+    storage: str | None = None
+    """Where trials are shared: a .journal or .db file, or postgresql://...; default: study.journal in --out."""
+    lease: float = 1800.0
+    """Seconds after which the trial of a silent worker on another machine is made again."""
+    batch_size: int = 16
+    """Samples a batch."""
+    max_new_tokens: int = 32
+    """Longest own answer, in tokens."""
+    memory: float = 4.0
+    """GiB of states kept in memory between trials; more go to a temporary folder."""
+    seed: int = 0
+    """Seed of data, random schedules and suggestions."""
+    device: str | None = None
+    """cpu, cuda, ...; default: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        PSigmoidOptions.__post_init__(self)
+        GSearchOptions.__post_init__(self)

@@ -1,0 +1,38 @@
+"""`la.attach` and `la.reference`: what everyone calls to run a model under a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.decision import Policy
+from .attachment import Attachment
+from .reference import Reference
+from .self_check import self_check
+
+__all__ = ["attach", "reference"]
+
+
+def attach(model: Any, policy: Policy) -> Attachment:
+    """Attach a policy to a model; a context manager, and a handle with `detach()`.
+
+    Args:
+        model: any supported Hugging Face VLM, unmodified (`la.anatomy(model)` shows what is found in it).
+        policy: what decides.
+
+    Raises:
+        AttachError: a policy is attached to this model already, or it wants layers that cannot be pruned.
+        ModelMismatch: the policy was made for another model.
+        UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
+    """
+    self_check(model)
+    return Attachment(model, policy)
+
+
+def reference(model: Any, policy: Policy) -> Reference:
+    """As `attach`, but nothing gets shorter: what the policy drops is masked out for all later layers.
+
+    The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
+    prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
+    """
+    self_check(model)
+    return Reference(model, policy)

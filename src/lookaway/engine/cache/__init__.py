@@ -1,0 +1,1 @@
+"""What a KV cache knows of the tokens that left."""

@@ -1,0 +1,1 @@
+"""Read-only probes of a running model: attention flow, knockout, saliency, queries and keys."""

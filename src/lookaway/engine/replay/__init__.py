@@ -1,0 +1,1 @@
+"""Runs that start in the middle of the decoder: exit tables, resumed prefills, teacher forcing."""

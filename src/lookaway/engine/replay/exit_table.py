@@ -1,0 +1,210 @@
+"""Samples -> exit table: one full run and one growing batch of suffixes tell what every exit would have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...anatomy.base import Anatomy
+from ...anatomy.find import anatomy_of
+from ...core.errors import DataError
+from ...core.exit_table import ExitTable
+from ...core.layout import TokenLayout
+from ..prefill.decoder_call import gather_rows
+from .shared_prefix import groups_of, record_shared, rows_of
+from .tape import Tape, record_tape
+
+__all__ = ["EncodedBatch", "cached_tables", "collect_exit_table", "digest_of_weights"]
+
+
+class EncodedBatch(Protocol):
+    """A batch of teacher-forced samples; `models.encoding.encode(..., answers=...)` makes them."""
+
+    @property
+    def inputs(self) -> dict[str, Tensor]: ...
+    @property
+    def answer_mask(self) -> Tensor | None: ...
+    @property
+    def samples(self) -> Sequence[Any]: ...
+
+
+def collect_exit_table(
+    model: Any,
+    batches: Iterable[EncodedBatch],
+    layers: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    cache_dir: str | Path | None = None,
+    target: str = "answer",
+    share_images: bool = True,
+    dtype: torch.dtype = torch.float16,
+) -> ExitTable:
+    """Loss, answer and gate features of every candidate exit of every sample.
+
+    Batches in which several questions share an image are several times cheaper (`models.encoding.group_by_image`).
+
+    Args:
+        model: a supported model without a policy attached.
+        batches: encoded with answers. May be a generator; a batch found in `cache_dir` is not run.
+        layers: candidate exits; None: all from the first prunable layer on.
+        progress: called with the number of samples after each batch.
+        cache_dir: one file a batch is kept there, so a run that was killed goes on; files of another model, other
+            samples or other settings are not used.
+        target: what the answers are, written into the table.
+        share_images: False: each batch as one padded run (the slow twin).
+        dtype: of the features.
+
+    Raises:
+        DataError: a batch has no answers, or there is no batch.
+    """
+    anatomy = anatomy_of(model)
+    candidates = tuple(layers) if layers is not None else tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
+
+    def make(batch: EncodedBatch) -> ExitTable:
+        with torch.no_grad():
+            return _table(anatomy, batch, candidates, target, share_images, dtype)
+
+    return cached_tables(
+        batches, make, (candidates, target, dtype), lambda: digest_of_weights(model), cache_dir, progress
+    )
+
+
+def cached_tables(
+    batches: Iterable[EncodedBatch],
+    make: Callable[[EncodedBatch], ExitTable],
+    settings: tuple[tuple[int, ...], str, torch.dtype],
+    weights: Callable[[], str],
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ExitTable:
+    """The tables of all batches as one; a batch whose file lies in `cache_dir` is not made again.
+
+    Args:
+        batches, cache_dir, progress: as for `collect_exit_table`.
+        make: the table of one batch.
+        settings: candidate layers, target and dtype: what a file is good for, beside the batch's own tensors.
+        weights: tells the models (and policies on them) apart; asked once, where there is a cache.
+
+    Raises:
+        DataError: a batch has no answers, or there is no batch.
+    """
+    known = weights() if cache_dir is not None else ""
+    tables = []
+    for batch in batches:
+        if batch.answer_mask is None:
+            raise DataError("The exit table needs answers: encode(processor, samples, device, answers=[...]).")
+        file = None
+        if cache_dir is not None:
+            file = Path(cache_dir) / f"{_digest_of_batch(batch, *settings, known)}.safetensors"
+        table = ExitTable.load(file) if file is not None and file.exists() else None
+        if table is None:
+            table = make(batch)
+            if file is not None:
+                table.save(file)
+        tables.append(table)
+        if progress is not None:
+            progress(len(table))
+    return ExitTable.concat(tables)
+
+
+def _table(
+    anatomy: Anatomy, batch: EncodedBatch, layers: tuple[int, ...], target: str, share: bool, dtype: torch.dtype
+) -> ExitTable:
+    """The table of one batch."""
+    inputs = dict(batch.inputs)
+    mask = inputs["attention_mask"]
+    if (positions := anatomy.positions(mask)) is not None:
+        inputs["position_ids"] = positions
+    layout = anatomy.layout(inputs["input_ids"], mask)
+    images = [len(sample.images) for sample in batch.samples]
+    groups, alone = groups_of(anatomy, layout, inputs, images) if share else ([], list(range(len(images))))
+    assert batch.answer_mask is not None
+    parts: list[tuple[list[int], ExitTable]] = []
+    for rows, record in [*((group, record_shared) for group in groups), *([(alone, None)] if alone else [])]:
+        own = rows_of(anatomy, inputs, rows, images)
+        own_layout = _rows_of_layout(layout, rows)
+        counts = [images[row] for row in rows]
+        tape = record(anatomy, own_layout, own, counts) if record else record_tape(anatomy, own)
+        ids = tuple(str(batch.samples[row].id) for row in rows)
+        parts.append((rows, _judge(tape, own["input_ids"], batch.answer_mask[rows], layers, ids, target, dtype)))
+    order = [row for rows, _ in parts for row in rows]
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return ExitTable.concat([table for _, table in parts]).subset(inverse)
+
+
+def _judge(
+    tape: Tape,
+    ids: Tensor,
+    answers: Tensor,
+    layers: tuple[int, ...],
+    names: tuple[str, ...],
+    target: str,
+    dtype: torch.dtype,
+) -> ExitTable:
+    """All exits of the rows of one tape, against their answers (bool [B, S])."""
+    # 1. Each answer token is predicted one position before it.
+    count = int(answers.sum(1).max())
+    where = (~answers).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]  # [B, A]
+    real = answers.gather(1, where)
+    wanted = ids.gather(1, where)
+    first = where[:, :1]  # rows with fewer tokens repeat their first
+    slots = tape.slots(torch.where(real, where, first) - 1)
+
+    def evaluate(states: Tensor) -> tuple[Tensor, Tensor]:
+        logits = tape.logits(gather_rows(states, slots)).float()  # [B, A, vocabulary]
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
+        return (losses * real).sum(1) / real.sum(1), logits.argmax(-1)
+
+    # 2. The full run, then each exit.
+    full_loss, full_said = evaluate(tape.entering[-1])
+    loss, match, agree = [], [], []
+    for states in tape.exit_states(layers):
+        exit_loss, said = evaluate(states)
+        loss.append(exit_loss)
+        match.append(((said == wanted) | ~real).all(1))
+        agree.append(((said == full_said) | ~real).all(1))
+
+    # 3. What a gate would see: the prompt alone.
+    layout = tape.layout
+    prompt = TokenLayout(layout.visual, layout.text & ~answers, layout.padding | answers, layout.spans)
+    return ExitTable(
+        layers=layers,
+        ids=names,
+        features=tape.features(layers, prompt).to(dtype).cpu(),
+        loss=torch.stack(loss, 1).cpu(),
+        full_loss=full_loss.cpu(),
+        match=torch.stack(match, 1).cpu(),
+        full_match=((full_said == wanted) | ~real).all(1).cpu(),
+        agree=torch.stack(agree, 1).cpu(),
+        target=target,
+    )
+
+
+def _rows_of_layout(layout: TokenLayout, rows: list[int]) -> TokenLayout:
+    spans = tuple(layout.spans[row] for row in rows)
+    return TokenLayout(layout.visual[rows], layout.text[rows], layout.padding[rows], spans)
+
+
+def digest_of_weights(model: Any) -> str:
+    """Tells models apart by a few values of each weight."""
+    digest = sha256()
+    for name, weight in model.named_parameters():
+        values = weight.detach().flatten()
+        step = max(1, len(values) // 32)
+        digest.update(name.encode() + values[::step][:33].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_batch(
+    batch: EncodedBatch, layers: tuple[int, ...], target: str, dtype: torch.dtype, weights: str
+) -> str:
+    digest = sha256(repr((layers, target, str(dtype), [str(s.id) for s in batch.samples], weights)).encode())
+    for name, value in sorted(batch.inputs.items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    assert batch.answer_mask is not None
+    digest.update(batch.answer_mask.cpu().numpy().tobytes())
+    return digest.hexdigest()[:24]

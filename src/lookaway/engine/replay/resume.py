@@ -1,0 +1,197 @@
+"""A prefill that can be stopped before a layer and gone on with, as often as wanted, under one policy after another.
+
+A search changes what happens from some layer on and leaves everything before it alone. So the states that enter that
+layer are kept, and a trial runs the layers behind it only, with the engine's own decisions and narrowing. The slow twin
+is the whole model with the policy attached (tests/engine/replay/test_resume.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...anatomy.base import Anatomy
+from ...anatomy.find import anatomy_of
+from ...core.decision import Decision, LayerView, Policy
+from ...core.errors import SettingsError, UnsupportedModel
+from ...core.layout import TokenLayout
+from ...core.record import Trace
+from ..attachment import check_detached, policy_layers
+from ..observe.qk_capture import QKCapture
+from ..prefill.decoder_call import LayerCall, gather_rows
+from ..prefill.state import PrefillState
+
+__all__ = ["Paused", "pause"]
+
+
+@dataclass(frozen=True, eq=False)
+class Paused:
+    """A batch on its way through the decoder, before layer `layer`. Values: going on leaves it as it is."""
+
+    anatomy: Anatomy
+    calls: tuple[dict[str, Any], ...]  # [L]
+    """Keyword arguments of each layer in the full run, at full length."""
+    attention: str
+    answers: Tensor | None  # bool [B, S]
+    """Teacher-forced answers: policies do not see them, and they stay."""
+    prompt: PrefillState
+    """What is left, and what happened so far."""
+    layer: int
+    hidden: Tensor  # [B, K, D]
+    """Rows entering the layer; behind the last layer: rows before the norm."""
+    seen: Any = None
+    """Queries and keys of the layer before, for policies that rank by them; None where they cannot be read."""
+
+    @property
+    def trace(self) -> Trace:
+        """What happened so far; the layers to come count as if nothing more left."""
+        return self.prompt.trace(self.anatomy.shape)
+
+    def run(self, policy: Policy, until: int | None = None) -> Paused:
+        """Go on under `policy` to before layer `until` (None: to the end).
+
+        What the policy would have done before this layer is not done any more.
+
+        Raises:
+            SettingsError: `until` lies behind this state or behind the last layer.
+            AttachError, ModelMismatch: the policy does not fit the model (see `attach`).
+        """
+        depth = self.anatomy.num_layers
+        until = depth if until is None else until
+        if not self.layer <= until <= depth:
+            raise SettingsError(f"A run paused before layer {self.layer} of {depth} cannot go on to layer {until}.")
+        layers = policy_layers(policy, self.anatomy)
+        asked = policy if self.answers is None else _PromptOnly(policy, self.answers)
+        prompt, hidden, seen = self.prompt.fork(), self.hidden, None
+        memo: dict[Any, Any] = {}
+        looks = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
+        if self.layer < until < depth and self.seen is not None:
+            looks.add(until)
+        watch = QKCapture(self.anatomy, frozenset(looks), lambda: True)
+        try:
+            watch.put(self.layer, self.seen)
+            for layer in range(self.layer, until):
+                call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo)
+                args, kwargs = call.args, call.kwargs
+                stay = None
+                if prompt.has_visual_tokens and layer in layers:
+                    if isinstance(asked, _PromptOnly):
+                        asked.prompt = prompt
+                    stay = prompt.ask(asked, layer, hidden, watch.take(layer, prompt))
+                if prompt.kept is not None:
+                    prompt.kept_at[layer] = prompt.kept
+                    if stay is not None:
+                        hidden = gather_rows(hidden, stay[0])
+                    args, kwargs = call.narrowed(hidden, prompt.kept, None, 0, prompt.length)
+                hidden = self.anatomy.layers[layer](*args, **kwargs)
+            seen = watch.pop(until)
+        finally:
+            watch.remove()
+        return replace(self, prompt=prompt, layer=until, hidden=hidden, seen=self.seen if until == self.layer else seen)
+
+    def logits(self, columns: Tensor) -> Tensor:
+        """Logits at the prompt's columns `columns` int64 [B, A], which must still be there: [B, A, vocabulary].
+
+        Raises:
+            SettingsError: the run has not ended, or one of the columns left.
+        """
+        if self.layer < self.anatomy.num_layers:
+            raise SettingsError(f"This run is paused before layer {self.layer}; run it to the end for its logits.")
+        index, valid = self.prompt.columns()
+        slots = torch.full_like(self.prompt.initial.visual, -1, dtype=torch.int64)
+        places = torch.arange(index.shape[1], device=index.device).expand_as(index)
+        slots.scatter_(1, index, torch.where(valid, places, slots.gather(1, index)))
+        found = slots.gather(1, columns)
+        if bool((found < 0).any()):
+            raise SettingsError("A column that was asked for is no longer there.")
+        return self.anatomy.logits(gather_rows(self.hidden, found))
+
+
+def pause(
+    model: Any, inputs: Mapping[str, Any], layer: int | None = None, answers: Tensor | None = None
+) -> tuple[Paused, Paused]:
+    """Run the model once, in full.
+
+    Args:
+        model: a supported model, or its anatomy; no policy may be attached to it.
+        inputs: keyword arguments of its forward.
+        layer: where to stop; None: the first layer before which something may leave.
+        answers: bool [B, S], teacher-forced answers among the inputs.
+
+    Returns:
+        (the state before `layer`, the state behind the last layer).
+
+    Raises:
+        UnsupportedModel: the decoder does something between its layers, which going on would miss.
+    """
+    anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
+    layer = anatomy.first_prunable_layer if layer is None else layer
+    check_detached(anatomy)
+    calls: list[dict[str, Any]] = []
+    kept: dict[int, Tensor] = {}
+    left: list[Any] = []
+
+    def before(index: int) -> Any:
+        def record(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if index and left.pop() is not hidden and index > layer:  # before, its effect is in the states kept here
+                raise UnsupportedModel(
+                    f"This decoder changes its states between layers {index - 1} and {index}; trials that go on from a "
+                    "layer would miss that. Search on the whole model instead."
+                )
+            calls.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+            if index == layer:
+                kept[index] = hidden
+
+        return record
+
+    hooks = [
+        part.register_forward_pre_hook(before(index), with_kwargs=True) for index, part in enumerate(anatomy.layers)
+    ]
+    hooks += [part.register_forward_hook(lambda m, args, out: left.append(out)) for part in anatomy.layers]
+    hooks.append(anatomy.norm.register_forward_pre_hook(lambda m, args: kept.__setitem__(-1, args[0])))
+    watch = None
+    with suppress(UnsupportedModel):  # then a policy that ranks by attention is refused when it is asked
+        watch = QKCapture(anatomy, frozenset({layer} if layer < anatomy.num_layers else ()), lambda: True)
+    try:
+        anatomy.backbone(**{**inputs, "use_cache": False})
+        seen = watch.pop(layer) if watch else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if watch is not None:
+            watch.remove()
+    layout = anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
+    start = Paused(anatomy, tuple(calls), anatomy.attention, answers, PrefillState(layout, anatomy.num_layers), layer,
+                   kept.get(layer, kept[-1]), seen)  # fmt: skip
+    return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1], seen=None)
+
+
+class _PromptOnly(Policy):
+    """A policy that sees the prompt without the teacher-forced answers behind it."""
+
+    def __init__(self, policy: Policy, answers: Tensor) -> None:
+        self.policy, self.answers = policy, answers
+        self.prompt: Any = None
+
+    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
+        return self.policy.layers(num_layers, first_prunable)
+
+    def needs_attention(self, num_layers: int) -> frozenset[int]:
+        return self.policy.needs_attention(num_layers)
+
+    def decide(self, view: LayerView) -> Decision:
+        answers, kept = self.answers, self.prompt.kept
+        if kept is not None:
+            answers = answers.gather(1, kept.index) & kept.valid
+        layout = view.layout
+        prompt = TokenLayout(layout.visual, layout.text & ~answers, layout.padding | answers, layout.spans)
+        decision = self.policy.decide(replace(view, layout=prompt))
+        if decision.keep is None:
+            return decision
+        return replace(decision, keep=decision.keep | answers)

@@ -1,0 +1,1 @@
+"""Attention blocks that do not run, and the adapters in their place."""

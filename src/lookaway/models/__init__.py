@@ -1,0 +1,1 @@
+"""Floor 1: model classes and checkpoint layouts that transformers lacks, loading, prompts and answers."""

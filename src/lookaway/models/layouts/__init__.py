@@ -1,0 +1,1 @@
+"""Reading checkpoints in their authors' own layouts."""

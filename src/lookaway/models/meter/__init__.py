@@ -1,0 +1,1 @@
+"""METER (arXiv 2111.02387) as transformers models."""

@@ -1,0 +1,1 @@
+"""`lookaway-mini`, the default model, and the weights that ship with it."""

@@ -1,0 +1,30 @@
+"""Makes the model classes of this package known to transformers' Auto classes, under their `model_type`."""
+
+from __future__ import annotations
+
+__all__ = ["register_own_models"]
+
+
+def register_own_models() -> None:
+    """Register LaVIN and METER; a second call changes nothing."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForImageTextToText,
+        AutoModelForVisualQuestionAnswering,
+        AutoProcessor,
+    )
+
+    from .lavin.config import LavinConfig
+    from .lavin.model import LavinForConditionalGeneration, LavinModel
+    from .lavin.processor import LavinProcessor
+    from .meter.config import MeterConfig
+    from .meter.model import MeterForQuestionAnswering, MeterModel
+
+    AutoConfig.register(LavinConfig.model_type, LavinConfig, exist_ok=True)
+    AutoModel.register(LavinConfig, LavinModel, exist_ok=True)
+    AutoModelForImageTextToText.register(LavinConfig, LavinForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(LavinConfig, LavinProcessor, exist_ok=True)
+    AutoConfig.register(MeterConfig.model_type, MeterConfig, exist_ok=True)
+    AutoModel.register(MeterConfig, MeterModel, exist_ok=True)
+    AutoModelForVisualQuestionAnswering.register(MeterConfig, MeterForQuestionAnswering, exist_ok=True)

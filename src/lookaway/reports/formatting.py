@@ -1,0 +1,188 @@
+"""Numbers -> the words and cells of the page. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .collect import ReportData
+from .published_curves import SCHEDULE, half_gone
+
+__all__ = [
+    "comparison_rows",
+    "equal_cost_rows",
+    "guarantee_text",
+    "sample_cards",
+    "search_words",
+    "summary_rows",
+    "tiles",
+    "timing_rows",
+]
+
+NAMES = {"policy": "this policy", "best_fixed": "best fixed exit at this cost*", "random": "random exit, same mean",
+         "oracle": "oracle (earliest safe exit)", "full": "never exit"}  # fmt: skip
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """0.4567 -> '45.7 %'; None -> '–'."""
+    return "–" if value is None or value != value else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def tiles(data: ReportData) -> list[tuple[str, str]]:
+    """The four numbers at the top, of the first variant."""
+    if not data.summaries:
+        return []
+    variant, rows = next(iter(data.summaries.items()))
+    row = rows[0]
+    found = [(share(1 - row["flops_share"], 0), f"fewer prefill FLOPs ({variant})"),
+             (share(1 - row["kv_share"], 0), "smaller KV cache after prefill"),
+             (share(row["agreement"][0]), f"same answer as without, of {row['samples']} questions")]  # fmt: skip
+    if row["retention"] is not None:
+        found.append((share(row["retention"][0]), f"of the accuracy kept ({share(row['accuracy_without'])} without)"))
+    speed = [t for t in data.timings if t["variant"] == "policy" and t["part"] == "decoder"]
+    if speed and speed[0]["exit_layer"] is not None:  # of a sample that never exits it says nothing
+        found.append((f"{speed[0]['speedup']:.2f} ×", "measured prefill speed-up on the timed sample"))
+    return found
+
+
+def summary_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Cells of the table by family."""
+    return [
+        [
+            row["family"],
+            str(row["samples"]),
+            share(row["accuracy_without"]),
+            share(row["accuracy_with"]),
+            _interval(row["retention"]),
+            share(row["agreement"][0]),
+            number(row["mean_exit"]),
+            share(row["never_exits"], 0),
+            f"{row['visual_tokens']:.0f} of {row['full_visual_tokens']:.0f}",
+            share(row["flops_share"]),
+            share(row["fastv_share"]),
+            share(row["kv_share"]),
+        ]
+        for row in rows
+    ]
+
+
+def _interval(found: list[float] | None) -> str:
+    """[0.99, 0.97, 1.0] -> '99.0 % (97.0 to 100.0)'."""
+    return (
+        "–"
+        if found is None or found[0] != found[0]
+        else f"{share(found[0])} ({number(100 * found[1])} to {number(100 * found[2])})"
+    )
+
+
+def comparison_rows(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
+    """What the policy loses beside what others lose at the same cost: a sentence and the cells."""
+    full = found["full"]["accuracy"]
+    lost, fixed = (_lost(full, found[name]["accuracy"]) for name in ("policy", "best_fixed"))
+    words = f"At {share(found['policy']['flops_share'])} of the prefill FLOPs the policy loses {lost} points "
+    words += f"of accuracy, the best fixed exit {fixed}. (*Mixing two fixed exits at random is allowed, which "
+    words += "is more than any one layer can do.)"
+    rows = [[NAMES[name], share(o["flops_share"]), number(o["mean_exit"]), share(o["accuracy"]),
+             _lost(full, o["accuracy"]), share(o["agreement"])]
+            for name, o in ((name, found[name]) for name in NAMES)]  # fmt: skip
+    return words, rows
+
+
+def _lost(full: float, accuracy: float) -> str:
+    """Points of accuracy lost; never '-0.0'."""
+    return f"{round(100 * (full - accuracy), 1) + 0.0:.1f}"
+
+
+def equal_cost_rows(data: ReportData) -> list[list[str]]:
+    """Cells of the table at equal cost: budget by budget, the most accurate first; the full model on top."""
+    order = sorted(data.equal_costs, key=lambda row: (row["method"] != "full", row["budget"], -row["accuracy"][0]))
+    return [
+        [
+            row["method"],
+            "–" if row["method"] == "full" else share(row["budget"], 0),
+            share(row["flops_share"]),
+            _interval(row["accuracy"]),
+            _interval(row["retention"]),
+            share(row["agreement"][0]),
+            f"{row['visual_tokens']:.1f} of {row['full_visual_tokens']:.0f}",
+            f"{row['kv_bytes'] / 2**20:.2f} MiB",
+            str(row["trials"]) if row["trials"] else "–",
+            "–" if row["p_random"] is None else f"{row['p_random']:.3f}",
+        ]
+        for row in order
+    ]
+
+
+def timing_rows(data: ReportData) -> list[list[str]]:
+    return [
+        [t["variant"], t["part"], f"{1000 * t['seconds']:.0f} ms", f"{1000 * t['baseline_seconds']:.0f} ms",
+         f"{t['speedup']:.2f} × ({t['speedup_quartiles'][0]:.2f} to {t['speedup_quartiles'][1]:.2f})",
+         *([f"{t['implied']:.2f} ×", share(t["efficiency"], 0), f"{t['implied_flops']:.2f} ×"]
+           if t["implied"] is not None else ["–"] * 3)]
+        for t in data.timings
+    ]  # fmt: skip
+
+
+def guarantee_text(found: dict[str, Any]) -> str:
+    """The calibration's guarantee, or why there is none."""
+    sure, most, count = share(1 - found["delta"], 0), share(found["epsilon"]), found["samples"]
+    if found["threshold"] is None:
+        words = f"No threshold guarantees that at most {most} of the answers change, with confidence {sure} on "
+        return words + f"{count} calibration samples: the policy never exits."
+    words = f"With confidence {sure}, at most {most} of the answers differ from the full model's, for inputs like the "
+    words += (
+        f"{count} calibration samples ({found['changed']} of them changed; exact upper bound {share(found['bound'])}; "
+    )
+    return words + f"threshold {found['threshold']:.3f})."
+
+
+def search_words(found: dict[str, Any]) -> list[str]:
+    """What a search found, beside the best of as many random schedules; nothing for a comparison of methods."""
+    if found["method"] == "vtw":
+        return [f"VTW: all visual tokens leave before layer {found['layer']}."]
+    if "verdict" not in found:
+        return []
+    own, random = found["verdict"], found["random"]
+    return [
+        f"{found['method']}: {share(own['flops_share'])} of the prefill FLOPs, {share(own['effectiveness'])} as good "
+        f"as the full model by {found['measure']} on its {len(found['samples'])} calibration samples, after "
+        f"{found['trials']} trials; the best of {found['random_trials']} random schedules is "
+        f"{share(random['effectiveness'])} as good, for {share(random['flops_share'])}.",
+        *([_beside_published(found["rates"])] if found.get("rates") else []),
+        *found["notes"],
+    ]
+
+
+def _beside_published(rates: list[float]) -> str:
+    own, theirs = half_gone(rates), half_gone(SCHEDULE)
+    gone = "It keeps more than half in every layer" if own is None else f"Half are gone at layer {own} of {len(rates)}"
+    return (
+        f"{gone}, with a mean of {share(sum(rates) / len(rates), 0)} kept; G-Search's authors found layer {theirs} of "
+        f"{len(SCHEDULE)} and {share(sum(SCHEDULE) / len(SCHEDULE), 0)} for LLaVA-1.5-7B. A small model, or one that "
+        "reads its image late, may differ."
+    )
+
+
+def sample_cards(data: ReportData) -> list[dict[str, Any]]:
+    """The samples that have a picture, with the layer at which the model looked away in words."""
+    cards = []
+    for sample in data.samples:
+        png = data.pictures.get(sample["id"])
+        if png is None:
+            continue
+        depth, layer = sample["num_layers"], sample["exit_layer"]
+        words = f"looked through all {depth} layers"
+        if layer is not None:
+            words = f"looked away before layer {layer} of {depth}"
+        card = {"png": png, "width": round(100 * (depth if layer is None else layer) / depth)}
+        card["words"] = f"{words} · {sample['family'] or ''}".rstrip(" ·")
+        card["mark_with"], card["mark_without"] = _mark(sample["right_with"]), _mark(sample["right_without"])
+        cards.append(sample | card)
+    return cards
+
+
+def _mark(right: bool | None) -> str:
+    return "" if right is None else "right" if right else "wrong"

@@ -1,0 +1,1 @@
+"""The sections of the report page: sentences, figures and the numbers behind them."""

@@ -1,0 +1,1 @@
+"""Searches for keep schedules: G-Search, P-Sigmoid, VTW, and all methods compared at equal cost."""

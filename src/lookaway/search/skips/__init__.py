@@ -1,0 +1,1 @@
+"""The search of EAS: which attentions a task needs least."""

@@ -1,0 +1,88 @@
+"""The settings of a search for attentions to skip, with the published constants as presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ...core.errors import SettingsError
+from ...modules.adapters import AdapterShape, published_shape
+
+__all__ = ["PRESETS", "SkipSearchOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkipSearchOptions:
+    """Search the attentions that your data needs least (EAS)."""
+
+    preset: Literal["recommended", "published-llava", "published-lavin", "published-meter"] = "recommended"
+    """What the options left alone are taken from; the names are explained in docs/methods/eas.md."""
+    skip: int = 4
+    """How many attentions shall be skipped."""
+    arms: tuple[int, ...] = ()
+    """Layers that may be skipped; empty: all."""
+    train: bool = True
+    """Train a supernet of adapters meanwhile, as published; off: plain skipping is judged, nothing is trained."""
+    steps: int = 1000
+    """Training steps (without training: updates of the scores)."""
+    gate: Literal["sigmoid", "softmax"] | None = None
+    """Score -> probability (LaVIN: softmax of 10 x score; others: sigmoid)."""
+    subsets: int | None = None
+    """Different subsets that are compared in one update of the scores (LLaVA: 5; LaVIN, METER: 3)."""
+    turn: int | None = None
+    """Steps between two updates (LLaVA: 3; LaVIN, METER: 10)."""
+    score_lr: float | None = None
+    """Step of the scores (LaVIN: 2; others: 1)."""
+    warm: float | None = None
+    """Share of the steps before the first update (LaVIN: 0.5; LLaVA: 0.75; METER: 0.1)."""
+    grow: bool | None = None
+    """Skip 1, 2, ... attentions in the first half of that time, as the LLaVA search does, instead of all at once."""
+    width: int | None = None
+    """Hidden units of an adapter (recommended: 64; LLaVA: 256; LaVIN: 32; METER: 144)."""
+    lr: float | None = None
+    """Peak learning rate of the adapters (recommended: 1e-3; LLaVA: 2e-4; LaVIN: 1.125e-3; METER: 1.25e-4)."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    batch_size: int = 4
+    """Samples a training step and rank."""
+    reward_batch: int = 16
+    """Held-out samples that one update compares its subsets on, a rank."""
+    held_out: float = 0.2
+    """Share of the samples, chosen by id, that rewards come from and nothing is trained on."""
+    save_steps: int = 100
+    """The state is saved every so many steps; the same command goes on from there."""
+    seed: int = 0
+    """Seed of adapters, draws and batches."""
+
+    def __post_init__(self) -> None:
+        if min(self.skip, self.steps, self.batch_size, self.reward_batch, self.save_steps) < 1:
+            raise SettingsError("--skip, --steps, --batch-size, --reward-batch and --save-steps must be at least 1.")
+        if not 0 < self.held_out < 1:
+            raise SettingsError(f"--held-out is a share of the samples between 0 and 1, not {self.held_out}.")
+
+    def filled(self) -> SkipSearchOptions:
+        """These options with the preset's values in the places left alone."""
+        if self.preset not in PRESETS:
+            raise SettingsError(f"No preset {self.preset!r}; there are {', '.join(PRESETS)}.")
+        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
+
+    def shape(self) -> AdapterShape:
+        """The form of the supernet's adapters."""
+        o = self.filled()
+        assert o.width is not None
+        if o.preset == "recommended":
+            return AdapterShape(width=o.width)
+        return published_shape(o.width, "random" if o.preset == "published-llava" else "identity")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "recommended": {"gate": "sigmoid", "subsets": 5, "turn": 5, "score_lr": 1.0, "warm": 0.3, "grow": False,
+                    "width": 64, "lr": 1e-3},
+    "published-llava": {"gate": "sigmoid", "subsets": 5, "turn": 3, "score_lr": 1.0, "warm": 0.75, "grow": True,
+                        "width": 256, "lr": 2e-4},
+    "published-lavin": {"gate": "softmax", "subsets": 3, "turn": 10, "score_lr": 2.0, "warm": 0.5, "grow": False,
+                        "width": 32, "lr": 1.125e-3},
+    "published-meter": {"gate": "sigmoid", "subsets": 3, "turn": 10, "score_lr": 1.0, "warm": 0.1, "grow": False,
+                        "width": 144, "lr": 1.25e-4},
+}  # fmt: skip
+"""The published constants of the bandit; warm-up as a share of the published searches' steps."""

@@ -1,0 +1,1 @@
+"""What every search of schedules shares: trial storage, sampling, and the evaluation of one schedule."""

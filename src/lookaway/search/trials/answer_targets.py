@@ -1,0 +1,42 @@
+"""Teacher-forced answers of a batch, read off a run that may have lost columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...engine.replay.resume import Paused
+from .effectiveness import Answers
+
+__all__ = ["AnswerTargets"]
+
+
+@dataclass(frozen=True)
+class AnswerTargets:
+    """Where the teacher-forced answers of one batch are. A: most answer tokens of a row."""
+
+    columns: Tensor  # int64 [B, A]
+    """Columns whose logits predict the answer tokens."""
+    real: Tensor  # bool [B, A]
+    wanted: Tensor  # int64 [B, A]
+    full_said: Tensor | None = None  # int64 [B, A]
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor) -> AnswerTargets:
+        count = int(mask.sum(1).max())
+        where = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+        real = mask.gather(1, where)
+        columns = torch.where(real, where, where[:, :1]) - 1  # rows with fewer tokens repeat their first
+        return cls(columns, real, ids.gather(1, where))
+
+    def answers(self, ended: Paused, full_said: Tensor | None) -> tuple[Tensor, Answers]:
+        """(argmax [B, A], what was said beside the target and the full run's)."""
+        logits = ended.logits(self.columns).float()  # [B, A, vocabulary]
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), self.wanted, reduction="none")
+        loss = (losses * self.real).sum(1) / self.real.sum(1)
+        said = logits.argmax(-1)
+        right = ((said == self.wanted) | ~self.real).all(1)
+        agree = ((said == (said if full_said is None else full_said)) | ~self.real).all(1)
+        return said, Answers(loss.double().cpu().numpy(), right.cpu().numpy(), agree.cpu().numpy())

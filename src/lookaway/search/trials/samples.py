@@ -1,0 +1,110 @@
+"""The samples a search sees: with an image, each once, never those of a test, and known by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ...core.errors import DataError
+from ...core.record import Sample
+from ...models import answers
+from ...models.encoding import group_by_image
+
+__all__ = ["Target", "check_disjoint", "choose_target", "fingerprint", "own_answers", "targets", "with_images"]
+
+Target = Literal["answer", "own"]
+
+
+def with_images(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples that have an image.
+
+    Raises:
+        DataError: none has one, or two have the same id.
+    """
+    seen = [sample for sample in samples if sample.images]
+    if not seen:
+        raise DataError("No sample has an image: there is no schedule to search on them. Give other --data.")
+    ids = [sample.id for sample in seen]
+    if len(set(ids)) != len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise DataError(f"Two samples have the id {twice!r}; give each its own.")
+    return seen
+
+
+def check_disjoint(calibration: Sequence[Sample], test: Sequence[Sample]) -> None:
+    """Raise DataError where the two sets share a sample or a picture: a search must not see what it is judged on."""
+    questions = {_question(sample) for sample in calibration}
+    pictures = {name for sample in calibration for name in map(_digest, sample.images)}
+    same = [sample.id for sample in test if _question(sample) in questions]
+    shared = [sample.id for sample in test if any(_digest(image) in pictures for image in sample.images)]
+    if same or shared:
+        names, what = (same, "questions") if same else (shared, "pictures")
+        raise DataError(
+            f"{len(names)} of {len(test)} test samples share their {what} with the calibration samples (the first: "
+            f"{names[0]!r}), so the comparison would flatter whatever was searched. Use another split or file for one "
+            "of them."
+        )
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Sixteen hex digits that change with any question, picture, answer, or the order of the samples."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr((sample.id, _question(sample), sample.answer)).encode())
+    return digest.hexdigest()[:16]
+
+
+def choose_target(samples: Sequence[Sample], measure: str) -> Target:
+    """What is teacher-forced: the full model's own answers for agreement, ground truth for a score, and for the loss
+    ground truth where every sample has it.
+
+    Raises:
+        DataError: a score is asked for, and a sample has no answer.
+    """
+    missing = [sample.id for sample in samples if sample.answer is None]
+    if measure == "agreement" or (measure == "loss" and missing):
+        return "own"
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(samples)} samples have no answer (the first: {missing[0]!r}), so no score can be "
+            "taken. Use --measure agreement: then the model's own answers are what a schedule must keep."
+        )
+    return "answer"
+
+
+def targets(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    target: Target,
+    batch_size: int = 16,
+    max_new_tokens: int = 32,
+) -> list[str | list[int]]:
+    """What is teacher-forced, one a sample."""
+    if target == "answer":
+        return [str(sample.answer) for sample in samples]
+    return list(own_answers(model, processor, samples, batch_size, max_new_tokens))
+
+
+def own_answers(
+    model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 16, max_new_tokens: int = 32
+) -> list[list[int]]:
+    """The full model's greedy answers as token ids without the end token, in the order of the samples."""
+    found = answers.own_answers(model, processor, group_by_image(samples, batch_size), max_new_tokens)
+    return [found[sample.id] for sample in samples]
+
+
+def _question(sample: Sample) -> str:
+    return hashlib.sha256(repr((sample.messages, [_digest(image) for image in sample.images])).encode()).hexdigest()
+
+
+def _digest(image: Any) -> str:
+    """A name of what is seen: pixels of an image in memory, bytes of a file."""
+    if isinstance(image, str | Path):
+        try:
+            return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"The picture {str(image)!r} cannot be read: {error.strerror or error}.") from error
+    return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()

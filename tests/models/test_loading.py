@@ -1,0 +1,61 @@
+"""A model folder loads in eval mode with its processor; what is not one is explained."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny.processor import tiny_processor
+from lookaway.core.errors import PreparationError, UnsupportedModel
+from lookaway.models.loading import MINI, load_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    tiny("llava").model.save_pretrained(path)
+    tiny_processor().save_pretrained(path)
+    return path
+
+
+def test_a_folder_loads(folder):
+    model, processor = load_model(folder, attn_implementation="eager", device="cpu")
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert model.config.text_config._attn_implementation == "eager"
+    assert torch.equal(model.lm_head.weight, tiny("llava").model.lm_head.weight)
+    assert processor.tokenizer("abc")["input_ids"] == tiny_processor().tokenizer("abc")["input_ids"]
+    assert load_model(folder, dtype=torch.bfloat16, device="cpu")[0].dtype == torch.bfloat16
+
+
+def test_a_missing_model_is_explained_offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(PreparationError, match=r"no folder here.*lookaway-mini"):
+        load_model("nobody/no-such-model-anywhere")
+
+
+def test_a_damaged_folder_is_explained(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(PreparationError, match="complete Hugging Face model"):
+        load_model(tmp_path)
+    weights.unlink()
+    with pytest.raises(PreparationError, match="complete Hugging Face model"):
+        load_model(tmp_path)
+
+
+def test_a_text_only_model_is_refused(tmp_path):
+    config = LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9, intermediate_size=8)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="text-only"):
+        load_model(tmp_path)
+
+
+def test_the_default_models_are_known_by_name(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lookaway.models.mini.model.prepare_mini", lambda variant: asked.append(variant) or folder)
+    for name in MINI:
+        load_model(name, device="cpu")
+    assert asked == ["exit-aware", "plain"]
