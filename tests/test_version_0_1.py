@@ -14,41 +14,11 @@ from lookaway.reports.pages.page import write_report
 SAVED = Path(__file__).parent / "fixtures" / "v0_1"
 POLICIES = sorted(path.name for path in (SAVED / "policies").iterdir())
 NAMES = [
-    "AdapterShape",
-    "AttentionSkip",
-    "DART",
-    "Decision",
-    "DivPrune",
-    "ExitAt",
-    "ExitGates",
-    "FastV",
-    "FitPrune",
-    "KeepAll",
-    "KeepSchedule",
-    "LayerView",
-    "LookawayError",
-    "Policy",
-    "PyramidDrop",
-    "RandomExit",
-    "RandomKeep",
-    "Sample",
-    "SkipAdapters",
-    "SparseVLM",
-    "TokenLayout",
-    "Trace",
-    "UniformKeep",
-    "VTW",
-    "VisionZipStyle",
-    "VisualExit",
-    "anatomy",
-    "attach",
-    "chain",
-    "load",
-    "merge",
-    "policies",
-    "reference",
-    "unmerge",
-]
+    "AdapterShape", "AttentionSkip", "DART", "Decision", "DivPrune", "ExitAt", "ExitGates", "FastV", "FitPrune",
+    "KeepAll", "KeepSchedule", "LayerView", "LookawayError", "Policy", "PyramidDrop", "RandomExit", "RandomKeep",
+    "Sample", "SkipAdapters", "SparseVLM", "TokenLayout", "Trace", "UniformKeep", "VTW", "VisionZipStyle",
+    "VisualExit", "anatomy", "attach", "chain", "load", "merge", "policies", "reference", "unmerge",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
