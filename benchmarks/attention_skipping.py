@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lookaway.engine.replay.tape.teacher_forcing import answer_logits
 
 import lookaway as la
 from lookaway.core.record import RecordWriter, read_records
 from lookaway.data import load_samples
 from lookaway.engine.api import attach
+from lookaway.engine.replay.teacher_forcing import answer_logits
 from lookaway.evaluation.header import run_header
 from lookaway.evaluation.latency import measure, ratio
 from lookaway.evaluation.statistics import binomial_interval, mcnemar

@@ -15,10 +15,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lookaway.reports.figures.policy.svg import standalone
-
 from lookaway.core.files import write_text
 from lookaway.reports.collect import ReportData, collect
+from lookaway.reports.figures.svg import standalone
 from lookaway.reports.pages.findings import study_figure
 
 PICTURES = {"stopping": ("plain", "exit-aware"), "causes": ("plain", "exit-aware"), "flow": ("plain",),

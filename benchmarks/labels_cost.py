@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 import torch
-from lookaway.engine.replay.tape.exit_table import collect_exit_table
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from lookaway.anatomy.find import anatomy_of
+from lookaway.engine.replay.exit_table import collect_exit_table
 
 IMAGE, VISUAL = 5, 196
 
