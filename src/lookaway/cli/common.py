@@ -16,6 +16,7 @@ from ..core.errors import DataError
 if TYPE_CHECKING:
     from ..core.decision import Policy
     from ..evaluation.runner import PairedResult
+    from ..evaluation.scores import PairedScores
     from ..evaluation.summary import SummaryRow
 
 __all__ = ["cache_folder", "choose_policy", "earlier_results", "progress", "show_summary"]
@@ -102,17 +103,23 @@ FREE = ("out", "batch_size", "device", "pictures", "curve", "records")
 """Options that may change when an interrupted run goes on."""
 
 
-def show_summary(name: str, rows: Sequence[SummaryRow], page: Path) -> None:
-    """The short table of a paired evaluation."""
-    table = Table("family", "n", "without", "with", "same answer", "mean exit", "FLOPs", "KV", box=None, title=name)
+def show_summary(name: str, rows: Sequence[SummaryRow], page: Path, scores: PairedScores | None = None) -> None:
+    """The short table of a paired evaluation, and the task's own figures where it has more than an accuracy."""
+    columns = ("family", "n", "images", "without", "with", "same answer", "mean exit", "FLOPs", "KV")
+    table = Table(*columns, box=None, title=name)
     for row in rows:
         table.add_row(
-            row.family, str(row.samples), _share(row.accuracy_without), _share(row.accuracy_with),
+            row.family, str(row.samples), str(row.images), _share(row.accuracy_without), _share(row.accuracy_with),
             _share(row.agreement.value), "–" if row.mean_exit is None else f"{row.mean_exit:.1f}",
             _share(row.flops_share), _share(row.kv_share),
         )  # fmt: skip
     console = Console()
     console.print(table)
+    if scores is not None and len(scores.totals) > 1:
+        own = Table(scores.scorer, "without", "with", box=None)
+        for figure, value in scores.totals.items():
+            own.add_row(figure, f"{scores.totals_without[figure]:.3f}", f"{value:.3f}")
+        console.print(own)
     console.print(f"report: {page}", highlight=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core.record import Sample
@@ -28,8 +28,9 @@ class Options:
     """train, calibration, test; or all of your own file."""
     limit: int | None = 500
     """At most so many samples."""
-    score: Literal["accuracy", "agreement"] = "accuracy"
-    """accuracy needs answers in the data; agreement compares with the unpruned model only."""
+    score: str = "accuracy"
+    """accuracy: by the official scorer of the data, which needs answers; agreement: compared with the unpruned model
+    only; or a scorer by name: exact, letters, gqa, vqa, textvqa, pope, mme, scienceqa, anls, cider."""
     curve: bool = True
     """Also every fixed exit, the oracle and random exits, from one tape a sample (needs answers)."""
     compare: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.gate_curves import write_curves, write_gates
     from ..evaluation.header import run_header
     from ..evaluation.runner import evaluate_policy
+    from ..evaluation.scorers import scorer_for
+    from ..evaluation.scores import score_pairs
     from ..evaluation.scoring import require_answers
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
@@ -67,8 +70,11 @@ def run(options: Options) -> dict[str, Any]:
 
     policy = choose_policy(options.model, options.policy, options.exit_at)
     samples = load_samples(options.data, options.split, options.limit, options.seed)
-    if options.score == "accuracy":
+    scorer = None
+    if options.score != "agreement":
         require_answers(samples)
+        scorer = scorer_for(samples, "auto" if options.score == "accuracy" else options.score)
+        scorer.totals(samples, [""] * len(samples))  # what cannot be scored is refused before the model runs
     model, processor = load_model(options.model, device=options.device)
     records = options.out / "records.jsonl"
     done = earlier_results(records, options)
@@ -79,8 +85,12 @@ def run(options: Options) -> dict[str, Any]:
                 model, processor, policy, samples, variant=options.name, writer=writer, done=done,
                 batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, progress=advance,
             )  # fmt: skip
-        rows = summarise(results)
-        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows])
+        scores = score_pairs(scorer, samples, results) if scorer else None
+        rows = summarise(results, scores)
+        totals: dict[str, Any] = {}
+        if scores is not None:
+            totals = {"scorer": scores.scorer, "totals": scores.totals, "totals_without": scores.totals_without}
+        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], **totals)
         write_pictures(writer, samples, results, options.pictures)
         seen = [sample for sample in samples if sample.images and sample.answer is not None]
         if options.curve and seen:
@@ -93,8 +103,8 @@ def run(options: Options) -> dict[str, Any]:
             for other in options.compare:
                 write_gates(writer, Path(other).name, la.load(other), table, outcomes)
     page = write_report(records, options.out / "report.html")
-    show_summary(options.name, rows, page)
-    return {"summary": [asdict(row) for row in rows], "records": str(records), "report": str(page)}
+    show_summary(options.name, rows, page, scores)
+    return {"summary": [asdict(row) for row in rows], **totals, "records": str(records), "report": str(page)}
 
 
 def write_pictures(writer: Any, samples: list[Sample], results: list[PairedResult], count: int) -> None:

@@ -46,6 +46,8 @@ class PairedResult:
     full_fastv_flops: int
     kv_bytes: int
     full_kv_bytes: int
+    image: str | None = None
+    """Equal for questions about the same pictures (`Sample.image_key`); None in records of 0.1."""
 
 
 def evaluate_policy(
@@ -95,7 +97,7 @@ def results_from_records(records: Iterable[dict[str, Any]]) -> list[PairedResult
     latest: dict[tuple[str, str], PairedResult] = {}
     for record in records:
         if record["kind"] == "sample":
-            values = {name: record[name] for name in PairedResult.__dataclass_fields__}
+            values = {name: record[name] for name in PairedResult.__dataclass_fields__ if name in record}
             latest[values["variant"], values["id"]] = PairedResult(**values)
     return list(latest.values())
 
@@ -129,4 +131,5 @@ def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trac
         full_fastv_flops=cost.full_fastv_flops,
         kv_bytes=cost.kv_bytes,
         full_kv_bytes=cost.full_kv_bytes,
+        image=sample.image_key,
     )

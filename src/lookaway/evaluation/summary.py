@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .runner import PairedResult
-from .statistics import Estimate, binomial_interval, mcnemar, retention
+from .scores import PairedScores
+from .statistics import Estimate, paired_p, retention, samples_needed, share_interval
 
 __all__ = ["SummaryRow", "histogram", "summarise"]
 
@@ -20,11 +21,12 @@ class SummaryRow:
     accuracy_without: float | None
     accuracy_with: float | None
     retention: Estimate | None
-    """Accuracy with / without, with its paired 95 % bootstrap interval."""
+    """Accuracy with / without, with its paired 95 % interval, clustered by image."""
     p_value: float | None
-    """Exact McNemar test that both are right equally often."""
+    """McNemar's exact test that both are right equally often; a permutation test where images have several questions or
+    scores are not 0 or 1."""
     agreement: Estimate
-    """Share of equal answers, with its exact 95 % interval."""
+    """Share of equal answers, with its 95 % interval, clustered by image."""
     mean_exit: float | None
     """Mean exit layer of samples with an image; a sample that never exits counts as the number of layers."""
     never_exits: float | None
@@ -38,14 +40,24 @@ class SummaryRow:
     """The same by FastV's formula."""
     kv_share: float
     """KV bytes after prefill / those without the policy."""
+    images: int = 0
+    """Different images (a question without one counts as one): what intervals and tests take for independent."""
+    needed_for_one_percent: int | None = None
+    """Independent questions that a paired test needs to see a drop of one point (power 0.8, level 0.05), at the share
+    of differing answers that was found."""
 
 
-def summarise(results: Sequence[PairedResult]) -> list[SummaryRow]:
-    """The row 'all' first, then the families by name."""
+def summarise(results: Sequence[PairedResult], scores: PairedScores | None = None) -> list[SummaryRow]:
+    """The row 'all' first, then the families by name.
+
+    Args:
+        scores: a task's official scores of these results (`score_pairs`); None: right or wrong by exact match.
+    """
     families = sorted({result.family for result in results if result.family is not None})
-    rows = [_row("all", results)]
-    rows += [_row(family, [r for r in results if r.family == family]) for family in families]
-    return rows
+    chosen = {"all": list(range(len(results)))}
+    for family in families:
+        chosen[family] = [i for i, result in enumerate(results) if result.family == family]
+    return [_row(name, results, places, scores) for name, places in chosen.items()]
 
 
 def histogram(results: Sequence[PairedResult]) -> dict[int, int]:
@@ -58,10 +70,19 @@ def histogram(results: Sequence[PairedResult]) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-def _row(family: str, results: Sequence[PairedResult]) -> SummaryRow:
-    scored = all(result.right_without is not None for result in results)
-    right = [bool(result.right_with) for result in results]
-    right_without = [bool(result.right_without) for result in results]
+def _row(
+    family: str, everything: Sequence[PairedResult], places: Sequence[int], scores: PairedScores | None
+) -> SummaryRow:
+    results = [everything[i] for i in places]
+    if scores is not None:
+        scored, right = True, [scores.with_policy[i] for i in places]
+        right_without = [scores.without[i] for i in places]
+    else:
+        scored = all(result.right_without is not None for result in results)
+        right = [float(bool(result.right_with)) for result in results]
+        right_without = [float(bool(result.right_without)) for result in results]
+    images = [result.id if result.image is None else result.image for result in results]
+    differing = sum(a != b for a, b in zip(right, right_without, strict=True)) / len(results)
     exits = [r.num_layers if r.exit_layer is None else r.exit_layer for r in results if r.visual_tokens[0]]
     seen = [result for result in results if result.visual_tokens[0]]
     count = len(results)
@@ -70,9 +91,9 @@ def _row(family: str, results: Sequence[PairedResult]) -> SummaryRow:
         samples=count,
         accuracy_without=sum(right_without) / count if scored else None,
         accuracy_with=sum(right) / count if scored else None,
-        retention=retention(right, right_without) if scored and any(right_without) else None,
-        p_value=mcnemar(right, right_without) if scored else None,
-        agreement=binomial_interval(sum(result.agree for result in results), count),
+        retention=retention(right, right_without, images) if scored and any(right_without) else None,
+        p_value=paired_p(right, right_without, images) if scored else None,
+        agreement=share_interval([result.agree for result in results], images),
         mean_exit=sum(exits) / len(exits) if exits else None,
         never_exits=sum(result.exit_layer is None for result in seen) / len(seen) if seen else None,
         visual_tokens=sum(sum(r.visual_tokens) / len(r.visual_tokens) for r in results) / count,
@@ -80,4 +101,6 @@ def _row(family: str, results: Sequence[PairedResult]) -> SummaryRow:
         flops_share=sum(r.flops for r in results) / sum(r.full_flops for r in results),
         fastv_share=sum(r.fastv_flops for r in results) / sum(r.full_fastv_flops for r in results),
         kv_share=sum(r.kv_bytes for r in results) / sum(r.full_kv_bytes for r in results),
+        images=len(set(images)),
+        needed_for_one_percent=samples_needed(differing) if scored else None,
     )

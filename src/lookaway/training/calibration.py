@@ -12,8 +12,10 @@ Questions of one image are no independent draws, so one of each image is taken (
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -83,17 +85,14 @@ class Calibration:
         return asdict(self)
 
 
+@lru_cache(maxsize=4096)  # scipy finds it in some milliseconds, and thresholds that change as many answers ask again
 def upper_bound(changed: int, samples: int, delta: float) -> float:
     """Exact one-sided (Clopper-Pearson) upper bound of a share at confidence 1 - delta."""
-    if changed >= samples:
-        return 1.0
-    if changed == 0:
-        return float(1 - delta ** (1 / samples))
     try:
-        from scipy.stats import beta
+        from scipy.stats import binomtest
     except ImportError:
         raise MissingDependency.of("scipy", "eval") from None
-    return float(beta.ppf(1 - delta, changed + 1, samples - changed))
+    return float(binomtest(changed, samples, alternative="less").proportion_ci(1 - delta, "exact").high)
 
 
 def default_thresholds() -> tuple[float, ...]:
@@ -195,7 +194,4 @@ def _reason(passed: dict[str, float] | None, first: dict[str, float], n: int, o:
 
 def _samples_needed(o: CalibrationOptions) -> int:
     """Smallest n at which zero changed answers pass."""
-    n = 1
-    while upper_bound(0, n, o.delta) > o.epsilon:
-        n += 1
-    return n
+    return math.ceil(math.log(o.delta) / math.log1p(-o.epsilon))  # where (1 - epsilon) ** n <= delta

@@ -18,7 +18,7 @@ from ...core.decision import Policy
 from ...core.errors import SettingsError
 from ...core.record import Sample
 from ...evaluation.scoring import require_answers
-from ...evaluation.statistics import Estimate, binomial_interval, mcnemar, retention
+from ...evaluation.statistics import Estimate, paired_p, retention, share_interval
 from ...policies.fixed import KeepAll
 from ..trials.queue import Done, Job, TrialQueue
 from ..trials.samples import own_answers
@@ -108,14 +108,15 @@ class HeldOutEvaluator:
         tokens = visual + np.array(loads.text)[:, None]
         cost = prefill_cost(loads.shape, tokens.T.tolist(), visual.T.tolist())
         count = len(right)
+        images = [sample.image_key for sample in self.samples]
         return CostRow(
             method=entry.method, budget=entry.budget, trials=entry.trials, samples=count,
             flops_share=cost.flops_share, fastv_share=cost.fastv_share, kv_share=cost.kv_share,
             kv_bytes=cost.kv_bytes / count, visual_tokens=cost.visual_tokens,
             full_visual_tokens=cost.full_visual_tokens,
-            accuracy=binomial_interval(sum(right), count), agreement=binomial_interval(sum(agree), count),
-            retention=retention(right, self._truth.full.right.tolist()),
-            p_random=mcnemar(right, _bools(rival["right"])) if rival is not None else None, rates=entry.rates,
+            accuracy=share_interval(right, images), agreement=share_interval(agree, images),
+            retention=retention(right, self._truth.full.right.tolist(), images),
+            p_random=paired_p(right, _bools(rival["right"]), images) if rival is not None else None, rates=entry.rates,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -1,0 +1,43 @@
+"""Official scores of paired results: one score a question with and without the policy, and both tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.record import Sample
+from .runner import PairedResult
+from .scorers import Scorer
+
+__all__ = ["PairedScores", "score_pairs"]
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """What a task's scorer says of the answers with and without the policy, in the order of the results."""
+
+    scorer: str
+    with_policy: list[float]
+    """One score a question."""
+    without: list[float]
+    totals: dict[str, float]
+    """The task's own table with the policy, e.g. {'accuracy': .87, 'f1': .86, 'yes_ratio': .51}."""
+    totals_without: dict[str, float]
+
+
+def score_pairs(scorer: Scorer, samples: Sequence[Sample], results: Sequence[PairedResult]) -> PairedScores:
+    """Score all results; `samples` are theirs, in any order and perhaps more.
+
+    Raises:
+        DataError: a sample has no answer, or the task's table cannot be made of these samples.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    own = [by_id[result.id] for result in results]
+    answers, answers_without = [r.answer_with for r in results], [r.answer_without for r in results]
+    return PairedScores(
+        scorer=scorer.name,
+        with_policy=scorer.scores(own, answers),
+        without=scorer.scores(own, answers_without),
+        totals=scorer.totals(own, answers),
+        totals_without=scorer.totals(own, answers_without),
+    )
