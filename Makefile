@@ -2,6 +2,8 @@
 VENV ?= .venv
 RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# One process a core, one thread each: tiny models gain nothing from threads.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 SOURCES := src tests examples benchmarks
 
 .PHONY: demo test test-oldest test-matrix check lint types fast format clean help
@@ -17,7 +19,7 @@ demo: $(INSTALLED) ## the default model, its exit gates, with and without, and o
 	$(RUN)/lookaway demo --out out/demo
 
 test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
-	$(RUN)/python -m pytest -m "not gpu and not hub"
+	$(PYTEST) -m "not gpu and not hub"
 
 test-oldest: $(INSTALLED) ## a slice of the table of families on the oldest transformers
 	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py
@@ -36,7 +38,7 @@ types: $(INSTALLED)
 	$(RUN)/mypy
 
 fast: $(INSTALLED)
-	$(RUN)/python -m pytest -m "not slow and not gpu and not hub"
+	$(PYTEST) -m "not slow and not gpu and not hub"
 
 format: $(INSTALLED) ## let ruff write the format and the safe fixes
 	$(RUN)/ruff format $(SOURCES)
