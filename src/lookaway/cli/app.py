@@ -33,6 +33,7 @@ COMMANDS = {
     "align": "Train the default model itself, by its own recipe.",
     "report": "Draw report.html from records.",
     "policies": "List the policies, one line each.",
+    "env": "Print versions, hardware and threads, and what a policy is: for an issue.",
 }
 """One module `cli/<name>.py` each, with a dataclass `Options` and a function `run(options) -> plain values`."""
 

@@ -21,7 +21,7 @@ import torch
 from .. import __version__
 from ..anatomy.find import anatomy_of
 
-__all__ = ["config_hash", "hardware", "run_header"]
+__all__ = ["config_hash", "hardware", "run_header", "source_commit"]
 
 
 def run_header(
@@ -50,7 +50,7 @@ def run_header(
         "options": config,
         "config_hash": config_hash(config),
         "hardware": hardware(model.device),
-        "versions": {"lookaway": __version__, "commit": _commit(), "python": platform.python_version(),
+        "versions": {"lookaway": __version__, "commit": source_commit(), "python": platform.python_version(),
                      **{name: _version(name) for name in ("torch", "transformers")}},
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +83,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _commit() -> str:
+def source_commit() -> str:
     """The commit of a source checkout, with '+' where files were changed; '' for an installed package."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
