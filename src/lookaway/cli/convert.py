@@ -1,0 +1,46 @@
+"""`lookaway convert`: a published checkpoint -> an ordinary transformers folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from .options import argument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a checkpoint that is in its authors' layout (LLaVA, VILA, Eagle, InternVL) as a transformers folder."""
+
+    source: str = argument()
+    """Folder or hub id of the checkpoint."""
+    target: Path = argument()
+    """Folder to write; must not exist yet. An interrupted conversion goes on where it stopped."""
+    vision_tower: Path | None = None
+    """Folder of the vision tower, where the checkpoint only names it and it does not lie beside the model."""
+    conversation: str | None = None
+    """Prompt form of the chat template (vicuna_v1, llava_v1, ...); default: the one that the authors evaluate with."""
+
+
+def run(options: Options) -> dict[str, str]:
+    from ..core.errors import UnsupportedModel
+    from ..models.layouts.convert import convert
+    from ..models.layouts.detection import plan_for
+    from ..models.layouts.fetching import published_folder
+    from .common import progress
+
+    folder = published_folder(options.source)
+    plan = plan_for(folder, options.vision_tower, options.conversation) if folder is not None else None
+    if plan is None:
+        raise UnsupportedModel(
+            f"{options.source} is in none of the published layouts that need converting. `lookaway doctor` says what a "
+            "folder is; a transformers folder is used as it is."
+        )
+    with progress(f"converting {plan.layout}, per cent", 100) as advance:
+        target = convert(
+            plan, options.target, lambda done, total: advance(100 * done // total - 100 * (done - 1) // total)
+        )
+    Console(highlight=False).print(f"{plan.model_class.__name__} is in [bold]{target}[/bold]", soft_wrap=True)
+    return {"layout": plan.layout, "model": plan.model_class.__name__, "folder": str(target)}

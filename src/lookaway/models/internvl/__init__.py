@@ -1,0 +1,1 @@
+"""InternVL as published: InternViT, and InternVL2 / 2.5 with their three kinds of decoders."""

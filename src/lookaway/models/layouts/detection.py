@@ -1,0 +1,111 @@
+"""Which published layout a folder is, decided by its keys before transformers' AutoConfig sees it.
+
+LLaVA's published configs say `model_type: llava`, which AutoConfig takes for its own class and completes with defaults
+that are not the model's: another model, in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import PreparationError, UnsupportedModel
+from .plan import Plan
+from .request import Request
+from .tokenizing import read_json
+
+__all__ = ["LAYOUTS", "Layout", "plan_for", "recognise"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published layout that lookaway reads."""
+
+    name: str
+    title: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    """Whether a config.json is of this layout; the first that says so has it."""
+    planner: str
+    """'module:function' below `lookaway.models`, which makes a `Plan` of a `Request`."""
+
+    def plan(self, request: Request) -> Plan:
+        """Raises UnsupportedModel or PreparationError, each with the reason and the cure."""
+        module, _, function = self.planner.partition(":")
+        plan: Plan = getattr(import_module(f"...{module}", __name__), function)(request)
+        return plan
+
+
+def _tower(config: Mapping[str, Any]) -> str:
+    return str(config.get("mm_vision_tower") or "")
+
+
+def _is_llava(config: Mapping[str, Any]) -> bool:
+    return bool(_tower(config)) and "vision_config" not in config and ";" not in _tower(config)
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "internvl-chat-1.0", "InternVL-Chat-ViT-6B-Vicuna (InternVL-Chat 1.0)",
+        lambda c: _is_llava(c) and "intern" in _tower(c).lower(), "llava.original:plan_llava",
+    ),
+    Layout(
+        "llava-1.5", "LLaVA-1.5 or VILA 1.0",
+        lambda c: _is_llava(c) and c.get("image_aspect_ratio") != "anyres", "llava.original:plan_llava",
+    ),
+)  # fmt: skip
+
+
+def recognise(folder: Path) -> Layout | None:
+    """The layout of a folder; None: not one of these, transformers may know it.
+
+    Raises:
+        UnsupportedModel: a layout that is known and cannot be read right.
+        PreparationError: the config cannot be read, or the folder is only a part of a model.
+    """
+    config = read_json(folder / "config.json")
+    if not config:
+        _refuse_parts(folder)
+        return None
+    _refuse_layouts(config)
+    return next((layout for layout in LAYOUTS if layout.matches(config)), None)
+
+
+def plan_for(
+    folder: Path, vision_tower: str | Path | None = None, conversation: str | None = None
+) -> Plan | None:
+    """What a published checkpoint becomes; None where the folder is of no published layout."""
+    layout = recognise(folder)
+    if layout is None:
+        return None
+    tower = Path(vision_tower) if vision_tower is not None else None
+    return layout.plan(Request(folder, read_json(folder / "config.json"), tower, conversation))
+
+
+def _refuse_layouts(config: Mapping[str, Any]) -> None:
+    kind, names = config.get("model_type"), config.get("architectures") or ["?"]
+    for is_so, name, reason in REFUSED:
+        if is_so(config):
+            raise UnsupportedModel(f"{name} ({names[0]}, model_type {kind!r}) is not supported: {reason}")
+
+
+REFUSED: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
+    (
+        lambda c: _is_llava(c) and c.get("model_type") in ("llava_mpt", "llava_qwen", "llava_gemma"),
+        "A LLaVA with another decoder than Llama's or Mistral's",
+        "only LLaVA-1.5 and 1.6 in their Llama and Mistral forms are read.",
+    ),
+)  # fmt: skip
+"""(what its config looks like, its name, why it is refused)."""
+
+
+def _refuse_parts(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base model")
+        raise PreparationError(
+            f"{folder} is a LoRA adapter, not a model: merge it into {base} and give the merged folder."
+        )
+    if (folder / "mm_projector.bin").is_file():
+        raise PreparationError(f"{folder} holds a projector only (mm_projector.bin): give the whole checkpoint.")

@@ -1,0 +1,216 @@
+"""LLaVA-1.5, VILA 1.0 and InternVL-Chat 1.0 in LLaVA's original layout -> transformers' LLaVA.
+
+One layout: Llama's keys at the top of config.json, `mm_*` keys beside them, and the tower only named. InternVL-Chat
+1.0 differs in its tower (InternViT-6B, read four layers from its end) and in its image statistics alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import PreparationError, UnsupportedModel
+from ..internvl.vision import internvit_config, internvit_rules
+from ..layouts.conversations import chat_template
+from ..layouts.plan import MARK, Plan
+from ..layouts.reader import Shards
+from ..layouts.request import Request, generation_config, pick, rope, stored_dtype
+from ..layouts.rules import Rule, Source
+from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer, read_json
+from ..layouts.towers import find_tower
+from .keys import clip_rules, llava_rules, tower_inside_rules
+
+__all__ = ["Tower", "clip_config", "llama_config", "open_decoder", "plan_llava", "tower_of"]
+
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+TOWER = "model.vision_tower."
+CLIP_L_336 = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 336, "patch_size": 14, "projection_dim": 768, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+"""openai/clip-vit-large-patch14-336, for checkpoints that hold the tower's weights and only its config elsewhere."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The image side of a LLaVA: config, where its weights are, and how pictures become pixels."""
+
+    config: Any
+    source: Source | None  # None: inside the checkpoint
+    rules_inside: tuple[Rule, ...]
+    size: int
+    """Side of the square that the tower is given, in pixels."""
+    mean: list[float]
+    std: list[float]
+
+
+def plan_llava(request: Request) -> Plan:
+    """What such a folder becomes.
+
+    Raises:
+        UnsupportedModel: a variant that has no exact counterpart; the text names the key.
+        PreparationError: a part is missing.
+    """
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    config = request.config
+    _refuse_variants(config)
+    shards = open_decoder(request.folder)
+    tower = tower_of(request, shards)
+    tokenizer = chunkwise_tokenizer(request.folder)
+    strategy = "default" if config.get("mm_vision_select_feature", "patch") == "patch" else "full"
+    patches = (tower.size // 14) ** 2
+    conversation = request.conversation or "vicuna_v1"
+    layout = "internvl-chat-1.0" if "internvl" in type(tower.config).__name__.lower() else "llava-1.5"
+    dtype = stored_dtype(config, shards.specs["lm_head.weight"].dtype)
+    built = LlavaConfig(
+        vision_config=tower.config.to_dict(),
+        text_config=llama_config(config).to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=patches + (strategy == "full"),
+        vision_feature_layer=config["mm_vision_select_layer"],
+        vision_feature_select_strategy=strategy,
+        projector_hidden_act="gelu",
+        tie_word_embeddings=False,
+        architectures=["LlavaForConditionalGeneration"],
+        dtype=dtype,
+        **{MARK: layout},
+    )
+    processor = LlavaProcessor(
+        image_processor=image_processor(config, tower),
+        tokenizer=tokenizer,
+        patch_size=14,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy=strategy,
+        chat_template=chat_template(conversation),
+    )
+    return Plan(
+        layout=layout,
+        model_class=LlavaForConditionalGeneration,
+        config=built,
+        generation=generation_config(request.folder, config, tokenizer),
+        processor=processor,
+        sources=(Source(shards, (*tower.rules_inside, *llava_rules())), *([tower.source] if tower.source else [])),
+        dtype=dtype,
+        conversation=conversation,
+    )
+
+
+def open_decoder(folder: Path) -> Shards:
+    """The checkpoint's own tensors.
+
+    Raises:
+        PreparationError: there are none, or the decoder is not among them (LoRA, projector only).
+    """
+    shards = Shards(folder)
+    if "lm_head.weight" in shards.specs:
+        return shards
+    if (folder / "adapter_config.json").is_file() or any("lora_" in name for name in shards.specs):
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base model")
+        raise PreparationError(
+            f"{folder} holds LoRA weights only. Merge them into {base} with the code that trained them "
+            "(LLaVA: scripts/merge_lora_weights.py), and give the merged folder."
+        )
+    if (folder / "mm_projector.bin").is_file():
+        raise PreparationError(
+            f"{folder} holds a projector only (mm_projector.bin). The decoder is in the folder that config.json names "
+            "as its base; give a whole checkpoint."
+        )
+    if not shards.files:
+        raise PreparationError(
+            f"{folder} has a config.json and no weights. Download its *.safetensors or pytorch_model*.bin files too."
+        )
+    raise PreparationError(f"{folder} has weights, but not lm_head.weight: the decoder's are missing.")
+
+
+def llama_config(config: Mapping[str, Any], kind: Any = None) -> Any:
+    """Llama's keys of a published config -> `LlamaConfig`, or another `kind` of the same keys."""
+    from transformers import LlamaConfig
+
+    keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+            "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "attention_bias", "attention_dropout",
+            "head_dim", "sliding_window"]  # fmt: skip
+    return (kind or LlamaConfig)(**pick(config, *keys), rope_parameters=rope(config), tie_word_embeddings=False)
+
+
+def tower_of(request: Request, shards: Shards) -> Tower:
+    """The tower that the checkpoint names: its own weights where it holds them, else those of the tower's folder.
+
+    Raises:
+        UnsupportedModel: neither CLIP nor InternViT.
+        PreparationError: its folder is needed and not found.
+    """
+    name = str(request.config.get("mm_vision_tower") or request.config.get("vision_tower"))
+    inside = any(stored.startswith(TOWER) for stored in shards.specs)
+    if re.search(r"intern_?vit|internvl", name, re.IGNORECASE):
+        folder = find_tower(request, name)
+        assert folder is not None
+        vision = internvit_config(read_json(folder / "config.json"))
+        # 336, whatever the tower was trained at: position embeddings are stretched as the picture asks for
+        size = 448 if "448" in name else 336
+        rules = internvit_rules(TOWER, r"model\.vision_tower\.vision_tower\.")
+        source = None if inside else Source(Shards(folder), internvit_rules(TOWER))
+        return Tower(vision, source, rules, size, IMAGENET_MEAN, IMAGENET_STD)
+    folder = find_tower(request, name, needed=not inside)
+    stored = read_json(folder / "config.json") if folder is not None else {}
+    vision_keys = stored.get("vision_config") or stored
+    if folder is None and name == "openai/clip-vit-large-patch14-336":
+        vision_keys = CLIP_L_336
+    kind = stored.get("model_type", "clip")
+    if not vision_keys or kind not in ("clip", "clip_vision_model"):
+        raise UnsupportedModel(
+            f"The vision tower {name} is of kind {kind!r}. LLaVA's original layout is read with CLIP and InternViT."
+        )
+    vision = clip_config(vision_keys)
+    images = read_json(folder / "preprocessor_config.json") if folder is not None else {}
+    source = None if inside or folder is None else Source(Shards(folder), clip_rules(TOWER))
+    mean, std = images.get("image_mean", CLIP_MEAN), images.get("image_std", CLIP_STD)
+    return Tower(vision, source, tower_inside_rules(TOWER), vision.image_size, mean, std)
+
+
+def clip_config(config: Mapping[str, Any]) -> Any:
+    """CLIP's vision config of any age -> `CLIPVisionConfig`."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        **pick(config, "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+               "num_channels", "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout",
+               "initializer_range", "initializer_factor")  # fmt: skip
+    )
+
+
+def image_processor(config: Mapping[str, Any], tower: Tower) -> Any:
+    """`image_aspect_ratio` pad: onto a square of the mean colour; else CLIP's resize and centre crop."""
+    from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
+
+    pad = config.get("image_aspect_ratio") == "pad"
+    options = {
+        "size": {"shortest_edge": tower.size},
+        "crop_size": {"height": tower.size, "width": tower.size},
+        "image_mean": tower.mean,
+        "image_std": tower.std,
+    }
+    return LlavaImageProcessorPil(do_pad=True, **options) if pad else CLIPImageProcessorPil(**options)
+
+
+def _refuse_variants(config: Mapping[str, Any]) -> None:
+    projector = config.get("mm_projector_type", "linear")
+    if projector != "mlp2x_gelu":
+        raise UnsupportedModel(
+            f"The checkpoint's projector is {projector!r} (mm_projector_type); transformers' LLaVA has two linear "
+            "layers with GELU between them (mlp2x_gelu) and no other."
+        )
+    if config.get("mm_use_im_start_end") or config.get("mm_use_im_patch_token"):
+        raise UnsupportedModel(
+            "The checkpoint marks pictures with <im_start> and <im_end> (mm_use_im_start_end), as LLaVA-1.0 did; "
+            "LLaVA-1.5 and its relatives do not, and only they are read."
+        )
+    ratio = config.get("image_aspect_ratio")
+    if ratio not in (None, "square", "pad"):
+        raise UnsupportedModel(f"image_aspect_ratio {ratio!r} is not one of LLaVA-1.5's: pad, square.")
+
