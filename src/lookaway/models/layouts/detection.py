@@ -55,6 +55,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "llava-1.5", "LLaVA-1.5 or VILA 1.0",
         lambda c: _is_llava(c) and c.get("image_aspect_ratio") != "anyres", "llava.original:plan_llava",
     ),
+    Layout("internvl2", "InternVL2 or 2.5", lambda c: c.get("model_type") == "internvl_chat", "internvl.original:plan_internvl"),
 )  # fmt: skip
 
 
@@ -92,6 +93,12 @@ def _refuse_layouts(config: Mapping[str, Any]) -> None:
 
 
 REFUSED: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
+    (
+        lambda c: c.get("model_type") == "internvl_chat" and c.get("ps_version", "v1") == "v1",
+        "InternVL-Chat 1.1 and 1.2 (ps_version v1)",
+        "their visual tokens are shuffled in another order (ps_version v1), which transformers' InternVL does not "
+        "compute. InternVL2 and 2.5 (v2) are read.",
+    ),
     (
         lambda c: _is_llava(c) and c.get("model_type") in ("llava_mpt", "llava_qwen", "llava_gemma"),
         "A LLaVA with another decoder than Llama's or Mistral's",
