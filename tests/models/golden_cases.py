@@ -65,7 +65,7 @@ def judge(model: Any, processor: Any, case: Case, tolerance: float = TOLERANCE) 
     assert as_public_ids(ids, image, facts["image_placeholder"]) == facts["input_ids"]
     assert ids.count(image) == facts["visual_tokens"]
     assert len(ids) == facts["sequence_length"]
-    assert torch.equal(sampled(inputs["pixel_values"].flatten(0, -4), facts["pixels"]), case.tensor("pixels"))
+    assert torch.equal(sampled(inputs["pixel_values"], facts["pixels"]), case.tensor("pixels"))
     seen: dict[str, torch.Tensor] = {}
     hook = model.model.language_model.register_forward_pre_hook(
         lambda module, args, named: seen.update(embeddings=named["inputs_embeds"]), with_kwargs=True

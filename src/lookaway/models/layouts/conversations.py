@@ -67,7 +67,7 @@ CONVERSATIONS: dict[str, tuple[str, str]] = {
         "{%- for turn in turns -%}"
         "{%- if turn['role'] == 'user' -%}"
         "{{ '[INST] ' + (system + '\\n' if system and loop.first else '') + content(turn) + ' [/INST]' }}"
-        "{%- else -%}{{ ' ' + content(turn) + '</s>' }}{%- endif -%}{%- endfor -%}",
+        "{%- else -%}{{ ' ' + content(turn) + ' </s>' }}{%- endif -%}{%- endfor -%}",
     ),
     "chatml_direct": _marked("Answer the questions.", _CHATML, "<|im_end|>"),
     "hermes-2": _marked("Answer the questions.", _CHATML, "<|im_end|>"),

@@ -52,8 +52,12 @@ LAYOUTS: tuple[Layout, ...] = (
         lambda c: _is_llava(c) and "intern" in _tower(c).lower(), "llava.original:plan_llava",
     ),
     Layout(
+        "llava-1.6", "LLaVA-1.6 (LLaVA-NeXT)",
+        lambda c: _is_llava(c) and c.get("image_aspect_ratio") == "anyres", "llava.next_original:plan_llava_next",
+    ),
+    Layout(
         "llava-1.5", "LLaVA-1.5 or VILA 1.0",
-        lambda c: _is_llava(c) and c.get("image_aspect_ratio") != "anyres", "llava.original:plan_llava",
+        _is_llava, "llava.original:plan_llava",
     ),
     Layout("internvl2", "InternVL2 or 2.5", lambda c: c.get("model_type") == "internvl_chat", "internvl.original:plan_internvl"),
 )  # fmt: skip

@@ -23,7 +23,7 @@ from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer, read_json
 from ..layouts.towers import find_tower
 from .keys import clip_rules, llava_rules, tower_inside_rules
 
-__all__ = ["Tower", "clip_config", "llama_config", "open_decoder", "plan_llava", "tower_of"]
+__all__ = ["Tower", "clip_config", "llama_config", "open_decoder", "plan_llava", "refuse_variants", "tower_of"]
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -58,7 +58,7 @@ def plan_llava(request: Request) -> Plan:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     config = request.config
-    _refuse_variants(config)
+    refuse_variants(config, None, "square", "pad")
     shards = open_decoder(request.folder)
     tower = tower_of(request, shards)
     tokenizer = chunkwise_tokenizer(request.folder)
@@ -134,8 +134,10 @@ def llama_config(config: Mapping[str, Any], kind: Any = None) -> Any:
     keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
             "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
             "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "attention_bias", "attention_dropout",
-            "head_dim", "sliding_window"]  # fmt: skip
-    return (kind or LlamaConfig)(**pick(config, *keys), rope_parameters=rope(config), tie_word_embeddings=False)
+            "head_dim"]  # fmt: skip
+    window = {} if kind is None else {"sliding_window": config.get("sliding_window")}
+    same = {**pick(config, *keys), **window, "tie_word_embeddings": False}
+    return (kind or LlamaConfig)(**same, rope_parameters=rope(config))
 
 
 def tower_of(request: Request, shards: Shards) -> Tower:
@@ -198,7 +200,8 @@ def image_processor(config: Mapping[str, Any], tower: Tower) -> Any:
     return LlavaImageProcessorPil(do_pad=True, **options) if pad else CLIPImageProcessorPil(**options)
 
 
-def _refuse_variants(config: Mapping[str, Any]) -> None:
+def refuse_variants(config: Mapping[str, Any], *aspect_ratios: str | None) -> None:
+    """Raise UnsupportedModel, with the key, where transformers' class does not compute what the config says."""
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise UnsupportedModel(
@@ -211,6 +214,7 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             "LLaVA-1.5 and its relatives do not, and only they are read."
         )
     ratio = config.get("image_aspect_ratio")
-    if ratio not in (None, "square", "pad"):
-        raise UnsupportedModel(f"image_aspect_ratio {ratio!r} is not one of LLaVA-1.5's: pad, square.")
+    if ratio not in aspect_ratios:
+        known = ", ".join(str(name) for name in aspect_ratios)
+        raise UnsupportedModel(f"image_aspect_ratio {ratio!r} is not one that is read here: {known}.")
 
