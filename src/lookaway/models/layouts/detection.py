@@ -48,6 +48,10 @@ def _is_llava(config: Mapping[str, Any]) -> bool:
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
+        "eagle-x5", "Eagle-X5 or X4",
+        lambda c: ";" in _tower(c) and "vision_config" not in c, "eagle.original:plan_eagle",
+    ),
+    Layout(
         "internvl-chat-1.0", "InternVL-Chat-ViT-6B-Vicuna (InternVL-Chat 1.0)",
         lambda c: _is_llava(c) and "intern" in _tower(c).lower(), "llava.original:plan_llava",
     ),
