@@ -63,6 +63,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "llava-1.5", "LLaVA-1.5 or VILA 1.0",
         _is_llava, "llava.original:plan_llava",
     ),
+    Layout("vila-1.5", "VILA 1.5", lambda c: "llm_cfg" in c, "vila.original:plan_vila"),
     Layout("internvl2", "InternVL2 or 2.5", lambda c: c.get("model_type") == "internvl_chat", "internvl.original:plan_internvl"),
 )  # fmt: skip
 
@@ -100,7 +101,18 @@ def _refuse_layouts(config: Mapping[str, Any]) -> None:
             raise UnsupportedModel(f"{name} ({names[0]}, model_type {kind!r}) is not supported: {reason}")
 
 
+def _is_nvila(config: Mapping[str, Any]) -> bool:
+    projector = config.get("mm_projector_cfg")
+    kind = str(projector.get("mm_projector_type")) if isinstance(projector, Mapping) else ""
+    dynamic = str(config.get("image_aspect_ratio", "")).startswith("dynamic") or bool(config.get("dynamic_s2"))
+    return "llm_cfg" in config and (dynamic or kind.endswith("_fix") or bool(config.get("chat_template")))
+
+
 REFUSED: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
+    (
+        _is_nvila, "NVILA",
+        "its dynamic tiles, its projectors and its prompts are other ones than VILA 1.5's, which is read.",
+    ),
     (
         lambda c: c.get("model_type") == "internvl_chat" and c.get("ps_version", "v1") == "v1",
         "InternVL-Chat 1.1 and 1.2 (ps_version v1)",
