@@ -13,7 +13,8 @@ from lookaway.models.layouts.plan import build
 
 LLAVAS = ("llava-v1.5-7b", "VILA-7b", "InternVL-Chat-ViT-6B-Vicuna-7B", "llava-v1.6-vicuna-7b")
 INTERNVLS = ("InternVL2-1B", "InternVL2-2B", "InternVL2-4B")
-MODELS = LLAVAS + INTERNVLS
+OWN_TOWERS = ("Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2")
+MODELS = LLAVAS + INTERNVLS + OWN_TOWERS
 WIDER = {name: 2e-5 for name in INTERNVLS}
 
 
