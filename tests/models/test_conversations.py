@@ -17,9 +17,7 @@ VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions."
 )
-INTERN = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
+INTERN = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 NEWER = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 EXPECTED = {
     "vicuna_v1": VICUNA + " USER: <image>\nQ1 ASSISTANT: A1</s>USER: Q2 ASSISTANT:",
@@ -34,7 +32,8 @@ EXPECTED = {
     "<|assistant|>\n",
     "internvl2_5": f"<|im_start|>system\n{NEWER}<|im_end|>\n<|im_start|>user\n<image>\nQ1<|im_end|>\n"
     "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n",
-    "qwen2-chat": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\nQ1<|im_end|>\n"
+    "qwen2-chat": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\nQ1"
+    "<|im_end|>\n"
     "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n",
 }
 EXPECTED["hermes-2"] = EXPECTED["chatml_direct"]
@@ -69,5 +68,5 @@ def test_pictures_come_first_and_an_answer_is_closed():
 
 
 def test_an_unknown_form_is_named():
-    with pytest.raises(SettingsError, match="'vicuna_v9' is not known. Known: vicuna_v1"):
+    with pytest.raises(SettingsError, match=r"'vicuna_v9' is not known. Known: vicuna_v1"):
         chat_template("vicuna_v9")

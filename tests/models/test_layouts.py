@@ -58,7 +58,7 @@ def test_a_tower_is_taken_from_where_it_is_said_or_found(copy):
     folder = copy(VILA)
     with pytest.raises(PreparationError, match=r"only its name.*--vision-tower DIR.*openai/clip-vit-large-patch14-336"):
         plan_for(folder)
-    with pytest.raises(PreparationError, match="has no config.json"):
+    with pytest.raises(PreparationError, match=r"has no config.json"):
         plan_for(folder, vision_tower=folder.parent)
     given = plan_for(folder, vision_tower=CLIP)
     shutil.copytree(CLIP, folder / "openai" / CLIP.name)
@@ -103,7 +103,7 @@ def test_incomplete_folders_are_explained(copy):
     with pytest.raises(PreparationError, match=r"no weights. Download"):
         plan_for(folder, vision_tower=CLIP)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "lmsys/vicuna-7b-v1.5"}')
-    with pytest.raises(PreparationError, match="LoRA weights only. Merge them into lmsys/vicuna-7b-v1.5"):
+    with pytest.raises(PreparationError, match=r"LoRA weights only. Merge them into lmsys/vicuna-7b-v1.5"):
         plan_for(folder, vision_tower=CLIP)
     (folder / "adapter_config.json").unlink()
     (folder / "mm_projector.bin").write_bytes(b"")

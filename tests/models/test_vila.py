@@ -113,7 +113,8 @@ def test_vila_1_0_saved_in_three_folders_answers_alike(tmp_path):
         projector / "model.safetensors",
     )
     whole = Shards(clip)
-    save_file({n: whole.read(n).contiguous() for n in whole.specs if n.startswith("vision_")}, tower / "model.safetensors")
+    vision = {name: whole.read(name).contiguous() for name in whole.specs if name.startswith("vision_")}
+    save_file(vision, tower / "model.safetensors")
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(source / name, llm)
     shutil.copy(clip / "preprocessor_config.json", tower)

@@ -16,7 +16,7 @@ class Options:
 
     source: str = argument()
     """Folder or hub id of the checkpoint."""
-    target: Path = argument()
+    target: str = argument()
     """Folder to write; must not exist yet. An interrupted conversion goes on where it stopped."""
     vision_tower: Path | None = None
     """Folder of the vision tower, where the checkpoint only names it and it does not lie beside the model."""

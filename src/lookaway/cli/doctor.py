@@ -16,7 +16,7 @@ from .options import argument
 class Options:
     """Say what a model folder is and whether lookaway reads it, without loading its weights."""
 
-    folder: Path = argument()
+    folder: str = argument()
     """Folder of a checkpoint, in its authors' layout or transformers' own."""
     vision_tower: Path | None = None
     """Folder of the vision tower, where the checkpoint only names it and it does not lie beside the model."""

@@ -52,7 +52,7 @@ class EvaAttention(nn.Module):
         keys = _turned(heads(self.k_proj(states)), cos, sin).to(states.dtype)
         values = heads(self.v_proj(states) + self.v_bias)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class EvaMlp(nn.Module):
@@ -66,7 +66,7 @@ class EvaMlp(nn.Module):
         self.w3 = nn.Linear(width, hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.w3(self.ffn_ln(F.silu(self.w1(states)) * self.w2(states)))  # type: ignore[no-any-return]
+        return self.w3(self.ffn_ln(F.silu(self.w1(states)) * self.w2(states)))
 
 
 class EvaBlock(nn.Module):
@@ -89,7 +89,7 @@ class EvaBlock(nn.Module):
         windows = self.norm1(states).unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)
         mixed = self.attn(windows.flatten(3, 4).flatten(0, 2), cos, sin).reshape(windows.shape)
         states = states + mixed.transpose(2, 3).reshape(states.shape)
-        return states + self.mlp(self.norm2(states))  # type: ignore[no-any-return]
+        return states + self.mlp(self.norm2(states))
 
 
 class EvaTower(nn.Module):

@@ -27,7 +27,9 @@ def tower_rules(kinds: list[str]) -> tuple[Rule, ...]:
 def _rules(number: int, kind: str) -> tuple[Rule, ...]:
     theirs, ours = rf"{STORED}{number}\.vision_tower\.", f"model.vision_tower.towers.{number}."
     if kind == "clip":
-        return drop(theirs + r"vision_model\.embeddings\.position_ids"), rename(theirs + r"vision_model\.(.+)", ours + r"\1")
+        return drop(theirs + r"vision_model\.embeddings\.position_ids"), rename(
+            theirs + r"vision_model\.(.+)", ours + r"\1"
+        )
     if kind == "convnext":
         block, layer = theirs + r"stages\.(\d+)\.blocks\.(\d+)\.", ours + r"encoder.stages.\1.layers.\2."
         kept = r"\.(weight|bias)"
@@ -68,7 +70,9 @@ def tower_sizes(names: list[str], specs: Mapping[str, Spec], image_size: int = 1
         try:
             found.append({"kind": KINDS[name], **_SIZES[KINDS[name]](own, head, image_size)})
         except KeyError as error:
-            raise PreparationError(f"The checkpoint does not hold {prefix}{error.args[0]}: its tower {name} is missing.") from error
+            raise PreparationError(
+                f"The checkpoint does not hold {prefix}{error.args[0]}: its tower {name} is missing."
+            ) from error
     return found
 
 

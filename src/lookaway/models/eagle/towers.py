@@ -38,7 +38,7 @@ def build_tower(sizes: Mapping[str, Any], attention: str | None) -> nn.Module:
     towers = {"clip": ClipTower, "sam": SamTower, "pix2struct": Pix2StructTower}
     config = configs[kind](**given)
     config._attn_implementation = attention if kind == "clip" else "eager"
-    return towers[kind](config)  # type: ignore[no-any-return, operator]
+    return towers[kind](config)
 
 
 class ClipTower(CLIPVisionModel):
@@ -47,7 +47,7 @@ class ClipTower(CLIPVisionModel):
     The picture is shrunk to CLIP's own 336 pixels, though the tower is called clip-448.
     """
 
-    def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, pixels: Tensor) -> Tensor:
         size = self.config.image_size
         pixels = F.interpolate(pixels.float(), size=(size, size), mode="bilinear", align_corners=True).to(pixels.dtype)
         states = self.pre_layrnorm(self.embeddings(pixels)[:, 1:])
@@ -68,7 +68,7 @@ class ConvNextTower(nn.Module):
                 module.eps = eps
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.encoder(self.embeddings(pixels)).last_hidden_state  # type: ignore[no-any-return]
+        return self.encoder(self.embeddings(pixels)).last_hidden_state
 
 
 class ShortNeck(nn.Module):
@@ -80,7 +80,7 @@ class ShortNeck(nn.Module):
         self.layer_norm1 = SamLayerNorm(config.output_channels, data_format="channels_first")
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.layer_norm1(self.conv1(states.permute(0, 3, 1, 2)))  # type: ignore[no-any-return]
+        return self.layer_norm1(self.conv1(states.permute(0, 3, 1, 2)))
 
 
 class SamTower(SamVisionEncoder):
@@ -90,7 +90,7 @@ class SamTower(SamVisionEncoder):
         super().__init__(config)
         self.neck = ShortNeck(config)
 
-    def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, pixels: Tensor) -> Tensor:
         return F.pixel_unshuffle(super().forward(pixels).last_hidden_state, 2)
 
 
@@ -99,7 +99,7 @@ class Pix2StructTower(Pix2StructVisionModel):
 
     max_patches = 2048
 
-    def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, pixels: Tensor) -> Tensor:
         patches, side = flattened_patches(pixels, self.config.patch_size, self.max_patches)
         states = super().forward(flattened_patches=patches.to(pixels.dtype)).last_hidden_state
         return _as_map(states[:, : side * side])
@@ -115,11 +115,13 @@ def flattened_patches(pixels: Tensor, patch_size: int, max_patches: int) -> tupl
     Args:
         pixels: [B, 3, H, H], normalised as for CLIP.
     """
-    mean, std = (torch.tensor(v, device=pixels.device, dtype=pixels.dtype)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    like: dict[str, Any] = {"device": pixels.device, "dtype": pixels.dtype}
+    mean, std = (torch.tensor(values, **like)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     raw = ((pixels * std + mean) * 255.0).float()
     deviation = raw.std((1, 2, 3), correction=0, keepdim=True).clamp(min=raw[0].numel() ** -0.5)
     raw = (raw - raw.mean((1, 2, 3), keepdim=True)) / deviation
-    side = min(int((max_patches * (patch_size / pixels.shape[-1]) ** 2) ** 0.5 * pixels.shape[-1] / patch_size), max_patches)
+    height = pixels.shape[-1]
+    side = min(int((max_patches * (patch_size / height) ** 2) ** 0.5 * height / patch_size), max_patches)
     resized = F.interpolate(raw, size=(side * patch_size,) * 2, mode="bilinear", align_corners=False, antialias=True)
     cut = resized.unflatten(3, (side, patch_size)).unflatten(2, (side, patch_size))  # [B, 3, rows, p, columns, p]
     patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)

@@ -129,9 +129,7 @@ def _decoder_of(config: Mapping[str, Any]) -> Decoder:
         built = Phi3Config(**same, **more, sliding_window=window, rope_parameters=turned)
         return Decoder(built, PLAIN, partial(whole_tokenizer, mark=True))
     if kind == "LlamaForCausalLM":
-        return Decoder(
-            LlamaConfig(**same, rope_parameters=rope(config)), PLAIN, partial(whole_tokenizer, mark=True)
-        )
+        return Decoder(LlamaConfig(**same, rope_parameters=rope(config)), PLAIN, partial(whole_tokenizer, mark=True))
     raise UnsupportedModel(
         f"The decoder {kind} is not one of InternVL2's that are read: InternLM2, Qwen2, Phi3, Llama (ForCausalLM)."
     )

@@ -36,6 +36,7 @@ def _vicuna(system: str) -> tuple[str, str]:
 
 def _marked(system: str, begin: str, end: str, assistant: str = "assistant") -> tuple[str, str]:
     """Turns between marks: `begin` holds {role}."""
+
     def opened(role: str) -> str:
         return "{{ '" + begin.format(role=role).replace("\n", "\\n") + "' }}"
 
@@ -49,18 +50,19 @@ def _marked(system: str, begin: str, end: str, assistant: str = "assistant") -> 
     )
 
 
-_CHAT = "The assistant gives helpful, detailed, and polite answers to the"
-_INTERN = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+_CHAT = (
+    "A chat between a curious {who} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
 )
+_INTERN = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 _INTERN_2_5 = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
 _CHATML = "<|im_start|>{role}\n"
 
 CONVERSATIONS: dict[str, tuple[str, str]] = {
-    "vicuna_v1": _vicuna(f"A chat between a curious user and an artificial intelligence assistant. {_CHAT} user's questions."),
-    "llava_v1": _vicuna(f"A chat between a curious human and an artificial intelligence assistant. {_CHAT} human's questions."),
+    "vicuna_v1": _vicuna(_CHAT.format(who="user")),
+    "llava_v1": _vicuna(_CHAT.format(who="human")),
     "vicuna_v1_nosys": _vicuna(""),
     "mistral_instruct": (
         "",

@@ -47,7 +47,7 @@ def convert(plan: Plan, target: str | Path, report: Callable[[int, int], None] |
         file = work / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         if not file.exists():
             _write(file, {name: pieces[name].read(plan.dtype) for name in names})
-        weight_map.update({name: file.name for name in names})
+        weight_map.update(dict.fromkeys(names, file.name))
         total += sum(_bytes(wanted[name]) for name in names)
         if report:
             report(number, len(shards))

@@ -64,7 +64,10 @@ LAYOUTS: tuple[Layout, ...] = (
         _is_llava, "llava.original:plan_llava",
     ),
     Layout("vila-1.5", "VILA 1.5", lambda c: "llm_cfg" in c, "vila.original:plan_vila"),
-    Layout("internvl2", "InternVL2 or 2.5", lambda c: c.get("model_type") == "internvl_chat", "internvl.original:plan_internvl"),
+    Layout(
+        "internvl2", "InternVL2 or 2.5",
+        lambda c: c.get("model_type") == "internvl_chat", "internvl.original:plan_internvl",
+    ),
 )  # fmt: skip
 
 
@@ -83,9 +86,7 @@ def recognise(folder: Path) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.matches(config)), None)
 
 
-def plan_for(
-    folder: Path, vision_tower: str | Path | None = None, conversation: str | None = None
-) -> Plan | None:
+def plan_for(folder: Path, vision_tower: str | Path | None = None, conversation: str | None = None) -> Plan | None:
     """What a published checkpoint becomes; None where the folder is of no published layout."""
     layout = recognise(folder)
     if layout is None:

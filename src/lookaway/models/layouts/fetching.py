@@ -39,8 +39,8 @@ def published_folder(path_or_id: str | Path) -> Path | None:
         return Path(snapshot_download(str(path_or_id), ignore_patterns=["*.py", "*.md", "*.png", "*.jpg", "*.mp4"]))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise PreparationError(
-            f"{path_or_id} cannot be fetched from the hub ({str(error).splitlines()[0]}). Download it elsewhere and give "
-            "its folder."
+            f"{path_or_id} cannot be fetched from the hub ({str(error).splitlines()[0]}). Download it elsewhere and "
+            "give its folder."
         ) from error
 
 

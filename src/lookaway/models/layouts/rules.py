@@ -93,7 +93,8 @@ def pieces_of(sources: Sequence[Source]) -> tuple[dict[str, Piece], list[str]]:
                 parts = [given] if rule.operation is None else list(rule.operation(given))
             except (RuntimeError, ValueError) as error:
                 raise PreparationError(
-                    f"{name} has shape {spec.shape}, which does not fit the model's config ({str(error).splitlines()[0]})."
+                    f"{name} has shape {spec.shape}, which does not fit the model's config "
+                    f"({str(error).splitlines()[0]})."
                 ) from error
             for part, (target, tensor) in enumerate(zip(rule.targets, parts, strict=True)):
                 own[match.expand(target)] = Piece(source.shards, name, rule.operation, part, tuple(tensor.shape))

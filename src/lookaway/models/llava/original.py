@@ -179,11 +179,10 @@ def clip_config(config: Mapping[str, Any]) -> Any:
     """CLIP's vision config of any age -> `CLIPVisionConfig`."""
     from transformers import CLIPVisionConfig
 
-    return CLIPVisionConfig(
-        **pick(config, "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
-               "num_channels", "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout",
-               "initializer_range", "initializer_factor")  # fmt: skip
-    )
+    same = ("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+            "num_channels", "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout",
+            "initializer_range", "initializer_factor")  # fmt: skip
+    return CLIPVisionConfig(**pick(config, *same))
 
 
 def image_processor(config: Mapping[str, Any], tower: Tower) -> Any:
@@ -217,4 +216,3 @@ def refuse_variants(config: Mapping[str, Any], *aspect_ratios: str | None) -> No
     if ratio not in aspect_ratios:
         known = ", ".join(str(name) for name in aspect_ratios)
         raise UnsupportedModel(f"image_aspect_ratio {ratio!r} is not one that is read here: {known}.")
-

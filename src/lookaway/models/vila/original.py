@@ -44,8 +44,8 @@ def plan_vila(request: Request) -> Plan:
     llm = configs["llm"]
     if (llm.get("architectures") or ["?"])[0] != "LlamaForCausalLM" or llm.get("vocab_size", 0) > 64000:
         raise UnsupportedModel(
-            f"VILA's decoder {llm.get('architectures')} with a vocabulary of {llm.get('vocab_size')} is not one that is "
-            "read: Llama 2 and its relatives (VILA1.5-3b, -13b). Llama-3-VILA1.5-8b's prompt could not be proved."
+            f"VILA's decoder {llm.get('architectures')} with a vocabulary of {llm.get('vocab_size')} is not one that "
+            "is read: Llama 2 and its relatives (VILA1.5-3b, -13b). Llama-3-VILA1.5-8b's prompt could not be proved."
         )
     image = _image_side(request, configs, shards)
     tokenizer = chunkwise_tokenizer(request.folder / "llm")
@@ -149,9 +149,7 @@ def _siglip(request: Request, stored: Mapping[str, Any], shards: Mapping[str, Sh
     mean, std = images.get("image_mean", half), images.get("image_std", half)
     tower = Tower(vision, Source(shards["vision_tower"], rules), (), size, mean, std)
     # a picture is squeezed to the square by PIL's own default filter, whatever the tower's config says
-    pictures = SiglipImageProcessorPil(
-        size={"height": size, "width": size}, resample=3, image_mean=mean, image_std=std
-    )
+    pictures = SiglipImageProcessorPil(size={"height": size, "width": size}, resample=3, image_mean=mean, image_std=std)
     return ImageSide("vila-1.5", tower, projector, pictures, side**2, size // side, -1, "full")
 
 
