@@ -16,6 +16,7 @@ _HOME = {
     "merge": "lookaway.engine.skip.merging",
     "unmerge": "lookaway.engine.skip.merging",
     "load": "lookaway.policies",
+    "load_model": "lookaway.models.loading",
     "KeepAll": "lookaway.policies.fixed",
     "ExitAt": "lookaway.policies.fixed",
     "RandomExit": "lookaway.policies.fixed",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from .engine.api import reference as reference
     from .engine.skip.merging import merge as merge
     from .engine.skip.merging import unmerge as unmerge
+    from .models.loading import load_model as load_model
     from .modules.adapters import AdapterShape as AdapterShape
     from .modules.adapters import SkipAdapters as SkipAdapters
     from .modules.gates import ExitGates as ExitGates

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_folder_loads(folder):
-    model, processor = load_model(folder, attn_implementation="eager", device="cpu")
+    model, processor = load_model(folder, attention="eager", device="cpu")
     assert not model.training
     assert model.dtype == torch.float32
     assert model.config.text_config._attn_implementation == "eager"

@@ -23,6 +23,8 @@ COMMANDS = {
     "demo": "Everything once, on the default model: train gates, evaluate with and without, report.",
     "ask": "Ask one question about one image; see the answer and where the model looked away.",
     "prepare": "Make the default model's folder from its packages (once; then instant).",
+    "convert": "Write a published checkpoint (LLaVA, VILA, Eagle, InternVL) as a transformers folder.",
+    "doctor": "Say what a model folder is and whether it is supported, without loading weights.",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
     "calibrate": "Choose the threshold that keeps a guarantee about changed answers.",
     "search": "Search a keep schedule (G-Search, P-Sigmoid, ...) or attentions to skip (EAS).",

@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
+from .model_options import VisionTower
 from .options import argument
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(VisionTower):
     """Ask one question about one image; see the answer, where the model looked away, and what that saved."""
 
     question: str = argument()
@@ -50,7 +51,7 @@ def run(options: Options) -> dict[str, Any]:
         messages=[{"role": "user", "content": [*content, {"type": "text", "text": options.question}]}],
         images=options.image,
     )
-    model, processor = load_model(options.model, device=options.device)
+    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
     inputs = encode(processor, [sample], device=model.device).inputs
     width = inputs["input_ids"].shape[1]
 

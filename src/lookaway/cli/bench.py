@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .model_options import VisionTower
+
 if TYPE_CHECKING:
     from ..evaluation.speed import SpeedRow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(VisionTower):
     """Measure prefill, first token and decoding with and without a policy, in turns, in one process."""
 
     model: str = "lookaway-mini"
@@ -49,7 +51,13 @@ def run(options: Options) -> dict[str, Any]:
     from ..models.loading import load_model
     from .common import choose_policy, progress
 
-    model, processor = load_model(options.model, options.dtype, options.device, options.attention)
+    model, processor = load_model(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        attention=options.attention,
+        vision_tower=options.vision_tower,
+    )
     depth = anatomy_of(model).num_layers
     policy = None
     if options.policy is not None or options.model.startswith("lookaway-mini"):

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..training.calibration import CalibrationOptions
+from .model_options import VisionTower
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(CalibrationOptions):
+class Options(CalibrationOptions, VisionTower):
     """Choose the threshold so that, with confidence 1 - delta, at most epsilon of the answers change."""
 
     policy: str = "gates"
@@ -69,7 +70,7 @@ def run(options: Options) -> dict[str, Any]:
     samples = with_images(
         load_samples(options.data, options.split, options.limit, options.seed, distinct_images=options.one_per_image)
     )
-    model, processor = load_model(options.model, device=options.device)
+    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
     if policy.base is not None:
         policy.base.check(la.anatomy(model).base)
     labels = LabelOptions(

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
+from .model_options import VisionTower
 from .options import argument
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(VisionTower):
     """Write a checkpoint that is in its authors' layout (LLaVA, VILA, Eagle, InternVL) as a transformers folder."""
 
     source: str = argument()
     """Folder or hub id of the checkpoint."""
     target: str = argument()
     """Folder to write; must not exist yet. An interrupted conversion goes on where it stopped."""
-    vision_tower: Path | None = None
-    """Folder of the vision tower, where the checkpoint only names it and it does not lie beside the model."""
     conversation: str | None = None
     """Prompt form of the chat template (vicuna_v1, llava_v1, ...); default: the one that the authors evaluate with."""
 

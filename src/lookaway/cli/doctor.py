@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from .model_options import VisionTower
 from .options import argument
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(VisionTower):
     """Say what a model folder is and whether lookaway reads it, without loading its weights."""
 
     folder: str = argument()
     """Folder of a checkpoint, in its authors' layout or transformers' own."""
-    vision_tower: Path | None = None
-    """Folder of the vision tower, where the checkpoint only names it and it does not lie beside the model."""
 
 
 def run(options: Options) -> dict[str, Any]:

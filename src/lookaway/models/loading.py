@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..core.errors import PreparationError, UnsupportedModel
+from ..core.errors import PreparationError, SettingsError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from .layouts.plan import Plan
 
 __all__ = ["MINI", "load_config", "load_model"]
 
@@ -19,24 +22,37 @@ MINI = {"lookaway-mini": "exit-aware", "lookaway-mini-plain": "plain"}
 
 def load_model(
     path_or_id: str | Path,
+    *,
     dtype: torch.dtype | str | None = None,
     device: Any = None,
-    attn_implementation: str | None = None,
+    attention: str | None = None,
+    vision_tower: str | Path | None = None,
+    conversation: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a vision-language model, in eval mode, and its processor.
 
+    Besides transformers' own models these are the published LLaVA, VILA, Eagle and InternVL checkpoints in their
+    authors' layouts (docs/models.md), recognised by their config's keys. Their processors take the authors' prompt as
+    `text=`, with `<image>` where the picture stands.
+
     Args:
         path_or_id: a folder, a hub id, or 'lookaway-mini' / 'lookaway-mini-plain' (prepared on first use).
-        dtype: None: fp32 on a CPU, the checkpoint's own elsewhere.
+        dtype: torch dtype, its name, or 'auto' for the checkpoint's own; None: fp32 on a CPU, 'auto' elsewhere.
         device: None: a GPU where there is one.
-        attn_implementation: None: transformers' choice (SDPA).
+        attention: attention implementation; None: transformers' choice (SDPA).
+        vision_tower: folder of the vision tower, where a published checkpoint only names it and it does not lie beside
+            the model.
+        conversation: prompt form of a published checkpoint's chat template; None: the published one.
 
     Raises:
         PreparationError: the model cannot be found, fetched or read; the text says what to do.
-        UnsupportedModel: it is a text-only model.
+        UnsupportedModel: it is a text-only model, or a published layout that cannot be read right.
+        SettingsError: a dtype or prompt form that is not known.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig
 
+    from .layouts.converted import model_class_of, processor_of
+    from .layouts.plan import build
     from .registration import register_own_models
 
     register_own_models()
@@ -45,16 +61,19 @@ def load_model(
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     with _Explained(name), _no_bars():
+        plan = _published(source, vision_tower, conversation)
+        if plan is not None:
+            return build(plan, _torch_dtype(dtype, plan.dtype), attention).to(device), plan.processor
         config = AutoConfig.from_pretrained(source)
         if not any(hasattr(config, key) for key in ("vision_config", "image_token_id", "image_token_index")):
             raise UnsupportedModel(
                 f"{name} is a text-only model ({config.model_type}): it has no visual tokens that could leave. Give a "
                 "vision-language model, e.g. llava-hf/llava-1.5-7b-hf or lookaway-mini."
             )
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {})
+        model = model_class_of(config).from_pretrained(
+            source, dtype=dtype, **({"attn_implementation": attention} if attention else {})
         )
-        processor = AutoProcessor.from_pretrained(source)
+        processor = processor_of(config, source)
     return model.to(device).eval(), processor
 
 
@@ -66,8 +85,31 @@ def load_config(path_or_id: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
+    from .registration import register_own_models
+
+    register_own_models()
+    source = _source(path_or_id)
     with _Explained(str(path_or_id)):
-        return AutoConfig.from_pretrained(_source(path_or_id))
+        plan = _published(source)
+        return plan.config if plan is not None else AutoConfig.from_pretrained(source)
+
+
+def _published(source: str, vision_tower: str | Path | None = None, conversation: str | None = None) -> Plan | None:
+    """What a checkpoint in its authors' layout becomes; None for all others."""
+    from .layouts.detection import plan_for
+    from .layouts.fetching import published_folder
+
+    folder = published_folder(source)
+    return plan_for(folder, vision_tower, conversation) if folder is not None else None
+
+
+def _torch_dtype(dtype: torch.dtype | str, stored: torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = stored if dtype == "auto" else getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise SettingsError(f"dtype {dtype!r} is not one of torch's, e.g. float32, bfloat16, float16, or 'auto'.")
+    return found
 
 
 def _source(path_or_id: str | Path) -> str:

@@ -6,7 +6,7 @@ __all__ = ["register_own_models"]
 
 
 def register_own_models() -> None:
-    """Register LaVIN and METER; a second call changes nothing."""
+    """Register LaVIN, METER, and the vision towers of Eagle and VILA; a second call changes nothing."""
     from transformers import (
         AutoConfig,
         AutoModel,
@@ -15,12 +15,16 @@ def register_own_models() -> None:
         AutoProcessor,
     )
 
+    from .eagle.register import register_eagle
     from .lavin.config import LavinConfig
     from .lavin.model import LavinForConditionalGeneration, LavinModel
     from .lavin.processor import LavinProcessor
     from .meter.config import MeterConfig
     from .meter.model import MeterForQuestionAnswering, MeterModel
+    from .vila.register import register_vila
 
+    register_eagle()
+    register_vila()
     AutoConfig.register(LavinConfig.model_type, LavinConfig, exist_ok=True)
     AutoModel.register(LavinConfig, LavinModel, exist_ok=True)
     AutoModelForImageTextToText.register(LavinConfig, LavinForConditionalGeneration, exist_ok=True)

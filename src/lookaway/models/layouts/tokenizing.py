@@ -27,6 +27,13 @@ __all__ = ["IMAGE", "UNUSED_PIECE", "byte_level_tokenizer", "chunkwise_tokenizer
 
 IMAGE = "<image>"
 UNUSED_PIECE = "<0x00>"
+INTERNVL_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": IMAGE,
+    "video_token": "</img>",  # these models have none; this one stands in no prompt before pictures are put in
+}
+"""What transformers' InternVL processor asks its tokenizer for."""
 Mark = Literal["pieces", "chunks", "none"]
 """Which texts begin with `▁`: each between special tokens, each between placeholders, or none."""
 
@@ -64,7 +71,7 @@ def whole_tokenizer(folder: Path, placeholder: str, mark: bool, end: str) -> Any
     kind: Mark = ("pieces" if legacy else "chunks") if mark else "none"
     _call(pipeline, placeholder)
     _mark_texts(pipeline, kind, [IMAGE if token == placeholder else token for token in base.all_special_tokens])
-    return _finished(pipeline, base, end)
+    return _finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
 
 
 def byte_level_tokenizer(folder: Path, placeholder: str, end: str) -> Any:
@@ -81,7 +88,7 @@ def byte_level_tokenizer(folder: Path, placeholder: str, end: str) -> Any:
     base = Qwen2Tokenizer.from_pretrained(str(folder))
     pipeline = json.loads(base.backend_tokenizer.to_str())
     _call(pipeline, placeholder)
-    return _finished(pipeline, base, end)
+    return _finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -209,7 +216,7 @@ def _call(pipeline: dict[str, Any], placeholder: str) -> None:
         vocabulary[IMAGE] = vocabulary.pop(placeholder)
 
 
-def _finished(pipeline: dict[str, Any], base: Any, end: str | None = None) -> Any:
+def _finished(pipeline: dict[str, Any], base: Any, end: str | None = None, **other: Any) -> Any:
     """The pipeline as a tokenizer that transformers saves and loads as it is, with `base`'s special tokens."""
     from tokenizers import Tokenizer
     from transformers import TokenizersBackend
@@ -227,4 +234,5 @@ def _finished(pipeline: dict[str, Any], base: Any, end: str | None = None) -> An
         padding_side="left",
         clean_up_tokenization_spaces=False,
         **special,
+        **other,
     )
