@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..core.errors import PreparationError, SettingsError, UnsupportedModel
+from ..core.errors import LookawayError, PreparationError, SettingsError, UnsupportedModel
 
 if TYPE_CHECKING:
     from .layouts.plan import Plan
@@ -144,6 +144,8 @@ class _Explained:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, LookawayError):
+            return  # it says what is wrong by itself
         if isinstance(error, ImportError):
             raise PreparationError(f"{self.name} needs a package that is not installed: {error}") from error
         if isinstance(error, OSError | ValueError | KeyError) or type(error).__name__ == "SafetensorError":

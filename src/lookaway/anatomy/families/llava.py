@@ -48,6 +48,9 @@ def video_llava(model: Any) -> Anatomy:
 def _fixed_grid(config: Any) -> tuple[int, int] | None:
     """(rows, columns) of a LLaVA's visual tokens; None where the vision tower does not give a plain square."""
     vision = config.vision_config
+    if getattr(vision, "model_type", None) == "internvl_vision":  # stretched onto the picture that the model is given
+        side = round(config.image_seq_length**0.5)
+        return (side, side) if side * side == config.image_seq_length else None
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if not isinstance(size, int) or not isinstance(patch, int) or size % patch:
         return None

@@ -25,8 +25,8 @@ def convert(plan: Plan, target: str | Path, report: Callable[[int, int], None] |
     """Write the plan's model as safetensors shards, config, generation config, processor and chat template.
 
     The work goes on in a hidden folder beside `target`, shard by shard, and becomes `target` at the end; a run that
-    was interrupted goes on from the last whole shard. A shard holds at most half of the largest source file, so that
-    it and the mapped source together stay below 1.2 x that file.
+    was interrupted goes on from the last whole shard. A shard holds at most half of the largest source file, and so
+    does what is mapped of the source meanwhile: together they stay below 1.2 x that file.
 
     Args:
         report: called with (shards done, shards in all).
@@ -47,12 +47,12 @@ def convert(plan: Plan, target: str | Path, report: Callable[[int, int], None] |
         file = work / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         if not file.exists():
             _write(file, {name: pieces[name].read(plan.dtype) for name in names})
+            for source in plan.sources:  # what was read of it leaves this process's memory
+                source.shards.close()
         weight_map.update(dict.fromkeys(names, file.name))
         total += sum(_bytes(wanted[name]) for name in names)
         if report:
             report(number, len(shards))
-    for source in plan.sources:
-        source.shards.close()
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(work / "model.safetensors.index.json", index)
     plan.config.save_pretrained(work)

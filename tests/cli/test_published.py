@@ -1,0 +1,87 @@
+"""The commands on published checkpoints in their authors' layout: convert, doctor, ask, train, search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import lookaway as la
+
+GOLDEN = Path(__file__).parents[1] / "models" / "golden"
+PICTURE = GOLDEN / "images" / "a-300x200.png"
+MODELS = ("llava-v1.5-7b", "InternVL2-1B")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(params=MODELS)
+def folder(request, monkeypatch):
+    if request.param == "InternVL2-1B":  # one tile a picture: the commands, not the tiling, are at stake
+        from transformers import GotOcr2ImageProcessorPil
+
+        monkeypatch.setattr(GotOcr2ImageProcessorPil, "crop_image_to_patches", one_tile)
+    return GOLDEN / request.param / "checkpoint"
+
+
+def one_tile(self, image, min_patches, max_patches, use_thumbnail=True, patch_size=None, resample=None):
+    return [self.resize(image, patch_size, resample=resample)]
+
+
+def test_ask(folder, call, tmp_path):
+    status, _, err = call(
+        "ask", "--model", folder, "--image", PICTURE, "--exit-at", 2, "--max-new-tokens", 3, "--device", "cpu",
+        "--json", tmp_path / "ask.json", "What is in this picture?",
+    )  # fmt: skip
+    assert status == 0, err
+    found = json.loads((tmp_path / "ask.json").read_text())
+    assert found["exit_layer"] == 2
+    assert found["visual_tokens"] in (576, 256)
+
+
+def test_train(folder, call, data_file, tmp_path):
+    status, _, err = call(
+        "train", "--model", folder, "--data", data_file, "--split", "all", "--limit", 8, "--epochs", 2, "--device",
+        "cpu", "--out", tmp_path / "gates", "--cache", tmp_path / "cache", "--max-new-tokens", 2,
+    )  # fmt: skip
+    assert status == 0, err
+    model, _ = la.load_model(folder, device="cpu")
+    with la.attach(model, la.load(tmp_path / "gates")):
+        pass
+
+
+def test_search(folder, call, data_file, tmp_path):
+    status, _, err = call(
+        "search", "--model", folder, "--data", data_file, "--method", "p-sigmoid", "--trials", 3, "--budget", 0.9,
+        "--limit", 3, "--max-new-tokens", 2, "--batch-size", 3, "--random-trials", 2, "--device", "cpu",
+        "--out", tmp_path / "schedule",
+    )  # fmt: skip
+    assert status == 0, err
+    model, _ = la.load_model(folder, device="cpu")
+    with la.attach(model, la.load(tmp_path / "schedule")):
+        pass
+
+
+def test_convert_and_doctor(call, tmp_path):
+    source = GOLDEN / "VILA-7b" / "checkpoint"
+    status, out, _ = call("doctor", source)
+    assert status == 0
+    assert "LLaVA-1.5 or VILA 1.0" in out
+    assert "yes" in out
+    status, out, err = call("convert", source, tmp_path / "vila", "--conversation", "llava_v1")
+    assert status == 0, err
+    assert "curious human" in (tmp_path / "vila" / "chat_template.jinja").read_text()
+    status, out, _ = call("doctor", tmp_path / "vila", "--json", tmp_path / "doctor.json")
+    assert json.loads((tmp_path / "doctor.json").read_text())["supported"] is True
+    status, _, err = call("convert", source, tmp_path / "vila")
+    assert status == 1
+    assert "exists already" in err
+    status, _, err = call("convert", tmp_path / "vila", tmp_path / "again")
+    assert status == 1
+    assert "none of the published layouts" in err
+    status, out, _ = call("doctor", tmp_path)
+    assert "NO. It has no config.json" in out
