@@ -133,9 +133,8 @@ def test_cached_equals_uncached(family, attention, name):
         for kind, later in (("token_type_ids", int(family.startswith("paligemma"))), ("mm_token_type_ids", 0)):
             if kind in inputs:  # the answer is plain text
                 longer[kind] = torch.nn.functional.pad(inputs[kind], (0, 7), value=later)
-        positions = anatomy_of(model.model).positions(longer["attention_mask"])
         with torch.no_grad():
-            uncached = model.model(**longer, position_ids=positions, use_cache=False)
+            uncached = model.model(**anatomy_of(model.model).with_positions(longer), use_cache=False)
     torch.testing.assert_close(torch.stack(cached.logits, 1), uncached.logits[:, -8:], **TOLERANCE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,15 +93,20 @@ class Anatomy:
             visual = visual | (input_ids == token_id)
         return self._with_padding(visual, attention_mask)
 
-    def positions(self, attention_mask: Tensor) -> Tensor | None:
-        """Positions as `generate` counts them, int64 [B, S]; None: leave them to the model's forward.
+    def with_positions(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """These inputs with the positions that `generate` would give them.
+
+        A forward counts padding too, `generate` does not. Families that count in several dimensions (Qwen-VL, GLM-4V)
+        get no positions here: their own forward finds them from ids, grids and mask, and would take plain ones without
+        an error.
 
         Args:
-            attention_mask: [B, S], 1 = real token.
+            inputs: keyword arguments of the model's forward, with `attention_mask` [B, S], 1 = real token.
         """
         if self.first_position is None:
-            return None
-        return (attention_mask.cumsum(1) - 1).clamp(min=0) + self.first_position
+            return {name: value for name, value in inputs.items() if name != "position_ids"}
+        positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0) + self.first_position
+        return {**inputs, "position_ids": positions}
 
     def layout_of_embeddings(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None) -> TokenLayout:
         """As `layout`, from embeddings [B, S, D] in which image tokens still are the image token's own embedding.

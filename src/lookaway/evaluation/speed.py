@@ -27,6 +27,10 @@ from .latency import Timing, measure, ratio
 __all__ = ["SpeedRow", "measure_speed", "remaining_work"]
 
 
+OF_THE_CALL = ("past_key_values", "use_cache")
+"""Arguments of a decoder that belong to the one call, not to the prompt."""
+
+
 @dataclass(frozen=True)
 class SpeedRow:
     """One variant against the unpruned model, in turns with it in one process."""
@@ -113,14 +117,15 @@ class _attached:
 
 
 class _Decoder:
-    """A prefill that starts from embeddings which already hold the image."""
+    """A prefill that starts from what the backbone hands its decoder: embeddings that already hold the image, and with
+    them positions, masks and whatever else this family gives. So the decoder computes what it does in a live run."""
 
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
         self.model, self.anatomy = model, anatomy_of(model)
-        seen: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
 
         def remember(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            seen.update(kwargs)
+            self.given.update({name: value for name, value in kwargs.items() if name not in OF_THE_CALL})
 
         handle = self.anatomy.language_model.register_forward_pre_hook(remember, with_kwargs=True)
         try:
@@ -128,24 +133,25 @@ class _Decoder:
                 model(**inputs, use_cache=False)
         finally:
             handle.remove()
-        self.embeds = seen["inputs_embeds"]  # [B, S, D]
         self.inputs = {key: value for key, value in inputs.items() if key in ("input_ids", "attention_mask")}
 
     def last(self, tokens: int) -> Callable[[], None]:
-        """The same on the last `tokens` of the prompt's columns: what a decoder costs at that length."""
-        return partial(self._run, {key: value[:, -tokens:] for key, value in self.inputs.items()}, tokens)
+        """A prompt of the last `tokens` columns: what a decoder costs at that length. What it computes does not matter,
+        so it gets embeddings alone."""
+        short = {key: value[:, -tokens:] for key, value in self.inputs.items()}
+        return partial(self._run, short, {"inputs_embeds": self.given["inputs_embeds"][:, -tokens:]})
 
     def __call__(self) -> None:
-        self._run(self.inputs, self.embeds.shape[1])
+        self._run(self.inputs, self.given)
 
-    def _run(self, inputs: dict[str, Any], tokens: int) -> None:
-        """The whole model on token ids, with the embeddings handed to the decoder in their place."""
-        embeds = self.embeds[:, -tokens:]
+    def _run(self, inputs: dict[str, Any], given: dict[str, Any]) -> None:
+        """The whole model on token ids, with `given` handed to the decoder in place of what they would give."""
 
         def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            return args, {**kwargs, "inputs_embeds": embeds}
+            return args, {**kwargs, **given}
 
-        handle = self.anatomy.language_model.register_forward_pre_hook(swap, with_kwargs=True)
+        hooked = self.anatomy.language_model
+        handle = hooked.register_forward_pre_hook(swap, with_kwargs=True, prepend=True)  # before an attached policy
         try:
             self.model(**inputs, use_cache=True, logits_to_keep=1)
         finally:

@@ -52,10 +52,8 @@ LLAVAS = ("llava", "llava_next", "llava_onevision")
 
 def by_hand(model, batch, layer):
     """(loss, said, wanted) a row, from a live run that exits before `layer` (None: never)."""
-    mask = batch.inputs["attention_mask"]
-    positions = anatomy_of(model.model).positions(mask)
     with torch.no_grad(), attach(model.model, Exit(layer)) as attached:
-        logits = model.model(**batch.inputs, position_ids=positions).logits
+        logits = model.model(**anatomy_of(model.model).with_positions(batch.inputs)).logits
     index, valid = attached.kept_columns()
     for row, answer in enumerate(batch.answer_mask):
         column = {int(c): slot for slot, c in enumerate(index[row]) if valid[row, slot]}

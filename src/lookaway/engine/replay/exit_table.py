@@ -115,11 +115,8 @@ def _table(
     anatomy: Anatomy, batch: EncodedBatch, layers: tuple[int, ...], target: str, share: bool, dtype: torch.dtype
 ) -> ExitTable:
     """The table of one batch."""
-    inputs = dict(batch.inputs)
-    mask = inputs["attention_mask"]
-    if (positions := anatomy.positions(mask)) is not None:
-        inputs["position_ids"] = positions
-    layout = anatomy.layout(inputs["input_ids"], mask)
+    inputs = anatomy.with_positions(batch.inputs)
+    layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
     images = [len(sample.images) for sample in batch.samples]
     groups, alone = groups_of(anatomy, layout, inputs, images) if share else ([], list(range(len(images))))
     assert batch.answer_mask is not None

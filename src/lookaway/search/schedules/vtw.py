@@ -58,8 +58,7 @@ def find_withdrawal(
     total = torch.zeros(len(layers), dtype=torch.float64)
     for first in range(0, len(samples), batch_size):
         batch = samples[first : first + batch_size]
-        inputs = dict(encode(processor, batch, model.device).inputs)
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        inputs = anatomy.with_positions(encode(processor, batch, model.device).inputs)
         last = torch.full((len(batch), 1), inputs["input_ids"].shape[1] - 1, device=model.device)
         with torch.no_grad():
             tape = record_tape(anatomy, inputs)

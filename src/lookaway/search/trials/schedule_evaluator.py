@@ -125,8 +125,7 @@ class ModelScheduleEvaluator:
             batch = [samples[i] for i in chosen]
             encoded = encode(processor, batch, model.device, [answers[i] for i in chosen])
             assert encoded.answer_mask is not None
-            inputs = dict(encoded.inputs)
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+            inputs = self.anatomy.with_positions(encoded.inputs)
             with torch.no_grad():
                 start, ended = pause(model, inputs, self._span.first, encoded.answer_mask)
                 taken = AnswerTargets.of(inputs["input_ids"], encoded.answer_mask)
