@@ -2,11 +2,13 @@
 VENV ?= .venv
 RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LMMS_VENV ?= $(VENV)-lmms
+LMMS_INSTALLED := $(LMMS_VENV)/.installed
 # One process a core, one thread each: tiny models gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 SOURCES := src tests examples benchmarks
 
-.PHONY: demo test test-oldest test-matrix check lint types fast format clean help
+.PHONY: demo test test-oldest test-matrix test-lmms check lint types fast format clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +30,13 @@ test-matrix: $(INSTALLED) ## the whole table of families on the oldest and on th
 	dev/matrix $(VENV) oldest tests/anatomy tests/engine
 	dev/matrix $(VENV) newest tests/anatomy tests/engine
 
+$(LMMS_INSTALLED): pyproject.toml dev/install dev/install-lmms dev/constraints.txt dev/lmms.txt
+	dev/install-lmms $(LMMS_VENV)
+	touch $@
+
+test-lmms: $(LMMS_INSTALLED) ## a task of lmms-eval through the plugin, offline; in an environment of its own
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LMMS_VENV)/bin/python -m pytest tests/evaluation/lmms
+
 check: lint types fast ## lint + types + fast tests: before every commit
 
 lint: $(INSTALLED)
@@ -45,4 +54,4 @@ format: $(INSTALLED) ## let ruff write the format and the safe fixes
 	$(RUN)/ruff check --fix $(SOURCES)
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LMMS_VENV) out .pytest_cache .ruff_cache .mypy_cache

@@ -44,10 +44,9 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
 
 def load_policies(policy: str) -> Policy:
     """'a' -> that policy; 'a,b' -> one after the other."""
-    import lookaway as la
+    from ..policies import load_chain
 
-    parts = [la.load(part) for part in _several(policy)]
-    return parts[0] if len(parts) == 1 else la.chain(*parts)
+    return load_chain(_several(policy))
 
 
 def _several(policy: str) -> list[str]:

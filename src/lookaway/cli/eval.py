@@ -26,6 +26,14 @@ class Options(VisionTower):
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     data: str = "mini"
     """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    tasks: str | None = None
+    """Instead of --data: benchmarks of lmms-eval, joined by commas (gqa,textvqa_val,pope,...; docs/lmms-eval.md)."""
+    include_path: Path | None = None
+    """With --tasks: a folder of task files of your own."""
+    task_defaults: bool = True
+    """With --tasks: also lmms-eval's own tasks; without them only those of --include-path, which starts faster."""
+    task_limit: int | None = None
+    """With --tasks: at most so many questions a task."""
     split: str = "test"
     """train, calibration, test; or all of your own file."""
     limit: int | None = 500
@@ -54,6 +62,10 @@ class Options(VisionTower):
 
 
 def run(options: Options) -> dict[str, Any]:
+    if options.tasks is not None:
+        from .eval_tasks import run_tasks
+
+        return run_tasks(options)
     import lookaway as la
 
     from ..core.record import RecordWriter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.artifact import read_policy, read_policy_yaml
@@ -18,6 +19,7 @@ __all__ = [
     "keep_schedule",
     "list_policies",
     "load",
+    "load_chain",
     "visual_exit",
 ]
 
@@ -35,6 +37,16 @@ def load(path_or_hub_id: str | Path) -> Policy:
     if saved.base is not None:
         object.__setattr__(policy, "base", saved.base)  # policies may be frozen
     return policy
+
+
+def load_chain(sources: Sequence[str | Path]) -> Policy:
+    """One policy, or several, one after another (`la.chain`).
+
+    Raises:
+        DataError, LookawayError: as `load`.
+    """
+    parts = [load(str(source).strip()) for source in sources]
+    return parts[0] if len(parts) == 1 else compose.chain(*parts)
 
 
 def list_policies() -> dict[str, str]:

@@ -1,0 +1,181 @@
+"""Tasks of lmms-eval with a policy and without it: its own scores and result files, our pairs and our costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import DataError, LookawayError
+from ...core.files import write_json
+from ..runner import PairedResult
+from ..scores import PairedScores
+from ..scoring import same_answer
+from .efficiency import Efficiency, means
+
+__all__ = ["TaskResult", "evaluate_tasks"]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task with the policy and without it."""
+
+    task: str
+    figures: dict[str, tuple[float, float]]
+    """lmms-eval's aggregated metrics: name -> (without, with)."""
+    efficiency: dict[str, float]
+    """Means of the policy's costs over the task's questions (`efficiency.means`)."""
+    pairs: list[PairedResult]
+    scores: PairedScores | None
+    """By the first metric of the task that scores single questions; None where it only has totals (CIDEr)."""
+
+
+def evaluate_tasks(
+    model: Any,
+    policy: Any,
+    tasks: Sequence[str],
+    manager: Any,
+    *,
+    out: Path,
+    variant: str = "policy",
+    limit: int | None = None,
+) -> list[TaskResult]:
+    """Run lmms-eval twice over the same questions, first without the policy.
+
+    Args:
+        model: a `LookawayModel`; its own policy is put aside.
+        policy: the policy to be judged.
+        tasks: names that `known_tasks` has checked.
+        manager: of `task_manager`.
+        out: folder of `without.json` and `POLICY.json`, lmms-eval's results with our efficiency figures in them.
+        limit: at most so many questions a task.
+
+    Returns:
+        One result a task, in lmms-eval's order; empty on all ranks but the first.
+
+    Raises:
+        DataError: a task's data cannot be had; the text tells what to fetch.
+        LookawayError: lmms-eval left no result of a task, or another set of questions in its second run.
+    """
+    model.policy = None
+    without = _run(model, tasks, manager, limit)
+    model.policy = policy
+    found = _run(model, tasks, manager, limit)
+    if model.rank:
+        return []
+    write_json(out / "without.json", _plain(without))
+    costs = dict(model.efficiency)
+    for task in found["results"]:
+        found["results"][task].update({f"lookaway_{k}": v for k, v in means(_costs(costs, task)).items()})
+    write_json(out / f"{variant}.json", _plain(found))
+    return [_task_result(task, without, found, costs, variant) for task in found["samples"]]
+
+
+def _run(model: Any, tasks: Sequence[str], manager: Any, limit: int | None) -> dict[str, Any]:
+    from lmms_eval.evaluator import simple_evaluate
+    from tenacity import RetryError
+
+    try:
+        with redirect_stdout(sys.stderr):  # the harness prints progress and tables of its own
+            results = simple_evaluate(
+                model=model, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=True,
+                batch_size=model.batch_size, bootstrap_iters=0, verbosity="ERROR",
+            )  # fmt: skip
+    except (OSError, RetryError) as error:  # the hub's and datasets' errors are OSErrors; five tries end in the other
+        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
+        if not isinstance(cause, OSError):
+            raise
+        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise DataError(
+            f"The data of {', '.join(tasks)} cannot be read: {first[:300]}. lmms-eval fetches a task's data from the "
+            "model hub. Without a network fetch it elsewhere (`hf download --repo-type dataset NAME`; NAME is "
+            "dataset_path in the task's YAML), copy the hub's cache here and set HF_HUB_OFFLINE=1."
+        ) from error
+    if model.rank:
+        return {}
+    missing = [task for task in tasks if not any(name.startswith(task) for name in (results or {}).get("results", {}))]
+    if not results or not results.get("samples") or missing:
+        raise LookawayError(f"lmms-eval left no result of {', '.join(missing or tasks)}.")
+    return dict(results)
+
+
+def _costs(costs: dict[tuple[str, Any], Efficiency], task: str) -> list[Efficiency]:
+    return [cost for (name, _), cost in costs.items() if name == task]
+
+
+def _task_result(
+    task: str, without: dict[str, Any], found: dict[str, Any], costs: dict[tuple[str, Any], Efficiency], variant: str
+) -> TaskResult:
+    base = {sample["doc_id"]: sample for sample in without["samples"][task]}
+    rows = {sample["doc_id"]: sample for sample in found["samples"][task]}
+    if base.keys() != rows.keys():
+        raise LookawayError(f"{task}: the runs with and without the policy had different questions.")
+    metrics = [entry["metric"] for entry in without["configs"].get(task, {}).get("metric_list") or ()]
+    pairs, scores, scores_without = [], [], []
+    for document, row in rows.items():
+        first, second = (_score(entry, metrics) for entry in (base[document], row))
+        scores_without.append(first)
+        scores.append(second)
+        pairs.append(_pair(task, document, base[document], row, costs[task, document], (first, second), variant))
+    paired = None
+    known = [score for score in scores if score is not None]
+    known_without = [score for score in scores_without if score is not None]
+    if len(known) == len(known_without) == len(rows):
+        average, average_without = sum(known) / len(rows), sum(known_without) / len(rows)
+        paired = PairedScores(metrics[0], known, known_without, {"score": average}, {"score": average_without})
+    return TaskResult(task, _figures(task, without, found), means(_costs(costs, task)), pairs, paired)
+
+
+def _figures(task: str, without: dict[str, Any], found: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """lmms-eval names a figure 'metric,filter'; the standard errors beside them are left to the pairs."""
+    base = without["results"][task]
+    return {
+        name.removesuffix(",none"): (float(base[name]), float(value))
+        for name, value in found["results"][task].items()
+        if isinstance(value, int | float) and "," in name and "_stderr" not in name
+    }
+
+
+def _score(sample: dict[str, Any], metrics: Sequence[str]) -> float | None:
+    """A question's score: the number of its first metric that has one, or the 'score' of what it keeps for its total.
+
+    MME's questions have one of two metrics each; a caption's have none, because CIDEr needs all captions.
+    """
+    for metric in metrics:
+        value = sample.get(metric)
+        value = value.get("score") if isinstance(value, dict) else value
+        if isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def _pair(
+    task: str, document: Any, base: dict[str, Any], row: dict[str, Any], cost: Efficiency,
+    scores: tuple[float | None, float | None], variant: str,
+) -> PairedResult:  # fmt: skip
+    first, second = (_answer(entry) for entry in (base, row))
+    right = [None if score is None else score >= 1 for score in scores]
+    return PairedResult(
+        variant=variant, id=f"{task}/{document}", family=task, question=str((row.get("arguments") or [""])[0]),
+        truth=None if row.get("target") is None else str(row["target"]), answer_without=first, answer_with=second,
+        right_without=right[0], right_with=right[1], agree=same_answer(first, second), exit_layer=cost.exit_layer,
+        num_layers=cost.num_layers, visual_tokens=cost.visual_tokens, flops=cost.flops, full_flops=cost.full_flops,
+        fastv_flops=cost.fastv_flops, full_fastv_flops=cost.full_fastv_flops, kv_bytes=cost.kv_bytes,
+        full_kv_bytes=cost.full_kv_bytes, image=cost.image,
+    )  # fmt: skip
+
+
+def _answer(sample: dict[str, Any]) -> str:
+    """The model's text, before the task's filters."""
+    value = sample["resps"]
+    while isinstance(value, list):
+        value = value[0]
+    return str(value)
+
+
+def _plain(results: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(results, default=str))

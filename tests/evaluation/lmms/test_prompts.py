@@ -1,0 +1,93 @@
+"""The exact question and generation settings of public tasks, as lmms-eval 0.7.3 asks; our own readers ask the same.
+
+`prompts.json` holds what each task made of one made-up document: a version of lmms-eval that asks otherwise is seen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lmms_eval.tasks
+import pytest
+from lmms_eval.utils import load_yaml_config
+
+SNAPSHOT = Path(__file__).parent / "prompts.json"
+TASKS = {
+    "gqa": "gqa/gqa.yaml",
+    "textvqa_val": "textvqa/textvqa_val.yaml",
+    "pope": "pope/pope.yaml",
+    "mme": "mme/mme.yaml",
+    "vqav2_val": "vqav2/vqav2_val.yaml",
+    "scienceqa_img": "scienceqa/scienceqa_img.yaml",
+    "docvqa_val": "docvqa/docvqa_val.yaml",
+    "ocrbench": "ocrbench/ocrbench.yaml",
+    "flickr30k_test": "flickr30k/flickr30k_test.yaml",
+    "refcoco_bbox_val": "refcoco/refcoco_bbox_val.yaml",
+    "mmbench_en_dev": "mmbench/mmbench_en_dev.yaml",
+    "seedbench": "seedbench/seedbench.yaml",
+}
+DOCUMENT = {
+    "question": "what is the BRAND? Please answer yes or no.",
+    "hint": "Look at the label.",
+    "choices": ["Nokia", "Sony"],
+    "answer": 0,
+    "ocr_tokens": ["NOKIA"],
+    "L2-category": "x",
+    **{letter: f"choice {letter}" for letter in "ABCD"},
+    **{f"choice_{letter.lower()}": f"choice {letter}" for letter in "ABCD"},
+    "bbox": [1.0, 2.0, 3.0, 4.0],
+    "segmentation": [],
+    "image": None,
+    "index": 1,
+    "category": "x",
+    "source": "x",
+    "split": "dev",
+}
+
+
+def asked(file):
+    """(question, generation settings) of a task's YAML for the made-up document."""
+    folder = Path(lmms_eval.tasks.__file__).parent
+    config = load_yaml_config(str(folder / file), mode="full")
+    special = (config.get("lmms_eval_specific_kwargs") or {}).get("default")
+    to_text = config["doc_to_text"]
+    if not callable(to_text):
+        return str(to_text), config.get("generation_kwargs")
+    try:
+        text = to_text(dict(DOCUMENT), special)
+    except TypeError:
+        text = to_text(dict(DOCUMENT))
+    return text, config.get("generation_kwargs")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_question_and_settings_of_a_task(task):
+    text, settings = asked(TASKS[task])
+    expected = json.loads(SNAPSHOT.read_text())[task]
+    assert {"question": text, "generation": settings} == expected
+
+
+def test_our_readers_ask_as_the_harness_does(tmp_path):
+    from lookaway.data import load_samples
+
+    question = DOCUMENT["question"]
+    (tmp_path / "testdev_balanced_questions.json").write_text(
+        json.dumps({"1": {"imageId": "n", "question": question, "answer": "yes"}})
+    )
+    (tmp_path / "TextVQA_0.5.1_train.json").write_text(
+        json.dumps({"data": [{"question": question, "image_id": "i", "question_id": 1, "answers": ["a"]}]})
+    )
+    line = {"question_id": 1, "image": "c.jpg", "text": question, "label": "yes"}
+    (tmp_path / "coco_pope_random.json").write_text(json.dumps(line))
+    (tmp_path / "count").mkdir()
+    (tmp_path / "count" / "1.jpg").write_bytes(b"")
+    (tmp_path / "count" / "1.txt").write_text(f"{question}\tYes\n{question}\tNo\n")
+    ours = {
+        "gqa": load_samples(f"gqa:{tmp_path}", "test"),
+        "textvqa_val": load_samples(f"textvqa:{tmp_path}", "train"),
+        "pope": load_samples(f"pope:{tmp_path}", "random"),
+        "mme": load_samples(f"mme:{tmp_path}", "count"),
+    }
+    for task, found in ours.items():
+        assert found[0].question == asked(TASKS[task])[0], task
