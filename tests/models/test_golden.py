@@ -81,5 +81,20 @@ def test_attention_and_dtype_are_as_asked(attention):
         la.load_model(checkpoint("VILA1.5-3b"), dtype="float31")
 
 
+def test_another_prompt_form(tmp_path):
+    messages = [{"role": "user", "content": "Hello"}]
+    source = checkpoint("VILA1.5-3b")
+    folder = convert(plan_for(source), tmp_path / "converted")
+    for place in (source, folder):
+        _, processor = la.load_model(place, device="cpu", conversation="llava_v1")
+        assert processor.apply_chat_template(messages).startswith("A chat between a curious human")
+    with pytest.raises(SettingsError, match="'llava_v9' is not known"):
+        la.load_model(source, conversation="llava_v9")
+    with pytest.raises(SettingsError, match="holds its vision tower itself"):
+        la.load_model(folder, vision_tower=GOLDEN)
+    with pytest.raises(SettingsError, match=r"VILA 1.5 holds its vision tower itself"):
+        la.load_model(source, vision_tower=GOLDEN)
+
+
 def test_the_golden_folder_is_small():
     assert sum(file.stat().st_size for file in GOLDEN.rglob("*") if file.is_file()) < 8_000_000

@@ -9,10 +9,10 @@ import shutil
 
 import pytest
 import sentencepiece
-from golden_cases import as_public_ids, cases, checkpoint
+from golden_cases import GOLDEN, PUBLIC_PLACEHOLDER, as_public_ids, cases, checkpoint
 
 from lookaway.core.errors import MissingDependency, PreparationError
-from lookaway.models.layouts.tokenizing import chunkwise_tokenizer
+from lookaway.models.layouts.tokenizing import chunkwise_tokenizer, whole_tokenizer
 
 MODEL = "llava-v1.5-7b"
 SPECIAL = {"<s>": 1, "</s>": 2, "<unk>": 0}
@@ -69,6 +69,22 @@ def test_golden_ids_also_after_saving(tokenizer, legacy, tmp_path):
     behind = again("A</s>USER")["input_ids"]
     assert behind == by_sentencepiece("A</s>USER", legacy)
     assert again.padding_side == "left"
+
+
+SLOW = json.loads((GOLDEN / "slow-tokenizer-ids.json").read_text(encoding="utf-8"))
+
+
+def test_ids_equal_the_slow_tokenizer_of_transformers_4(tokenizer, legacy):
+    for text, ids in SLOW[f"llava-legacy-{legacy}"]:
+        assert [PUBLIC_PLACEHOLDER if token == 3 else token for token in tokenizer(text)["input_ids"]] == ids, repr(
+            text
+        )
+
+
+def test_whole_prompts_equal_the_slow_tokenizer_of_transformers_4():
+    tokenizer = whole_tokenizer(checkpoint("InternVL2-4B"), "<IMG_CONTEXT>", mark=True, end="<|end|>")
+    for text, ids in SLOW["phi3"]:
+        assert tokenizer(text.replace("<IMG_CONTEXT>", "<image>"))["input_ids"] == ids, repr(text)
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(VisionTower):
+class Options(PublishedModel):
     """Study where a model looks: attention flow, stages, knockouts, exits at every layer, rank stability; one page."""
 
     model: str = "lookaway-mini"
@@ -73,7 +73,7 @@ def run(options: Options) -> dict[str, Any]:
     records = options.out / "records.jsonl"
     answered = earlier_results(records, options)
     done = list(read_records(records)) if records.exists() else []
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     with RecordWriter(records) as writer:
         header = run_header("analyze", model, options.data, options, options.seed, options.model)
         writer.write("run", **header)

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from .model_options import VisionTower
+from .model_options import PublishedModel
 from .options import argument
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(VisionTower):
+class Options(PublishedModel):
     """Ask one question about one image; see the answer, where the model looked away, and what that saved."""
 
     question: str = argument()
@@ -51,7 +51,7 @@ def run(options: Options) -> dict[str, Any]:
         messages=[{"role": "user", "content": [*content, {"type": "text", "text": options.question}]}],
         images=options.image,
     )
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     inputs = encode(processor, [sample], device=model.device).inputs
     width = inputs["input_ids"].shape[1]
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from ..evaluation.speed import SpeedRow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(VisionTower):
+class Options(PublishedModel):
     """Measure prefill, first token and decoding with and without a policy, in turns, in one process."""
 
     model: str = "lookaway-mini"
@@ -56,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
         dtype=options.dtype,
         device=options.device,
         attention=options.attention,
-        vision_tower=options.vision_tower,
+        **options.published,
     )
     depth = anatomy_of(model).num_layers
     policy = None

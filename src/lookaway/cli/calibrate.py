@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..training.calibration import CalibrationOptions
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(CalibrationOptions, VisionTower):
+class Options(CalibrationOptions, PublishedModel):
     """Choose the threshold so that, with confidence 1 - delta, at most epsilon of the answers change."""
 
     policy: str = "gates"
@@ -70,7 +70,7 @@ def run(options: Options) -> dict[str, Any]:
     samples = with_images(
         load_samples(options.data, options.split, options.limit, options.seed, distinct_images=options.one_per_image)
     )
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     if policy.base is not None:
         policy.base.check(la.anatomy(model).base)
     labels = LabelOptions(

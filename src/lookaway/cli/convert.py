@@ -6,20 +6,18 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from .model_options import VisionTower
+from .model_options import PublishedModel
 from .options import argument
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(VisionTower):
+class Options(PublishedModel):
     """Write a checkpoint that is in its authors' layout (LLaVA, VILA, Eagle, InternVL) as a transformers folder."""
 
     source: str = argument()
     """Folder or hub id of the checkpoint."""
     target: str = argument()
     """Folder to write; must not exist yet. An interrupted conversion goes on where it stopped."""
-    conversation: str | None = None
-    """Prompt form of the chat template (vicuna_v1, llava_v1, ...); default: the one that the authors evaluate with."""
 
 
 def run(options: Options) -> dict[str, str]:
@@ -30,7 +28,7 @@ def run(options: Options) -> dict[str, str]:
     from .common import progress
 
     folder = published_folder(options.source)
-    plan = plan_for(folder, options.vision_tower, options.conversation) if folder is not None else None
+    plan = plan_for(folder, **options.published) if folder is not None else None
     if plan is None:
         raise UnsupportedModel(
             f"{options.source} is in none of the published layouts that need converting. `lookaway doctor` says what a "

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .model_options import VisionTower
+from .model_options import PublishedModel
 from .options import argument
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(VisionTower):
+class Options(PublishedModel):
     """Say what a model folder is and whether lookaway reads it, without loading its weights."""
 
     folder: str = argument()
@@ -23,7 +23,7 @@ class Options(VisionTower):
 def run(options: Options) -> dict[str, Any]:
     from ..models.layouts.doctor import diagnose
 
-    found = diagnose(options.folder, options.vision_tower)
+    found = diagnose(options.folder, **options.published)
     table = Table(box=None, show_header=False)
     for name, value in found.facts.items():
         table.add_row(name, value)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from ..core.record import Sample
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(VisionTower):
+class Options(PublishedModel):
     """Evaluate a policy against the unpruned model on the same samples: accuracy, agreement, exits, cost."""
 
     model: str = "lookaway-mini"
@@ -89,7 +89,7 @@ def run(options: Options) -> dict[str, Any]:
         require_answers(samples)
         scorer = scorer_for(samples, "auto" if options.score == "accuracy" else options.score)
         scorer.totals(samples, [""] * len(samples))  # what cannot be scored is refused before the model runs
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     records = options.out / "records.jsonl"
     done = earlier_results(records, options)
     with RecordWriter(records) as writer:

@@ -40,7 +40,7 @@ def run(options: Options) -> dict[str, Any]:
     target = choose_target(samples, options.measure)
     storage = open_storage(options.storage or options.out / "study.journal")
     # 2. The trials depend on these.
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     facts = {key: getattr(options, key) for key in ("measure", "slack", "ranking", "first_layer")}
     if options.method == "g-search" or options.compare:
         facts |= {field.name: getattr(options, field.name) for field in fields(GSearchOptions)}
@@ -108,7 +108,7 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     from ..search.trials.samples import fingerprint
     from .common import progress
 
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     with progress("divergence of all layers", len(samples)) as advance:
         found = find_withdrawal(model, processor, samples, options.threshold, options.batch_size, advance)
     if found.layer is None:

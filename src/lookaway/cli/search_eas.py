@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from ..core.errors import SettingsError
 from ..search.skips.search import SkipSearchOptions
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SkipSearchOptions, VisionTower):
+class Options(SkipSearchOptions, PublishedModel):
     """Search the attentions that your data needs least (EAS). The same command again goes on from a kill; torchrun
     spreads it over processes."""
 
@@ -71,7 +71,7 @@ def run(options: Options) -> dict[str, Any]:
         )
     _join_ranks(options.device)
     # 2. The search.
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     chosen = SkipSearchOptions(**{field.name: getattr(options, field.name) for field in fields(SkipSearchOptions)})
     with progress("steps of the search", options.steps) as advance:
         found = search_skips(model, processor, samples[kept:], options.out, chosen, progress=advance)

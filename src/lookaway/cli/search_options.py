@@ -9,13 +9,13 @@ from typing import Literal
 from ..search.schedules.compare import BUDGETS
 from ..search.schedules.g_search import GSearchOptions
 from ..search.schedules.p_sigmoid import PSigmoidOptions
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 __all__ = ["Options"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(PSigmoidOptions, GSearchOptions, VisionTower):
+class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
     """Search how many visual tokens each layer keeps. The same command again goes on from its storage; run it in
     several terminals, and they share the trials."""
 

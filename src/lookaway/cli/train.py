@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.gate_options import GateOptions
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from ..training.gate_training import GateRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(GateOptions, VisionTower):
+class Options(GateOptions, PublishedModel):
     """Train exit gates for a model on your data: labels for all layers once (cached), then the gates in seconds."""
 
     method: Literal["dyvte"] = "dyvte"
@@ -69,7 +69,7 @@ def run(options: Options) -> dict[str, Any]:
     )  # fmt: skip
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     after = load_policies(options.after) if options.after else None
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     cache = options.cache or cache_folder()
     with progress("labels for all layers", len(samples)) as advance:
         table = make_exit_table(model, processor, samples, label_options, cache, advance, after)

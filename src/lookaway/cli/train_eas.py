@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from ..core.errors import DataError
 from ..training.adapter_training import AdapterOptions
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(AdapterOptions, VisionTower):
+class Options(AdapterOptions, PublishedModel):
     """Train adapters that stand in for skipped attentions on your data; the model itself stays as it is."""
 
     method: Literal["eas"] = "eas"
@@ -46,7 +46,7 @@ def run(options: Options) -> dict[str, Any]:
     chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
     chosen = replace(chosen, skip=layers_to_skip(options))
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     header = run_header("train", model, options.data, options, options.seed, options.model)
     found = train_adapters(model, processor, samples, options.out, chosen)
     saved = found.policy.save_pretrained(options.out)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..training.tuning import TuneOptions
-from .model_options import VisionTower
+from .model_options import PublishedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TuneOptions, VisionTower):
+class Options(TuneOptions, PublishedModel):
     """Teach a model to read its image early: LoRA, the visual tokens really leaving in a share of the steps."""
 
     model: str = "lookaway-mini-plain"
@@ -39,7 +39,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.tuning import tune
 
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
-    model, processor = load_model(options.model, device=options.device, vision_tower=options.vision_tower)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     header = run_header("tune", model, options.data, options, options.seed, options.model)
     chosen = TuneOptions(**{field.name: getattr(options, field.name) for field in fields(TuneOptions)})
     found = tune(model, processor, samples, options.out, chosen)

@@ -42,12 +42,12 @@ def load_model(
         attention: attention implementation; None: transformers' choice (SDPA).
         vision_tower: folder of the vision tower, where a published checkpoint only names it and it does not lie beside
             the model.
-        conversation: prompt form of a published checkpoint's chat template; None: the published one.
+        conversation: prompt form of a published (or converted) checkpoint's chat template; None: the published one.
 
     Raises:
         PreparationError: the model cannot be found, fetched or read; the text says what to do.
         UnsupportedModel: it is a text-only model, or a published layout that cannot be read right.
-        SettingsError: a dtype or prompt form that is not known.
+        SettingsError: a dtype or prompt form that is not known, or a setting that this model has no use for.
     """
     from transformers import AutoConfig
 
@@ -64,6 +64,8 @@ def load_model(
         plan = _published(source, vision_tower, conversation)
         if plan is not None:
             return build(plan, _torch_dtype(dtype, plan.dtype), attention).to(device), plan.processor
+        if vision_tower is not None:
+            raise SettingsError(f"{name} holds its vision tower itself: leave out vision_tower ({vision_tower}).")
         config = AutoConfig.from_pretrained(source)
         if not any(hasattr(config, key) for key in ("vision_config", "image_token_id", "image_token_index")):
             raise UnsupportedModel(
@@ -73,7 +75,7 @@ def load_model(
         model = model_class_of(config).from_pretrained(
             source, dtype=dtype, **({"attn_implementation": attention} if attention else {})
         )
-        processor = processor_of(config, source)
+        processor = processor_of(config, source, conversation)
     return model.to(device).eval(), processor
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import SettingsError
+from .conversations import chat_template
 from .plan import MARK
 
 __all__ = ["model_class_of", "processor_of"]
@@ -25,19 +27,40 @@ def model_class_of(config: Any) -> Any:
     return AutoModelForImageTextToText
 
 
-def processor_of(config: Any, source: str | Path) -> Any:
-    """The processor in a folder whose model has this config; pictures through PIL, as the public code takes them."""
+def processor_of(config: Any, source: str | Path, conversation: str | None = None) -> Any:
+    """The processor in a folder whose model has this config; pictures through PIL, as the public code takes them.
+
+    Args:
+        conversation: another prompt form than the one that was saved.
+
+    Raises:
+        SettingsError: the form is not known, or the model is no converted one and has a form of its own.
+    """
     from transformers import AutoProcessor
 
     layout = getattr(config, MARK, None)
     if layout is None:
+        if conversation is not None:
+            raise SettingsError(
+                f"{source} is no published checkpoint in its authors' layout, nor converted from one: its chat "
+                f"template is its own, and conversation ({conversation}) is for those."
+            )
         return AutoProcessor.from_pretrained(source)
+    processor = _class_of(layout).from_pretrained(source, backend="pil")
+    if conversation is not None:
+        processor.chat_template = chat_template(conversation)
+    return processor
+
+
+def _class_of(layout: str) -> Any:
     if layout == "llava-1.6":
         from ..llava.next_unpadding import LlavaNextProcessor
 
-        return LlavaNextProcessor.from_pretrained(source, backend="pil")
+        return LlavaNextProcessor
     if layout == "internvl2":
         from ..internvl.processing import InternVLProcessor
 
-        return InternVLProcessor.from_pretrained(source, backend="pil")
-    return AutoProcessor.from_pretrained(source, backend="pil")
+        return InternVLProcessor
+    from transformers import AutoProcessor
+
+    return AutoProcessor

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import PreparationError, UnsupportedModel
+from ...core.errors import PreparationError, SettingsError, UnsupportedModel
 from .plan import Plan
 from .request import Request
 from .tokenizing import read_json
@@ -30,9 +30,15 @@ class Layout:
     """Whether a config.json is of this layout; the first that says so has it."""
     planner: str
     """'module:function' below `lookaway.models`, which makes a `Plan` of a `Request`."""
+    names_tower: bool = False
+    """The checkpoint may only name its vision tower, which then lies in a folder of its own."""
 
     def plan(self, request: Request) -> Plan:
-        """Raises UnsupportedModel or PreparationError, each with the reason and the cure."""
+        """Raises UnsupportedModel, PreparationError or SettingsError, each with the reason and the cure."""
+        if request.vision_tower is not None and not self.names_tower:
+            raise SettingsError(
+                f"{self.title} holds its vision tower itself: leave out vision_tower ({request.vision_tower})."
+            )
         module, _, function = self.planner.partition(":")
         plan: Plan = getattr(import_module(f"...{module}", __name__), function)(request)
         return plan
@@ -53,15 +59,15 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "internvl-chat-1.0", "InternVL-Chat-ViT-6B-Vicuna (InternVL-Chat 1.0)",
-        lambda c: _is_llava(c) and "intern" in _tower(c).lower(), "llava.original:plan_llava",
+        lambda c: _is_llava(c) and "intern" in _tower(c).lower(), "llava.original:plan_llava", True,
     ),
     Layout(
         "llava-1.6", "LLaVA-1.6 (LLaVA-NeXT)",
-        lambda c: _is_llava(c) and c.get("image_aspect_ratio") == "anyres", "llava.next_original:plan_llava_next",
+        lambda c: _is_llava(c) and c.get("image_aspect_ratio") == "anyres", "llava.next_original:plan_llava_next", True,
     ),
     Layout(
         "llava-1.5", "LLaVA-1.5 or VILA 1.0",
-        _is_llava, "llava.original:plan_llava",
+        _is_llava, "llava.original:plan_llava", True,
     ),
     Layout("vila-1.5", "VILA 1.5", lambda c: "llm_cfg" in c, "vila.original:plan_vila"),
     Layout(

@@ -26,7 +26,7 @@ class Diagnosis:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def diagnose(folder: str | Path, vision_tower: str | Path | None = None) -> Diagnosis:
+def diagnose(folder: str | Path, vision_tower: str | Path | None = None, conversation: str | None = None) -> Diagnosis:
     """Layout, parts, sizes, tokenizer and prompt of a folder, and whether it loads and why not.
 
     The names and shapes of all tensors are compared with the model's; no tensor is read.
@@ -49,7 +49,7 @@ def diagnose(folder: str | Path, vision_tower: str | Path | None = None) -> Diag
             return Diagnosis(True, "transformers reads it, where it knows the model_type.", facts)
         facts["layout"] = layout.title
         tower = Path(vision_tower) if vision_tower is not None else None
-        plan = layout.plan(Request(folder, config, tower))
+        plan = layout.plan(Request(folder, config, tower, conversation))
         facts.update(_of_plan(plan))
         pieces, _ = checked_pieces(plan)
     except LookawayError as error:
