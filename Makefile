@@ -8,7 +8,7 @@ LMMS_INSTALLED := $(LMMS_VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 SOURCES := src tests examples benchmarks
 
-.PHONY: demo test test-oldest test-matrix test-lmms check lint types fast format clean help
+.PHONY: demo test test-oldest test-matrix test-lmms check lint types fast docs format clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,10 @@ types: $(INSTALLED)
 
 fast: $(INSTALLED)
 	$(PYTEST) -m "not slow and not gpu and not hub"
+
+docs: $(INSTALLED) ## the documentation site, into out/site; a warning is an error
+	$(RUN)/python -c 'import mkdocs' 2>/dev/null || $(RUN)/python -m pip -q install -c dev/constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 format: $(INSTALLED) ## let ruff write the format and the safe fixes
 	$(RUN)/ruff format $(SOURCES)

@@ -57,9 +57,9 @@ class Trace:
     exit_layers: list[int | None]
     """[B]: the visual tokens were removed before this layer (k layers saw them); None: they never all left."""
     visual_tokens: list[list[int]]
-    """[L][B]: visual tokens that each layer processed."""
+    """`[L][B]`: visual tokens that each layer processed."""
     tokens: list[list[int]]
-    """[L][B]: visual and text tokens that each layer processed, padding apart."""
+    """`[L][B]`: visual and text tokens that each layer processed, padding apart."""
     cache_slots: list[int]
     """[L]: positions that the layer's KV cache holds for every row after prefill, padding included; 0 where it is
     skipped."""
@@ -68,7 +68,7 @@ class Trace:
     skipped: list[int] = field(default_factory=list)
     """Layers whose attention did not run."""
     replacement_flops: list[list[int]] = field(default_factory=list)
-    """[L][B]: counted FLOPs of what stood in for skipped attentions; empty where nothing was skipped."""
+    """`[L][B]`: counted FLOPs of what stood in for skipped attentions; empty where nothing was skipped."""
     columns: int | None = None
     """Positions of the whole prompt, padding included; None: as layer 0's cache."""
     tail: int | None = None
