@@ -81,7 +81,7 @@ def earliest(found: dict[str, ReportData]) -> str:
 
 def windows(found: dict[str, ReportData]) -> str:
     own = {name: data.findings["causes"] for name, data in found.items()}
-    head = ["blinded layers"]
+    head = ["blocked layers"]
     for name in own:
         head += [f"{name}: attention on the image %", "rise of the loss", "answers changed %"]
     rows = []

@@ -1,0 +1,92 @@
+"""README's table of results, from the committed records: counts, and exact (Clopper-Pearson) 95 % intervals.
+
+    python benchmarks/readme_table.py           # prints the table
+    python benchmarks/readme_table.py --write   # puts it between the marks in README.md
+
+No model runs. Questions without an image are left out; all rows of one model are about the same questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from lookaway.core.files import write_text
+from lookaway.core.record import read_records
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARKS = re.compile(r"(<!-- measured: readme -->\n).*?(<!-- end -->)", re.DOTALL)
+HEAD = ("model", "policy", "decoder prefill FLOPs", "correct answers (95 % interval)", "same answer (95 % interval)")
+
+
+def share(successes: int, trials: int) -> str:
+    """'159 of 171: 93.0 % (88.1–96.3)'."""
+    low, high = binomtest(successes, trials).proportion_ci(0.95, method="exact")
+    return f"{successes} of {trials}: {successes / trials:.1%} ({low:.1%}–{high:.1%})".replace("%", " %").replace(
+        " %–", "–"
+    )
+
+
+def questions(records: Sequence[dict[str, Any]], seen: set[str] | None = None) -> list[dict[str, Any]]:
+    """Sample records of questions with an image."""
+    found = [r for r in records if r["kind"] == "sample" and r["visual_tokens"] and r["visual_tokens"][0]]
+    return found if seen is None else [r for r in found if r["id"] in seen]
+
+
+def row(model: str, policy: str, samples: Sequence[dict[str, Any]]) -> list[str]:
+    spent = sum(r["flops"] for r in samples) / sum(r["full_flops"] for r in samples)
+    right, same = (sum(r[key] for r in samples) for key in ("right_with", "agree"))
+    return [model, policy, f"{spent:.1%}".replace("%", " %"), share(right, len(samples)), share(same, len(samples))]
+
+
+def fixed_exit(model: str, records: Sequence[dict[str, Any]], at_least: float) -> list[str]:
+    """The cheapest fixed exit that costs no less than `at_least`, a share of the FLOPs: it gets a little more."""
+    curve = next(r for r in records if r["kind"] == "curve" and r["family"] == "all")
+    chosen = min((p for p in curve["fixed"] if p["flops_share"] >= at_least), key=lambda p: p["flops_share"])
+    total = curve["samples"]
+    right, same = (round(chosen[key] * total) for key in ("accuracy", "agreement"))
+    name = f"fixed exit before layer {chosen['mean_exit']:.0f}"
+    return [model, name, f"{chosen['flops_share']:.1%}".replace("%", " %"), share(right, total), share(same, total)]
+
+
+def rows() -> list[list[str]]:
+    found = []
+    for model, folder in (("lookaway-mini-plain", "demo-plain"), ("lookaway-mini", "demo-exit-aware")):
+        records = list(read_records(RESULTS / folder / "eval.jsonl"))
+        samples = questions(records)
+        unpruned = sum(r["right_without"] for r in samples)
+        found.append([model, "none", "100 %", share(unpruned, len(samples)), ""])
+        gates = row(model, "**exit gates**", samples)
+        spent = sum(r["flops"] for r in samples) / sum(r["full_flops"] for r in samples)
+        found += [gates, fixed_exit(model, records, spent)]
+        if folder == "demo-plain":
+            ids = {r["id"] for r in samples}
+            for name, file in (("FastV (half of the tokens)", "compose-fastv-plain.jsonl"),
+                               ("**FastV, then exit gates**", "compose-fastv-gates-plain.jsonl")):  # fmt: skip
+                found.append(row(model, name, questions(list(read_records(RESULTS / file)), ids)))
+    return found
+
+
+def table() -> str:
+    lines = [HEAD, ["---"] * len(HEAD), *rows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write it into README.md")
+    options = parser.parse_args()
+    print(table())
+    if options.write:
+        page = ROOT / "README.md"
+        write_text(page, MARKS.sub(lambda m: m[1] + table() + m[2], page.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
