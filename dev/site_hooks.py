@@ -13,7 +13,8 @@ import lookaway
 LINK = re.compile(r"(\]\()((?:\.\./)+[^)#\s]+)([^)]*\))")
 
 API = {
-    "attach": ("Attach", "Attach a policy to a model, run the reference implementation, merge adapters.", "engine"),
+    "attach": ("Attach", "Load a model, attach a policy to it, run the reference implementation, merge adapters.",
+               "models engine"),
     "policies": ("Policies", "What can be attached. `la.policies()` lists them; `la.load` reads a saved one.",
                  "policies"),
     "types": ("Types", "What a policy sees and answers, what a run leaves behind, and learned parts.", "core modules"),
