@@ -32,18 +32,20 @@ ALLOWED = {
     "serving": BELOW_METHODS,
     "cli": BELOW_METHODS | {"training", "search", "evaluation", "analysis", "reports", "serving"},
 }
-CARRYING_OUT = {"prefill", "cache", "skip", "refusals"}
+CARRYING_OUT = {"attached", "refusals", "cache", "prefill", "skip"}
 ENGINE = {
+    "attached": set(),
     "refusals": set(),
+    "cache": set(),
     "prefill": {"cache"},
-    "cache": {"prefill"},
-    "skip": {"prefill", "cache", "attachment"},
-    "attachment": CARRYING_OUT | {"observe"},
-    "reference": CARRYING_OUT | {"attachment"},
+    "skip": {"attached", "prefill", "cache"},
+    "handle": {"attached", "prefill", "refusals", "skip"},
+    "attachment": CARRYING_OUT | {"handle", "observe"},
+    "reference": CARRYING_OUT | {"handle", "observe"},
     "self_check": {"attachment", "reference"},
     "api": {"attachment", "reference", "self_check"},
     "replay": CARRYING_OUT | {"attachment", "api", "observe"},
-    "observe": CARRYING_OUT | {"attachment", "replay"},
+    "observe": CARRYING_OUT | {"replay"},
 }
 TRANSFORMERS = (
     "anatomy/",

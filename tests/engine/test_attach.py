@@ -18,7 +18,7 @@ from lookaway.core.base_model import BaseModel
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, InvalidDecision, ModelMismatch, UnsupportedModel
 from lookaway.engine.api import attach, reference
-from lookaway.engine.cache.pruned_cache import recall
+from lookaway.engine.cache.pruned_cache import read_cache_info
 
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
 
@@ -291,7 +291,7 @@ def test_the_memory_goes_with_a_copied_and_reordered_cache():
             ]
             torch.testing.assert_close(results[-1], straight, atol=1e-5, rtol=1e-5)
             twin.reset()
-            assert recall(twin) is None
+            assert read_cache_info(twin) is None
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 

@@ -249,7 +249,7 @@ def test_groups_of_like_length_equal_one_rectangle(family, attention, batch, nam
     options = {"output_hidden_states": True, "use_cache": True}
     with torch.no_grad(), attach(model.model, policy_for(name, 4)) as run:
         apart = model.model(**inputs, **options)
-        count = len(run._latest.groups)
+        count = len(run._here.latest.groups)
         assert run.split
         run.split = False
         together = model.model(**inputs, **options)

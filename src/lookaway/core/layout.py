@@ -94,6 +94,12 @@ class TokenLayout:
             self.spans,
         )
 
+    def to(self, device: torch.device) -> TokenLayout:
+        """The layout on another device; itself where it is there already."""
+        if self.visual.device == device:
+            return self
+        return TokenLayout(self.visual.to(device), self.text.to(device), self.padding.to(device), self.spans)
+
     def question_mask(self) -> Tensor:
         """Text after the first visual token of its row, bool [B, S]: the prompt less its system part.
 

@@ -1,75 +1,283 @@
-"""The slow twin of `attach`: the same decisions, carried out by masking at full length. It judges the fast path."""
+"""`la.reference`: the reference implementation of removal. The same decisions, carried out by masking at full length.
+
+It is written to be read, not to be fast, and shares no code with what it judges (`prefill/`): which columns are left is
+one bool per column, a policy's view is built from lists, and a layer's mask is closed where columns have left.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..core.errors import UnsupportedModel
-from .attachment import Attachment
-from .cache.pruned_cache import PrunedCacheInfo
-from .prefill.decoder_call import Kept, LayerCall, gather_rows
-from .prefill.state import PrefillState
+from ..anatomy.inputs import holds_images
+from ..core.attention_inputs import AttentionInputs
+from ..core.cost import DecoderShape
+from ..core.decision import LayerView, Policy
+from ..core.errors import AttachError, DataError, InvalidDecision, UnsupportedModel
+from ..core.layout import TokenLayout
+from ..core.record import Trace
+from .cache.pruned_cache import read_cache_info, write_cache_info
+from .handle import Handle
+from .observe.qk_capture import QKCapture, QKStore
+from .prefill.start import prompt_layout
+from .refusals import check_run
+from .skip.skipped_layer import CONTEXT
 
 __all__ = ["Reference"]
 
-
-class Reference(Attachment):
-    """A policy attached by masking, until `detach()` or the end of its `with` block."""
-
-    shortens = False
-
-    def _left(self, call: LayerCall, prompt: PrefillState) -> Tensor:
-        return call.hidden if prompt.kept is None else gather_rows(call.hidden, prompt.kept.index)
-
-    def _carry_out(self, call: LayerCall, prompt: PrefillState, stay: tuple[Tensor, Tensor] | None) -> Any:
-        kept, past = prompt.kept_at[call.layer], prompt.past
-        assert kept is not None
-        gone = _dropped(kept, prompt.length)
-        return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
-
-    def _skip(self, call: LayerCall, prompt: PrefillState, stay: tuple[Tensor, Tensor] | None) -> Any:
-        return self._skipping.enter(call, prompt, call.hidden, self._left(call, prompt))
-
-    def _behind(self, call: LayerCall, past: PrunedCacheInfo, length: int) -> Any:
-        rows = len(call.hidden)
-        gone = torch.zeros(rows, length, dtype=torch.bool, device=call.hidden.device)
-        return call.replaced(None, attention_mask=self._masked(call, _dropped_before(past, call.layer, gone), gone))
-
-    def _masked(self, call: LayerCall, past: Tensor, new: Tensor) -> Tensor:
-        """The layer's mask, with dropped columns closed: `past` bool [B, P] of the cache, `new` bool [B, S] of the
-        call, which themselves see only themselves."""
-        queries, keys = new.shape[1], past.shape[1] + new.shape[1]
-        mask = call.kwargs.get("attention_mask")
-        if mask is None:  # transformers leaves a plain causal mask to SDPA
-            if self._attention != "sdpa":
-                raise UnsupportedModel(
-                    f"The reference masks with SDPA or eager attention, not {self._attention!r}. Load the model with "
-                    "attn_implementation='sdpa'."
-                )
-            columns = torch.arange(keys, device=new.device)
-            mask = (columns <= columns[-queries:, None])[None, None]
-        first = keys - mask.shape[-1]  # sliding windows begin later
-        closed = torch.cat([past, new], 1)[:, None, None, first:]  # [B, 1, 1, keys]
-        mask = mask.expand(len(new), -1, -1, -1)
-        boolean = mask.dtype == torch.bool
-        mask = mask.masked_fill(closed, 0 if boolean else torch.finfo(mask.dtype).min)
-        itself = torch.nn.functional.pad(torch.diag_embed(new), (past.shape[1] - first, 0))[:, None]
-        return mask.masked_fill(itself, 1 if boolean else 0)
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def _dropped_before(past: PrunedCacheInfo, layer: int, new: Tensor) -> Tensor:
-    """Columns of the cache that earlier prompts dropped, bool [B, P]."""
-    kept = past.kept_at[layer]
-    if kept is not None:
-        return _dropped(kept, past.length)
-    return torch.zeros(len(new), past.length, dtype=torch.bool, device=new.device)
+@dataclass(frozen=True, eq=False)
+class MaskedCacheInfo:
+    """Which of the first `length` columns of a cache each layer must not see. All layers hold all columns."""
+
+    gone_at: tuple[Tensor | None, ...]  # [L], each bool [B, length]; None: it sees all
+    length: int
+
+    @property
+    def batch(self) -> int:
+        return next((len(gone) for gone in self.gone_at if gone is not None), 0)
+
+    def rows(self, rows: Tensor) -> MaskedCacheInfo:
+        """The same about other rows int64 [B']."""
+        return replace(self, gone_at=tuple(None if gone is None else gone[rows] for gone in self.gone_at))
+
+    def up_to(self, length: int) -> MaskedCacheInfo:
+        """The same about more columns, all of which are seen; or about fewer, where the cache was cropped."""
+        more = length - self.length
+        if more < 0 and any(gone is not None and bool(gone[:, more:].any()) for gone in self.gone_at):
+            raise UnsupportedModel(
+                f"The KV cache was cropped into the prompt: from {self.length} columns to {length}, of which some had "
+                "left. Run the conversation again."
+            )
+        padded = [None if gone is None else nn.functional.pad(gone, (0, more)) for gone in self.gone_at]
+        return MaskedCacheInfo(tuple(padded), length)
 
 
-def _dropped(kept: Kept, length: int) -> Tensor:
-    """Columns of `length` that are gone, padding among them, bool [B, length]."""
-    kept_slots = torch.zeros(len(kept.index), length, dtype=torch.bool, device=kept.index.device)
-    # A slot that only pads may repeat a column, so what is kept is counted, not written.
-    return kept_slots.int().scatter_add(1, kept.index, kept.valid.int()) == 0
+class MaskedPrompt:
+    """A prompt of which some columns may not be seen any more."""
+
+    def __init__(self, layout: TokenLayout, num_layers: int, answers: Tensor | None) -> None:
+        if answers is not None and answers.shape != layout.visual.shape:
+            raise DataError(
+                f"The mask of answers has shape {tuple(answers.shape)}, the tokens {tuple(layout.visual.shape)}."
+            )
+        self.layout, self.num_layers, self.answers = layout, num_layers, answers
+        self.length = layout.visual.shape[1]
+        self.left = ~layout.padding  # bool [B, S]
+        self.slots = [list(range(self.length)) for _ in layout.visual]
+        """The columns of each row's rectangle, in order; a column that is not left only fills up."""
+        self.removed = False
+        self.pad_right = any(layout.spans) and bool(layout.padding[:, -1].any())
+        self.had_images = any(layout.spans)
+        self.gone_at: list[Tensor | None] = [None] * num_layers
+        self.notes: dict[int, Mapping[str, Tensor]] = {}
+        self.changes = [self._counts(0)]
+        self.means: Mapping[Any, Tensor] = {}
+        """Means that runs of skipped layers share."""
+
+    @property
+    def has_visual_tokens(self) -> bool:
+        return bool((self.left & self.layout.visual).any())
+
+    @property
+    def gone(self) -> Tensor | None:
+        """Columns that no later layer sees, padding among them, bool [B, S]; None: nothing was removed."""
+        return ~self.left if self.removed else None
+
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """The rectangle that removal would have left: `(index [B, K], valid [B, K])`."""
+        index = torch.tensor(self.slots, device=self.left.device)
+        return index, self.left.gather(1, index)
+
+    def ask(self, policy: Policy, layer: int, hidden: Tensor, seen: AttentionInputs | None) -> None:
+        """Ask before `layer`, whose rows are `hidden` [B, S, D]; the policy sees the rectangle of what is left."""
+        index, real = self.columns()
+        hidden = torch.stack([row[columns] for row, columns in zip(hidden, index.to(hidden.device), strict=True)])
+        answers = torch.zeros_like(self.left) if self.answers is None else self.answers.to(self.left.device)
+        visual, hidden_text = self.layout.visual.gather(1, index) & real, answers.gather(1, index) & real
+        text = self.layout.text.gather(1, index) & real & ~hidden_text
+        layout = TokenLayout(visual, text, ~(visual | text), self.layout.spans).to(hidden.device)
+        initial = self.layout.visual.sum(1).to(hidden.device)
+        decision = policy.decide(LayerView(layer, self.num_layers, layout, hidden, initial, seen))
+        if decision.notes:
+            self.notes[layer] = decision.notes
+        if decision.keep is None:
+            return
+        stays = (decision.keep.to(self.left.device) | hidden_text) & real
+        if bool((real & ~visual & ~stays).any()):
+            raise InvalidDecision(f"Policy {policy.name or type(policy).__name__} dropped text before layer {layer}.")
+        if torch.equal(stays, real):
+            return
+        most = int(stays.sum(1).max())
+        for row, keep in enumerate(stays.tolist()):
+            first = [c for c, stay in zip(self.slots[row], keep, strict=True) if stay == self.pad_right]
+            second = [c for c, stay in zip(self.slots[row], keep, strict=True) if stay != self.pad_right]
+            order = first + second  # what only fills up stands behind, or in front
+            self.slots[row] = order[:most] if self.pad_right else order[-most:]
+        left = torch.zeros_like(self.left)
+        for row in range(len(left)):
+            left[row, index[row][stays[row]]] = True
+        self.left, self.removed = left, True
+        self.changes.append(self._counts(layer))
+
+    def trace(self, shape: DecoderShape) -> Trace:
+        """What happened, counted from which columns each layer could see."""
+        at = [[change for change in self.changes if change[0] <= layer][-1] for layer in range(self.num_layers)]
+        visual = [change[1] for change in at]
+        exits: list[int | None] = []
+        for row, count in enumerate(visual[0]):
+            counts = [layer[row] for layer in visual]
+            exits.append(counts.index(0) if count and 0 in counts else None)
+        notes = {
+            layer: {name: torch.as_tensor(value).detach().float().tolist() for name, value in values.items()}
+            for layer, values in self.notes.items()
+        }
+        return Trace(shape, exits, visual, [change[2] for change in at], [change[3] for change in at], notes)
+
+    def _counts(self, layer: int) -> tuple[int, list[int], list[int], int]:
+        visual, real = (self.left & self.layout.visual).sum(1), self.left.sum(1)
+        return layer, visual.tolist(), real.tolist(), len(self.slots[0])
+
+
+@dataclass
+class MaskedRun:
+    """A forward that runs now."""
+
+    attention: str
+    store: QKStore = field(default_factory=QKStore)
+    prompt: MaskedPrompt | None = None
+    past: MaskedCacheInfo | None = None
+    """What the cache that this forward continues must not be seen of; None: it starts one."""
+    cache: Any = None
+
+
+class Reference(Handle):
+    """A policy attached to a model by masking."""
+
+    narrows = False
+
+    def __init__(self, model: Any, policy: Policy) -> None:
+        super().__init__(model, policy)
+        layers = policy.needs_attention(self.anatomy.num_layers) & self._layers
+        self._capture = QKCapture(self.anatomy, layers, self._store)
+        self._install([self._capture.remove])
+
+    def _store(self) -> QKStore | None:
+        run: MaskedRun | None = self._here.run
+        return run.store if run is not None and run.prompt is not None and run.prompt.has_visual_tokens else None
+
+    def _start(self, inputs: Mapping[str, Any]) -> MaskedRun:
+        anatomy, cache = self.anatomy, inputs.get("past_key_values")
+        run = MaskedRun(anatomy.attention)
+        if self._layers:
+            check_run(run.attention, cache, anatomy.has_windows)
+        length = 0 if cache is None else cache.get_seq_length()
+        behind = length > 0
+        if behind:
+            run.past = read_cache_info(cache)
+            if run.past is None:
+                run.past = MaskedCacheInfo((None,) * anatomy.num_layers, length)
+            if not isinstance(run.past, MaskedCacheInfo):
+                raise AttachError("This KV cache was filled under la.attach. Continue it under la.attach.")
+            run.past = run.past.up_to(length)
+        if not behind or (self._layers and holds_images(inputs)):
+            layout = prompt_layout(anatomy, inputs, behind)
+            run.prompt = MaskedPrompt(layout, anatomy.num_layers, self._here.answers)
+            if not run.prompt.had_images:
+                self._warn_without_images()
+        return run
+
+    def _end(self, run: MaskedRun) -> None:
+        prompt = run.prompt
+        if prompt is None:
+            return
+        self._finished(prompt, prompt)
+        if run.cache is None:
+            return
+        past = run.past or MaskedCacheInfo((None,) * self.anatomy.num_layers, 0)
+        rows = len(prompt.left)
+        gone_at: list[Tensor | None] = []
+        for before, now in zip(past.gone_at, prompt.gone_at, strict=True):
+            parts = [_columns(before, rows, past.length, prompt.left), _columns(now, rows, prompt.length, prompt.left)]
+            gone_at.append(None if before is None and now is None else torch.cat(parts, 1))
+        if any(gone is not None for gone in gone_at):
+            write_cache_info(run.cache, MaskedCacheInfo(tuple(gone_at), past.length + prompt.length))
+
+    def _install_layer(self, index: int, layer: nn.Module) -> list[Callable[[], object]]:
+        return [layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True).remove]
+
+    def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run: MaskedRun | None = self._here.run
+        if run is None:
+            raise AttachError(
+                "A decoder layer ran outside of the model's forward while la.reference is on. Call the whole model, "
+                "without gradient checkpointing; or detach first."
+            )
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache, prompt = kwargs.get("past_key_values"), run.prompt
+        if prompt is not None:
+            run.cache = cache
+            if index in self._layers and prompt.has_visual_tokens:
+                columns, real = prompt.columns()
+                layout = TokenLayout(real, torch.zeros_like(real), ~real)
+                seen = self._capture.take(run.store, index, layout, columns if prompt.removed else None)
+                prompt.ask(self.policy, index, hidden, seen)
+        if index in self.skipping:
+            return args, {**kwargs, CONTEXT: self._context(index, hidden, cache, run)}
+        past = None if run.past is None else run.past.gone_at[index]
+        new = None if prompt is None else prompt.gone
+        if prompt is not None:
+            prompt.gone_at[index] = new
+        if past is None and new is None:
+            return None
+        before = 0 if run.past is None else run.past.length
+        gone = _columns(past, len(hidden), before, hidden), _columns(new, len(hidden), hidden.shape[1], hidden)
+        return args, {**kwargs, "attention_mask": _closed(kwargs.get("attention_mask"), *gone, run.attention)}
+
+    def _context(self, index: int, hidden: Tensor, cache: Any, run: MaskedRun) -> Tensor | None:
+        """What the replacement of a skipped attention knows of the prompt: made of what is left, or from the cache."""
+        prompt, skipping = run.prompt, self.skipping
+        slot, stays = skipping.slot_for(cache, index, behind=run.past is not None)
+        if stays or prompt is None:
+            return None if slot is None else slot.context
+        left = prompt.left if prompt.answers is None else prompt.left & ~prompt.answers.to(prompt.left.device)
+        mask = skipping.pool_mask(index, prompt.layout.text & left, left)
+        context, _, prompt.means = skipping.context(index, hidden, mask, prompt.means)
+        if slot is not None:
+            slot.context, slot.known = context, True
+        return context
+
+
+def _columns(gone: Tensor | None, rows: int, length: int, like: Tensor) -> Tensor:
+    """`gone`, or that nothing is, bool [B, length]."""
+    return torch.zeros(rows, length, dtype=torch.bool, device=like.device) if gone is None else gone.to(like.device)
+
+
+def _closed(mask: Any, past: Tensor, new: Tensor, attention: str) -> Tensor:
+    """A layer's mask with columns closed: `past` bool [B, P] of the cache, `new` bool [B, S] of the call.
+
+    Columns of the call that are gone see only themselves, so that nothing becomes NaN.
+    """
+    queries, keys = new.shape[1], past.shape[1] + new.shape[1]
+    if mask is None:  # transformers leaves a plain causal mask to SDPA
+        if attention != "sdpa":
+            raise UnsupportedModel(
+                f"The reference masks with SDPA or eager attention, not {attention!r}. Load the model with "
+                "attn_implementation='sdpa'."
+            )
+        columns = torch.arange(keys, device=new.device)
+        mask = (columns <= columns[-queries:, None])[None, None]
+    first = keys - mask.shape[-1]  # sliding windows begin later
+    closed = torch.cat([past, new], 1)[:, None, None, first:]  # [B, 1, 1, keys]
+    mask = mask.expand(len(new), -1, -1, -1)
+    boolean = mask.dtype == torch.bool
+    mask = mask.masked_fill(closed, 0 if boolean else torch.finfo(mask.dtype).min)
+    itself = nn.functional.pad(torch.diag_embed(new), (past.shape[1] - first, 0))[:, None]
+    return mask.masked_fill(itself, 1 if boolean else 0)

@@ -2,22 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
+
+from torch import nn
 
 from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
 
-__all__ = ["check_not_compiled", "check_run"]
+__all__ = ["check_not_compiled", "check_run", "refuse_chunked_prefill"]
 
 
 def check_not_compiled(model: Any, anatomy: Anatomy) -> None:
-    """Refuse torch.compile'd models and layers, before anything is attached."""
-    parts = (model, anatomy.model, anatomy.backbone, anatomy.language_model, *anatomy.layers)
-    if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
-        raise UnsupportedModel(
-            f"{type(model).__name__} is compiled (torch.compile): its graphs fix how many tokens each layer sees, and "
-            "hooks added later would not run. Attach to the model as it was loaded."
-        )
+    """Refuse what torch.compile'd the decoder, any part of it or anything around it, before anything is attached.
+
+    A compiled vision tower is none of the decoder's business, and is left alone.
+    """
+    for name, part in _around_and_in_decoder(model, anatomy):
+        if _is_compiled(part):
+            where = f"{type(model).__name__}{f'.{name}' if name else ''}"
+            raise UnsupportedModel(
+                f"{where} is compiled (torch.compile): its graphs fix how many tokens each layer sees, and "
+                "hooks added later would not run. Attach to the model as it was loaded."
+            )
+
+
+def _around_and_in_decoder(model: Any, anatomy: Anatomy) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of the layers, what is inside them, and what they are inside of."""
+    inside = {id(part) for layer in anatomy.layers for part in layer.modules()}
+    for root in (model, anatomy.model):
+        if not isinstance(root, nn.Module):
+            continue
+        for name, part in root.named_modules(remove_duplicate=False):
+            if id(part) in inside or any(id(child) in inside for child in part.modules()):
+                yield name, part
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    """As a wrapper, in place, or by a compiled function in place of its `forward`."""
+    if "_orig_mod" in part._modules or getattr(part, "_compiled_call_impl", None) is not None:
+        return True
+    return hasattr(getattr(part, "forward", None), "_torchdynamo_orig_callable")
+
+
+def refuse_chunked_prefill(model: Any) -> Callable[[], object]:
+    """Let `model.generate` refuse `prefill_chunk_size` before the first chunk runs; returns what takes that back.
+
+    A policy needs the prompt in one piece: what it decides in the first chunk would not know the question.
+    """
+    usual, own = getattr(model, "generate", None), "generate" in vars(model)
+    if usual is None:
+        return lambda: None
+
+    @wraps(usual)
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or model.generation_config
+        size = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        if size is not None:
+            raise UnsupportedModel(
+                f"prefill_chunk_size={size} cuts the prompt into pieces, and the attached policy decides about the "
+                "whole prompt. Generate without it: generate(..., prefill_chunk_size=None)."
+            )
+        return usual(*args, **kwargs)
+
+    def put_back() -> None:
+        if own:
+            model.generate = usual
+        else:
+            vars(model).pop("generate", None)
+
+    model.generate = generate
+    return put_back
 
 
 def check_run(attention: str, cache: Any, has_windows: bool) -> None:

@@ -61,8 +61,8 @@ def self_check(model: Any) -> None:
                 kept = _run(anatomy, None)
             with Attachment(model, _Leave(exits)) as fast:
                 short = _run(anatomy, fast)
-            with Reference(model, _Leave(exits)) as slow:
-                masked = _run(anatomy, slow)
+            with Reference(model, _Leave(exits)) as judge:
+                masked = _run(anatomy, judge)
         except AttachError:
             raise
         except Exception as error:
@@ -92,7 +92,7 @@ def _run(anatomy: Anatomy, attached: Any) -> Tensor:
     prompt = {"input_ids": words, "attention_mask": mask, "position_ids": positions}
     out = anatomy.model(**{name: value.to(device) for name, value in prompt.items()}, use_cache=True)
     cache = out.past_key_values
-    if attached is not None and type(attached).__name__ == "Attachment":
+    if isinstance(attached, Attachment):
         held = [cache.get_seq_length(layer) for layer in range(anatomy.num_layers)]
         if held != attached.trace.cache_slots:
             raise ValueError(f"its cache holds {held} tokens, not {attached.trace.cache_slots}")

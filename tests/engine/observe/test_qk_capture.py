@@ -137,19 +137,20 @@ def test_a_forward_that_raises_leaves_nothing_behind():
         with pytest.raises(ZeroDivisionError):
             model.model(**inputs)
         hook.remove()
-        assert run._watch._seen == {}
+        assert run._here.run is None  # queries and keys belong to the forward, and end with it
         model.model(**inputs)
-        assert run._watch._seen == {}
+        assert run._here.run is None
 
 
 def test_nothing_is_kept_while_decoding():
     model, policy, calls = tiny("llava"), Silent((1,)), []
     with attach(model.model, policy) as run:
-        active = run._watch._active
-        run._watch._active = lambda: calls.append(active()) or calls[-1]
+        store = run._capture._store
+        run._capture._store = lambda: calls.append(store()) or calls[-1]
         model.model.generate(**model.inputs(), max_new_tokens=4, do_sample=False)
-        assert run._watch._seen == {}
-    assert calls == [True, False, False, False]
+        assert run._here.run is None
+    kept = [call is not None for call in calls]
+    assert kept[::2] == kept[1::2] == [True, False, False, False]  # rotary embeddings, then queries and keys
 
 
 def test_the_attention_may_be_changed_while_attached():
@@ -226,7 +227,7 @@ def test_gradient_checkpointing_runs_the_layers_again_without_asking_again():
             valid = run.kept_columns()[1]
             out.logits[valid].square().mean().backward()
             assert list(policy.seen) == asked == [1, 3]
-            assert run._watch._seen == {}
+            assert run._here.run is None
         gradients.append([p.grad.clone() for p in model.model.parameters() if p.grad is not None])
         model.model.zero_grad()
     for a, b in zip(*gradients, strict=True):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookaway.engine.prefill.decoder_call import Kept
+from lookaway.engine.cache.kept import Kept
 from lookaway.engine.prefill.row_groups import make_groups, partition
 
 

@@ -204,8 +204,8 @@ def test_beams_carry_each_row_s_context_along(name, skipped):
     def whole(*args, **kwargs):
         ids = kwargs["input_ids"]
         late = (torch.arange(ids.shape[1]) >= prompt).expand_as(ids)
-        run.answers_at(late)
-        return real(*args, **kwargs)
+        with run.answer_columns(late):
+            return real(*args, **kwargs)
 
     # The vision inputs of one prompt serve its three beams.
     repeated = {**inputs, "pixel_values": _for_beams(images.double(), 3)}
@@ -318,7 +318,7 @@ def test_only_what_is_needed_runs_behind_the_last_attention_and_nothing_changes(
         assert trace.tail == first
         if first < 3:  # visual tokens leave at once, text stays until it was pooled for the last time
             assert trace.visual_tokens[first] == [0] * rows
-            assert trace.tokens[first] == [int(n) for n in (run._latest.initial.text).sum(1)]
+            assert trace.tokens[first] == [int(n) for n in (run._here.latest.initial.text).sum(1)]
     else:
         assert trace.tail == 3
 
@@ -391,8 +391,8 @@ def test_an_exit_in_front_of_the_first_attention_that_runs_keeps_its_length():
         assert cache.get_seq_length() == 28
     with torch.no_grad(), attach(example.model, both) as run:
         longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], token], 1), "attention_mask": None}
-        run.answers_at(torch.arange(28)[None] >= 27)
-        without = example.model(**longer, use_cache=False).logits[:, -1]
+        with run.answer_columns(torch.arange(28)[None] >= 27):
+            without = example.model(**longer, use_cache=False).logits[:, -1]
     torch.testing.assert_close(with_cache, without, **TOLERANCE)
 
 
@@ -437,14 +437,12 @@ def test_answers_cannot_change_the_context():
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][:, -2:] = torch.randint(10, 90, (4, 2), generator=torch.Generator().manual_seed(5))
     with torch.no_grad(), attach(example.model, policy("published", (1, 3))) as run:
-        run.answers_at(answers)
-        same = [example.model(**batch).logits[:, :-2] for batch in (inputs, other)]
+        with run.answer_columns(answers):
+            same = [example.model(**batch).logits[:, :-2] for batch in (inputs, other)]
         torch.testing.assert_close(*same, **TOLERANCE)
-        run.answers_at(None)
         leaks = [example.model(**batch).logits[:, :-2] for batch in (inputs, other)]
         assert (leaks[0] - leaks[1])[inputs["attention_mask"][:, :-2].bool()].abs().max() > 1e-6
-        run.answers_at(answers[:, 1:])
-        with pytest.raises(DataError, match="mask of answers has shape"):
+        with run.answer_columns(answers[:, 1:]), pytest.raises(DataError, match="mask of answers has shape"):
             example.model(**inputs)
 
 

@@ -21,7 +21,7 @@ from ...anatomy.find import anatomy_of
 from ...core.attention_inputs import attention_rows, last_text_slot
 from ...core.errors import AttachError, UnsupportedModel
 from ...core.layout import TokenLayout
-from .spying import spy
+from .attention_spy import spy
 
 __all__ = ["ENTROPIES", "FLOWS", "Flow", "FlowWatch", "reduce_attention", "require_observable", "watch_flow"]
 

@@ -20,7 +20,7 @@ from ...anatomy.base import Anatomy
 from ...anatomy.find import anatomy_of
 from ...core.errors import DataError, UnsupportedModel
 from ...core.layout import TokenLayout
-from ..attachment import check_detached
+from ..attached import check_detached
 from ..prefill.decoder_call import LayerCall, gather_rows
 from ..replay.exit_table import EncodedBatch
 from ..replay.tape import LayerState, Tape, _Prefix, record_layers
@@ -86,7 +86,7 @@ def blocked(model: Any, layers: Sequence[int]) -> Iterator[None]:
         layout, call = found[0], LayerCall(0, args, kwargs, anatomy.attention, {})
         mask = _full_mask(call.kwargs.get("attention_mask"), layout.visual.shape[1], layout.visual.device)
         pairs = behind_image(layout)[:, None, :, None] & layout.visual[:, None, None, :]
-        return call.replaced(None, attention_mask=_close(mask.expand(len(pairs), -1, -1, -1), pairs))
+        return call.with_keywords(attention_mask=_close(mask.expand(len(pairs), -1, -1, -1), pairs)).arguments()
 
     with ExitStack() as stack:
         stack.callback(anatomy.backbone.register_forward_pre_hook(before_model, with_kwargs=True).remove)

@@ -1,7 +1,7 @@
 """Read-only probes: how much the text looks at the image, layer by layer, without an S x S map.
 
-`spying.py` shows the queries and keys of single attention modules; the rows that are asked for are recomputed from them
-beside the model's usual attention.
+`attention_spy.py` shows the queries and keys of single attention modules; the rows that are asked for are recomputed
+from them beside the model's usual attention.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ...anatomy.find import anatomy_of
 from ...core.attention_inputs import attention_rows, text_rows
 from ...core.errors import AttachError, UnsupportedModel
 from ...core.layout import TokenLayout
-from ..attachment import check_detached
-from .spying import spy
+from ..attached import check_detached
+from .attention_spy import spy
 
 __all__ = ["Observation", "TextToImageAttention", "observe"]
 

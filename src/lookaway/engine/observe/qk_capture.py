@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,20 @@ from torch import Tensor, nn
 from ...anatomy.base import Anatomy
 from ...core.attention_inputs import AttentionInputs
 from ...core.errors import UnsupportedModel
-from ..prefill.state import PrefillState
-from .spying import beside, spy
+from ...core.layout import TokenLayout
+from .attention_spy import beside, spy
 
-__all__ = ["QKCapture"]
+__all__ = ["QKCapture", "QKStore"]
+
+
+@dataclass
+class QKStore:
+    """What one forward has shown so far; it belongs to that forward alone."""
+
+    seen: dict[int, Any] = field(default_factory=dict)
+    """By the layer BEFORE which the policy wants it."""
+    rotary: Any = None
+    """Rotary embeddings of the attention that runs now."""
 
 
 class QKCapture:
@@ -23,15 +33,14 @@ class QKCapture:
 
     Args:
         layers: layers BEFORE which the policy wants them.
-        active: says whether the call running now is a prefill that the policy will be asked about.
+        store: of the forward that runs now in this thread; None where it is no prefill that the policy will be asked
+            about.
     """
 
-    def __init__(self, anatomy: Anatomy, layers: frozenset[int], active: Callable[[], bool]) -> None:
+    def __init__(self, anatomy: Anatomy, layers: frozenset[int], store: Callable[[], QKStore | None]) -> None:
         self.layers = layers
         self._anatomy = anatomy
-        self._active = active
-        self._seen: dict[int, _Seen] = {}
-        self._cos_sin: Any = None
+        self._store = store
         self._undo: list[Callable[[], None]] = []
         try:
             for layer in sorted(layers):
@@ -47,65 +56,60 @@ class QKCapture:
             self.remove()
             raise
 
-    def take(self, layer: int, prompt: PrefillState) -> AttentionInputs | None:
-        """What the attention of `layer - 1` saw, over the prompt's current slots; None where nobody asked.
+    def take(
+        self, store: QKStore, layer: int, layout: TokenLayout, columns: Tensor | None = None
+    ) -> AttentionInputs | None:
+        """What the attention of `layer - 1` saw; None where nobody asked.
+
+        Args:
+            layout: of the current slots.
+            columns: int64 [B, K], what these slots are where the model runs at full length; None: it runs on them.
 
         Raises:
             UnsupportedModel: that attention did not run, or ran over other slots.
         """
         if layer not in self.layers:
             return None
-        seen = self._seen.pop(layer, None)
+        seen = store.seen.pop(layer, None)
         if seen is None:
             raise UnsupportedModel(
                 f"The attention of layer {layer - 1} did not run where it could be read (skipped, or compiled), and "
                 f"the policy ranks by it before layer {layer}. Move that step of the schedule, or use a ranking that "
                 "needs no attention, e.g. 'uniform' or 'diversity'."
             )
-        queries, keys, slots = seen.queries.shape[2], seen.keys.shape[2], prompt.layout.visual.shape[1]
-        if queries == keys == prompt.length != slots and prompt.kept is not None:
-            seen = seen.columns(prompt.kept.index)  # the slow twin runs at full length
-        elif not queries == keys == slots:
+        if columns is not None:
+            seen = seen.columns(columns.to(seen.queries.device))
+        queries, keys, slots = seen.queries.shape[2], seen.keys.shape[2], layout.visual.shape[1]
+        if not queries == keys == slots:
             raise UnsupportedModel(
                 f"The attention of layer {layer - 1} had {queries} queries and {keys} keys where {slots} were "
                 "expected. Use the default dynamic cache, and the prompt in one piece."
             )
-        plain = partial(_without_phase, seen)
-        return AttentionInputs(seen.queries, seen.keys, ~prompt.layout.padding, seen.scaling, plain, seen.mask)
-
-    def pop(self, layer: int) -> Any:
-        """What the attention of `layer - 1` saw, to be put back later; None where it did not run."""
-        return self._seen.pop(layer, None)
-
-    def put(self, layer: int, seen: Any) -> None:
-        """Put back what `pop` gave, for a run that goes on from before `layer`."""
-        if layer in self.layers and seen is not None:
-            self._seen[layer] = seen
-
-    def clear(self) -> None:
-        """Forget what nobody took."""
-        self._seen = {}
-        self._cos_sin = None
+        plain, real = partial(_without_phase, seen), ~layout.padding.to(seen.queries.device)
+        return AttentionInputs(seen.queries, seen.keys, real, seen.scaling, plain, seen.mask)
 
     def remove(self) -> None:
         """Take everything off; a second call does nothing."""
         while self._undo:
             self._undo.pop()()
-        self.clear()
 
     def _phases(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._cos_sin = kwargs.get("position_embeddings")
+        store = self._store()
+        if store is not None:
+            store.rotary = kwargs.get("position_embeddings")
 
     def _see(self, layer: int, attention: nn.Module, query: Tensor, key: Tensor, mask: Any, scaling: float) -> None:
-        if self._active():
-            whole = isinstance(mask, Tensor) and mask.dim() == 4
-            phases = () if layer - 1 in self._anatomy.unrotated else self._cos_sin
-            if self._anatomy.found_by == "rule":  # nobody looked how it rotates
-                phases = None
-            self._seen[layer] = _Seen(
-                attention, query.detach(), key.detach(), scaling, phases, mask[..., : key.shape[2]] if whole else None
-            )
-        self._cos_sin = None
+        store = self._store()
+        if store is None:
+            return
+        whole = isinstance(mask, Tensor) and mask.dim() == 4
+        phases = () if layer - 1 in self._anatomy.unrotated else store.rotary
+        if self._anatomy.found_by == "rule":  # nobody looked how it rotates
+            phases = None
+        store.seen[layer] = _Seen(
+            attention, query.detach(), key.detach(), scaling, phases, mask[..., : key.shape[2]] if whole else None
+        )
+        store.rotary = None
 
 
 @dataclass(frozen=True)

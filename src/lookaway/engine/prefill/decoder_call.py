@@ -8,51 +8,33 @@ error. Sliding windows are decided by the original columns: what the mask says o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UnsupportedModel
+from ..cache.kept import Kept, key_columns, window_of
 
-__all__ = ["Kept", "LayerCall", "gather_rows", "window_of"]
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """Which columns of the original prompt are left, in order. Slots that are not valid only pad."""
-
-    index: Tensor  # int64 [B, K]
-    valid: Tensor  # bool [B, K]
-    full: bool
-    """Every slot is valid (known on the host, so that the fast path needs no mask)."""
-    batch: Tensor | None = None
-    """Rows of the batch that these are, int64 [B]; None: all of them."""
-
-    def part(self, rows: Tensor, slots: slice, full: bool) -> Kept:
-        """Some rows, and of these the columns in `slots`: a group that runs apart."""
-        return Kept(self.index[rows, slots], self.valid[rows, slots], full, rows)
-
-    def followed_by(self, first: int, last: int) -> Kept:
-        """These columns and behind them all from `first` up to `last`."""
-        more = torch.arange(first, last, device=self.index.device).expand(len(self.index), -1)
-        valid = torch.ones_like(more, dtype=torch.bool)
-        return Kept(torch.cat([self.index, more], 1), torch.cat([self.valid, valid], 1), self.full)
-
-    def select(self, index: Tensor, valid: Tensor, full: bool) -> Kept:
-        """Keep the slots `index` [B, K'] of these; a slot is valid where both say so."""
-        return Kept(self.index.gather(1, index), self.valid.gather(1, index) & valid, full)
-
-    def rows(self, rows: Tensor) -> Kept:
-        """Other rows of the batch, int64 [B'], for beams."""
-        rows = rows.to(self.index.device)
-        return Kept(self.index[rows], self.valid[rows], self.full)
+__all__ = ["Columns", "LayerCall", "gather_rows"]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Columns:
+    """What a narrowed call is about: what is left of `length` new columns, behind a cache that stands for `before`."""
+
+    new: Kept | None
+    """The new columns that are left; None: all."""
+    past: Kept | None
+    """The columns that this layer's cache holds; None: all."""
+    before: int
+    length: int
+
+
+@dataclass(frozen=True)
 class LayerCall:
-    """The arguments of one call of one decoder layer."""
+    """One call of one decoder layer, as a value: its arguments at full length, its rows, and what they stand for."""
 
     layer: int
     args: tuple[Any, ...]
@@ -61,6 +43,8 @@ class LayerCall:
     """Name of the attention implementation."""
     memo: dict[tuple[int, ...], tuple[Any, ...]]
     """What was narrowed already in this forward: layers of one kind share their masks and rotary embeddings."""
+    columns: Columns | None = None
+    """What mask, positions and rotary embeddings are narrowed to; None: they stay as they are."""
 
     @property
     def hidden(self) -> Tensor:  # [B, S, D]
@@ -75,32 +59,35 @@ class LayerCall:
         """An object that all calls of one forward share for layers of one kind, and no other forward."""
         return self.kwargs.get("position_embeddings")
 
-    def replaced(self, hidden: Tensor | None, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """(args, kwargs) with other hidden rows and keyword arguments, as a forward pre-hook returns them."""
-        merged = {**self.kwargs, **kwargs}
-        if hidden is None:
-            return self.args, merged
+    def with_rows(self, hidden: Tensor) -> LayerCall:
+        """The call with other hidden rows, [B, K, D]."""
         if self.args:
-            return (hidden, *self.args[1:]), merged
-        return self.args, {**merged, "hidden_states": hidden}
+            return replace(self, args=(hidden, *self.args[1:]))
+        return self.with_keywords(hidden_states=hidden)
 
-    def narrowed(
-        self, hidden: Tensor | None, new: Kept | None, past: Kept | None, before: int, length: int
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call on what is left of `length` new columns, behind a cache that stands for `before` columns.
+    def with_keywords(self, **kwargs: Any) -> LayerCall:
+        """The call with other keyword arguments."""
+        return replace(self, kwargs={**self.kwargs, **kwargs})
 
-        Args:
-            hidden: rows of the kept new columns, [B, K, D]; None: as they are in the call.
-            new: the new columns that are left; None: all, so that only the mask changes.
-            past: the columns that this layer's cache holds; None: all.
+    def narrowed(self, new: Kept | None, past: Kept | None, before: int, length: int) -> LayerCall:
+        """The call narrowed to `Columns`; its rows must be those of `new` already."""
+        return replace(self, columns=Columns(new, past, before, length))
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) for the layer, as a forward pre-hook returns them.
+
+        Raises:
+            UnsupportedModel: mask or rotary embeddings are of a form that cannot be narrowed.
         """
-        mask = self.kwargs.get("attention_mask")
-        key = (id(new), id(past), id(mask), id(self.kwargs.get("position_embeddings")))
+        if self.columns is None:
+            return self.args, self.kwargs
+        new, past = self.columns.new, self.columns.past
+        mask, cos_sin = self.kwargs.get("attention_mask"), self.kwargs.get("position_embeddings")
+        key = (id(new), id(past), id(mask), id(cos_sin))
         if key not in self.memo:  # layers share masks and rotary embeddings, so what was narrowed once serves them all
-            changed = {"attention_mask": self._mask(new, past, before, length), **self._places(new)}
-            held = (new, past, mask, self.kwargs.get("position_embeddings"))
-            self.memo[key] = (changed, held)  # holding them keeps their ids from being used again
-        return self.replaced(hidden, **self.memo[key][0])
+            changed = {"attention_mask": self._mask(self.columns), **self._places(new)}
+            self.memo[key] = (changed, (new, past, mask, cos_sin))  # held, so that their ids are not used again
+        return self.args, {**self.kwargs, **self.memo[key][0]}
 
     def _places(self, new: Kept | None) -> dict[str, Any]:
         """Rotary embeddings and position ids of the kept columns."""
@@ -122,7 +109,8 @@ class LayerCall:
 
     # masks -----------------------------------------------------------------------------------------------------------
 
-    def _mask(self, new: Kept | None, past: Kept | None, before: int, length: int) -> Tensor | None:
+    def _mask(self, columns: Columns) -> Tensor | None:
+        new, past, before, length = columns.new, columns.past, columns.before, columns.length
         mask = self.kwargs.get("attention_mask")
         some = new or past
         assert some is not None
@@ -131,7 +119,7 @@ class LayerCall:
             return None if full else self._own_mask(new, past, before, length)
         if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
             raise self._no_such_mask(mask)
-        index, valid = keys(new, past, before, length)
+        index, valid = key_columns(new, past, before, length)
         total, window = before + length, window_of(self.cache, self.layer)
         if window is not None:
             # transformers' mask starts where the window of the first new token does; the cache holds the last stored.
@@ -155,7 +143,7 @@ class LayerCall:
 
     def _own_mask(self, new: Kept | None, past: Kept | None, before: int, length: int) -> Tensor:
         """A causal mask where transformers gave none although some slots now only pad."""
-        index, valid = keys(new, past, before, length)
+        index, valid = key_columns(new, past, before, length)
         if "flash" in self.attention:
             return valid
         if self.attention != "sdpa":
@@ -182,27 +170,6 @@ class LayerCall:
             f"Attention {self.attention!r} masks with {form}, which cannot be narrowed to the kept tokens. "
             "Load the model with attn_implementation='sdpa' or 'eager'."
         )
-
-
-def keys(new: Kept | None, past: Kept | None, before: int, length: int) -> tuple[Tensor, Tensor]:
-    """Columns that a layer's keys stand for, cache and new ones: `(index int64 [B, N], valid bool [B, N])`."""
-    some = new or past
-    assert some is not None
-    rows, device = len(some.index), some.index.device
-
-    def every(first: int, count: int) -> tuple[Tensor, Tensor]:
-        columns = torch.arange(first, first + count, device=device).expand(rows, -1)
-        return columns, torch.ones_like(columns, dtype=torch.bool)
-
-    old = (past.index, past.valid) if past is not None else every(0, before)
-    now = (before + new.index, new.valid) if new is not None else every(before, length)
-    return torch.cat([old[0], now[0]], 1), torch.cat([old[1], now[1]], 1)
-
-
-def window_of(cache: Any, layer: int) -> int | None:
-    """How many columns back, its own included, a token of a sliding-window layer sees; None: all."""
-    part: Any = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
-    return part.sliding_window if getattr(part, "is_sliding", False) else None
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ def loss_on_kept_columns(
 
     Args:
         columns: answers `(index [B, K], valid [B, K])` for the prompt that just ran; None where nothing left.
-        narrowed: the logits are of these columns; else they have the prompt's full length (the slow twin).
+        narrowed: the logits are of these columns; else they have the prompt's full length (`la.reference`).
 
     Returns:
         What puts the model's loss back.
@@ -73,19 +74,17 @@ def _instead_of_inline(
 ) -> Callable[[], None]:
     """For a model that compares labels and logits inside its `forward` (Gemma 3 in transformers 5.16): the labels are
     kept from it, and compared here in the same way."""
-    asked: list[Tensor] = []
+    here = threading.local()  # each thread's call has labels of its own
 
     def before(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        asked.clear()
-        if kwargs.get("labels") is None:
-            return None
-        asked.append(kwargs["labels"])
-        return args, {**kwargs, "labels": None}
+        here.labels = kwargs.get("labels")
+        return None if here.labels is None else (args, {**kwargs, "labels": None})
 
     def after(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        if not asked:
+        labels, here.labels = getattr(here, "labels", None), None
+        if labels is None:
             return None
-        logits, labels, mask = output[0], asked.pop(), kwargs.get("attention_mask")
+        logits, mask = output[0], kwargs.get("attention_mask")
         kept = columns()
         if kept is not None:
             logits, labels, mask = _left(kept, logits, labels, mask, narrowed)

@@ -2,22 +2,23 @@
 for long ones.
 
 A decoder layer is called once a group, on the group's own columns; keys and values are put together again, padded,
-before they enter the cache, and so are the rows that leave the layer. Decoding afterwards is one batch. The slow twin
-is the same prefill as one rectangle (`Attachment.split = False`).
+before they enter the cache, and so are the rows that leave the layer. Decoding afterwards is one batch. The reference
+implementation is the same prefill as one rectangle (`Attachment.split = False`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .decoder_call import Kept
+from ..cache.kept import Kept
+from .decoder_call import LayerCall
 
-__all__ = ["CALL", "CannotSplit", "Group", "Parts", "make_groups", "partition"]
+__all__ = ["CALL", "CannotSplit", "Group", "GroupRun", "make_groups", "partition"]
 
 CALL = {"cpu": 32, "cuda": 256}
 """Tokens that one more call of a layer costs, its weights being read again (benchmarks/mixed_batch.py)."""
@@ -79,37 +80,64 @@ def make_groups(kept: Kept, lengths: Sequence[int], pad_right: bool) -> list[Gro
     return groups
 
 
-class Parts:
-    """One layer's outputs, keys and values, group by group, and put together again at the end."""
+class GroupRun:
+    """One layer's run in groups: outputs, keys and values, put together again at the end."""
 
-    def __init__(self, groups: Sequence[Group], shape: tuple[int, int], cache: Any) -> None:
-        self.groups, self.shape, self.cache = groups, shape, cache
+    def __init__(self, groups: Sequence[Group], call: LayerCall) -> None:
+        self.groups, self.call = groups, call
         self.outputs: list[Tensor] = []
         self.stored: list[tuple[Tensor, Tensor]] = []
         self.place: Any = None
         self.more: Any = ((), {})
 
-    def cache_of_group(self) -> Any:
-        """What stands in for the KV cache while a group runs; None where there is none."""
-        return None if self.cache is None else _GroupCache(self)
+    @classmethod
+    def start(cls, layer: Callable[..., Any], groups: Sequence[Group], call: LayerCall) -> tuple[GroupRun, Any]:
+        """Run all groups but the last.
 
-    def add(self, output: Any) -> None:
+        Args:
+            layer: the decoder layer's forward.
+            call: of the whole batch, narrowed.
+
+        Returns:
+            The run, and the (args, kwargs) with which the last group is still to run.
+
+        Raises:
+            CannotSplit: the layer returns something else than rows, or reads more of its cache than it adds.
+        """
+        run = cls(groups, call)
+        for group in groups[:-1]:
+            args, kwargs = run._arguments(group)
+            run._add(layer(*args, **kwargs))
+        return run, run._arguments(groups[-1])
+
+    def finish(self, output: Any) -> Tensor:
+        """Rows leaving the layer, [B, K, D], of the last group's `output` and those before; the cache gets keys and
+        values of all groups in one update."""
+        self._add(output)
+        if self.stored:
+            keys, values = (self._padded([pair[i] for pair in self.stored], 2) for i in (0, 1))
+            args, kwargs = self.more
+            self.call.cache.update(keys, values, self.place, *args, **kwargs)
+        return self._padded(self.outputs, 1)
+
+    def _arguments(self, group: Group) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        columns = self.call.columns
+        assert columns is not None
+        own = self.call.with_rows(group.of(self.call.hidden)).narrowed(group.kept, None, 0, columns.length)
+        args, kwargs = own.arguments()
+        if self.call.cache is not None:
+            kwargs = {**kwargs, "past_key_values": _GroupCache(self)}
+        return args, kwargs
+
+    def _add(self, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise CannotSplit(f"the layer returns {type(output).__name__}")
         self.outputs.append(output)
 
-    def together(self) -> Tensor:
-        """Rows leaving the layer, [B, K, D]; the cache gets keys and values of all groups in one update."""
-        if self.stored:
-            keys, values = (self._padded([pair[i] for pair in self.stored], 2) for i in (0, 1))
-            args, kwargs = self.more
-            self.cache.update(keys, values, self.place, *args, **kwargs)
-        return self._padded(self.outputs, 1)
-
     def _padded(self, parts: Sequence[Tensor], columns: int) -> Tensor:
         """Parts of the groups in one tensor; `columns` is the dimension of the slots."""
         shape = list(parts[0].shape)
-        shape[0], shape[columns] = self.shape
+        shape[0], shape[columns] = self.call.hidden.shape[:2]
         whole = parts[0].new_zeros(shape)
         for group, part in zip(self.groups, parts, strict=True):
             whole.narrow(columns, group.slots.start, part.shape[columns])[group.rows.to(part.device)] = part
@@ -119,12 +147,12 @@ class Parts:
 class _GroupCache:
     """Takes a group's keys and values in a prefill, and refuses all else."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, run: GroupRun) -> None:
+        self._run = run
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self._parts.stored.append((keys, values))
-        self._parts.place, self._parts.more = layer, (args, kwargs)
+        self._run.stored.append((keys, values))
+        self._run.place, self._run.more = layer, (args, kwargs)
         return keys, values
 
     def __getattr__(self, name: str) -> Any:

@@ -1,8 +1,9 @@
 """A prefill that can be stopped before a layer and gone on with, as often as wanted, under one policy after another.
 
 A search changes what happens from some layer on and leaves everything before it alone. So the states that enter that
-layer are kept, and a trial runs the layers behind it only, with the engine's own decisions and narrowing. The slow twin
-is the whole model with the policy attached (tests/engine/replay/test_resume.py).
+layer are kept, and a trial runs the layers behind it only, each by the one step of a prefill
+(`prefill/step.py`). The reference implementation is the whole model with the policy attached
+(tests/engine/replay/test_resume.py).
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from ...anatomy.base import Anatomy
 from ...anatomy.find import anatomy_of
-from ...core.decision import Decision, LayerView, Policy
+from ...core.decision import Policy
 from ...core.errors import SettingsError, UnsupportedModel
-from ...core.layout import TokenLayout
 from ...core.record import Trace
-from ..attachment import check_detached, policy_layers
-from ..observe.qk_capture import QKCapture
+from ..attached import check_detached, policy_layers
+from ..observe.qk_capture import QKCapture, QKStore
 from ..prefill.decoder_call import LayerCall, gather_rows
+from ..prefill.start import last_column_is_text
 from ..prefill.state import PrefillState
+from ..prefill.step import prefill_step
 
 __all__ = ["Paused", "pause"]
 
@@ -37,9 +39,7 @@ class Paused:
     calls: tuple[dict[str, Any], ...]  # [L]
     """Keyword arguments of each layer in the full run, at full length."""
     attention: str
-    answers: Tensor | None  # bool [B, S]
-    """Teacher-forced answers: policies do not see them, and they stay."""
-    prompt: PrefillState
+    state: PrefillState
     """What is left, and what happened so far."""
     layer: int
     hidden: Tensor  # [B, K, D]
@@ -50,7 +50,7 @@ class Paused:
     @property
     def trace(self) -> Trace:
         """What happened so far; the layers to come count as if nothing more left."""
-        return self.prompt.trace(self.anatomy.shape)
+        return self.state.history.trace(self.anatomy.shape)
 
     def run(self, policy: Policy, until: int | None = None) -> Paused:
         """Go on under `policy` to before layer `until` (None: to the end).
@@ -66,33 +66,26 @@ class Paused:
         if not self.layer <= until <= depth:
             raise SettingsError(f"A run paused before layer {self.layer} of {depth} cannot go on to layer {until}.")
         layers = policy_layers(policy, self.anatomy)
-        asked = policy if self.answers is None else _PromptOnly(policy, self.answers)
-        prompt, hidden, seen = self.prompt.fork(), self.hidden, None
+        state, hidden, store = self.state, self.hidden, QKStore()
         memo: dict[Any, Any] = {}
-        looks = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
+        captured = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
         if self.layer < until < depth and self.seen is not None:
-            looks.add(until)
-        watch = QKCapture(self.anatomy, frozenset(looks), lambda: True)
+            captured.add(until)
+        capture = QKCapture(self.anatomy, frozenset(captured), lambda: store)
         try:
-            watch.put(self.layer, self.seen)
+            if self.layer in captured and self.seen is not None:
+                store.seen[self.layer] = self.seen
             for layer in range(self.layer, until):
                 call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo)
-                args, kwargs = call.args, call.kwargs
-                stay = None
-                if prompt.has_visual_tokens and layer in layers:
-                    if isinstance(asked, _PromptOnly):
-                        asked.prompt = prompt
-                    stay = prompt.ask(asked, layer, hidden, watch.take(layer, prompt))
-                if prompt.kept is not None:
-                    prompt.kept_at[layer] = prompt.kept
-                    if stay is not None:
-                        hidden = gather_rows(hidden, stay[0])
-                    args, kwargs = call.narrowed(hidden, prompt.kept, None, 0, prompt.length)
+                asked = policy if layer in layers and state.has_visual_tokens else None
+                inputs = None if asked is None else capture.take(store, layer, state.layout)
+                state, call = prefill_step(state, call, asked, inputs)
+                args, kwargs = call.arguments()
                 hidden = self.anatomy.layers[layer](*args, **kwargs)
-            seen = watch.pop(until)
         finally:
-            watch.remove()
-        return replace(self, prompt=prompt, layer=until, hidden=hidden, seen=self.seen if until == self.layer else seen)
+            capture.remove()
+        seen = self.seen if until == self.layer else store.seen.pop(until, None)
+        return replace(self, state=state, layer=until, hidden=hidden, seen=seen)
 
     def logits(self, columns: Tensor) -> Tensor:
         """Logits at the prompt's columns `columns` int64 [B, A], which must still be there: [B, A, vocabulary].
@@ -102,8 +95,8 @@ class Paused:
         """
         if self.layer < self.anatomy.num_layers:
             raise SettingsError(f"This run is paused before layer {self.layer}; run it to the end for its logits.")
-        index, valid = self.prompt.columns()
-        slots = torch.full_like(self.prompt.initial.visual, -1, dtype=torch.int64)
+        index, valid = self.state.columns()
+        slots = torch.full_like(self.state.initial.visual, -1, dtype=torch.int64)
         places = torch.arange(index.shape[1], device=index.device).expand_as(index)
         slots.scatter_(1, index, torch.where(valid, places, slots.gather(1, index)))
         found = slots.gather(1, columns)
@@ -155,43 +148,18 @@ def pause(
     ]
     hooks += [part.register_forward_hook(lambda m, args, out: left.append(out)) for part in anatomy.layers]
     hooks.append(anatomy.norm.register_forward_pre_hook(lambda m, args: kept.__setitem__(-1, args[0])))
-    watch = None
+    capture, store = None, QKStore()
     with suppress(UnsupportedModel):  # then a policy that ranks by attention is refused when it is asked
-        watch = QKCapture(anatomy, frozenset({layer} if layer < anatomy.num_layers else ()), lambda: True)
+        capture = QKCapture(anatomy, frozenset({layer} if layer < anatomy.num_layers else ()), lambda: store)
     try:
         anatomy.backbone(**{**inputs, "use_cache": False})
-        seen = watch.pop(layer) if watch else None
     finally:
         for hook in hooks:
             hook.remove()
-        if watch is not None:
-            watch.remove()
-    layout = anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
-    start = Paused(anatomy, tuple(calls), anatomy.attention, answers, PrefillState(layout, anatomy.num_layers), layer,
-                   kept.get(layer, kept[-1]), seen)  # fmt: skip
+        if capture is not None:
+            capture.remove()
+    layout = last_column_is_text(anatomy.layout(inputs["input_ids"], inputs.get("attention_mask")))
+    state = PrefillState.begin(layout, anatomy.num_layers, answers=answers)
+    hidden = kept.get(layer, kept[-1])
+    start = Paused(anatomy, tuple(calls), anatomy.attention, state, layer, hidden, store.seen.get(layer))
     return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1], seen=None)
-
-
-class _PromptOnly(Policy):
-    """A policy that sees the prompt without the teacher-forced answers behind it."""
-
-    def __init__(self, policy: Policy, answers: Tensor) -> None:
-        self.policy, self.answers = policy, answers
-        self.prompt: Any = None
-
-    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
-        return self.policy.layers(num_layers, first_prunable)
-
-    def needs_attention(self, num_layers: int) -> frozenset[int]:
-        return self.policy.needs_attention(num_layers)
-
-    def decide(self, view: LayerView) -> Decision:
-        answers, kept = self.answers, self.prompt.kept
-        if kept is not None:
-            answers = answers.gather(1, kept.index) & kept.valid
-        layout = view.layout
-        prompt = TokenLayout(layout.visual, layout.text & ~answers, layout.padding | answers, layout.spans)
-        decision = self.policy.decide(replace(view, layout=prompt))
-        if decision.keep is None:
-            return decision
-        return replace(decision, keep=decision.keep | answers)

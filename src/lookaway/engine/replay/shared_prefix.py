@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from ...anatomy.base import Anatomy
+from ...anatomy.inputs import BY_ROW
 from ...core.errors import DataError
 from ...core.layout import TokenLayout
 from ..prefill.decoder_call import LayerCall
 from .tape import LayerState, Tape, record_layers
 
 __all__ = ["groups_of", "record_shared", "rows_of"]
-
-BY_ROW = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "batch_num_images")
-"""Inputs with one entry a row; all others are of images."""
 
 
 def rows_of(

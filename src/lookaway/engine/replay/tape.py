@@ -19,8 +19,10 @@ from ...anatomy.base import Anatomy
 from ...anatomy.find import anatomy_of
 from ...core.features import text_features
 from ...core.layout import TokenLayout
-from ..attachment import check_detached
-from ..prefill.decoder_call import Kept, LayerCall, gather_rows
+from ..attached import check_detached
+from ..cache.kept import Kept
+from ..prefill.decoder_call import LayerCall, gather_rows
+from ..prefill.start import last_column_is_text
 from ..prefill.state import compact
 
 __all__ = ["LayerState", "Tape", "record_layers", "record_tape"]
@@ -126,7 +128,7 @@ def record_tape(model: Any, inputs: Mapping[str, Any]) -> Tape:
         inputs: keyword arguments of its forward.
     """
     anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
-    layout = anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
+    layout = last_column_is_text(anatomy.layout(inputs["input_ids"], inputs.get("attention_mask")))
     counts = layout.text.sum(1)
     most, fewest = int(counts.max()), int(counts.min())
     index, valid = compact(layout.text, most, pad_right=bool(layout.padding[:, -1].any()))
@@ -134,7 +136,7 @@ def record_tape(model: Any, inputs: Mapping[str, Any]) -> Tape:
     memo: dict[Any, Any] = {}
 
     def narrow(call: LayerCall) -> tuple[Tensor, LayerState]:
-        _, kwargs = call.narrowed(call.hidden, kept, None, 0, layout.visual.shape[1])
+        _, kwargs = call.narrowed(kept, None, 0, layout.visual.shape[1]).arguments()
         return gather_rows(call.hidden, index), LayerState(kwargs["attention_mask"], kwargs["position_embeddings"])
 
     with record_layers(anatomy, narrow, memo) as (entering, layers):

@@ -51,11 +51,8 @@ def answer_logits(model: Any, attached: Attachment, batch: EncodedBatch) -> tupl
         raise DataError("There are no encoded answers: encode(processor, samples, device, answers=[...]).")
     first = int(answers.any(0).to(torch.uint8).argmax())
     needed = ids.shape[1] - first + 1  # from the last prompt column on
-    attached.answers_at(answers)
-    try:
+    with attached.answer_columns(answers):
         logits = model(**batch.inputs, use_cache=False, logits_to_keep=needed).logits  # [B, needed, vocabulary]
-    finally:
-        attached.answers_at(None)
     index, valid = (part[:, -needed:] for part in attached.kept_columns())  # slot j stands for column index[row, j]
     counts = (answers.gather(1, index) & valid)[:, 1:]
     return logits[:, :-1][counts], ids.gather(1, index)[:, 1:][counts]

@@ -21,7 +21,7 @@ from ...anatomy.find import anatomy_of
 from ...core.attention_replacement import AttentionReplacement
 from ...core.decision import Policy
 from ...core.errors import AttachError, SettingsError, UnsupportedModel
-from ..attachment import check_detached
+from ..attached import check_detached
 from .skipping import Skipping
 
 __all__ = ["merge", "unmerge"]
@@ -98,7 +98,7 @@ def unmerge(model: Any) -> Any:
 def _fold(
     block: AttentionBlock, replacement: AttentionReplacement, new: list[tuple[nn.Parameter, Tensor]]
 ) -> AttentionReplacement:
-    """What is left of a stand-in; the block's new weights are added to `new`."""
+    """What is left of a replacement; the block's new weights are added to `new`."""
     where = f"The FFN of layer {block.layer}"
     if not block.ffn_in:
         raise UnsupportedModel(f"{where} begins with no linear that lookaway knows. Attach the adapters unmerged.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,13 @@ from ...core.errors import AttachError, ModelMismatch, UnsupportedModel
 __all__ = ["CONTEXT", "SkippedLayer"]
 
 CONTEXT = "lookaway_context"
-"""Keyword argument of a skipped layer's call: what its stand-in knows of the prompt."""
+"""Keyword argument of a skipped layer's call: what its replacement knows of the prompt."""
+
+
+class _Now(threading.local):
+    """Of the layer's call that runs now in this thread: set where its attention would run, read by its FFN's norm."""
+
+    context: Tensor | None = None
 
 
 class SkippedLayer:
@@ -32,15 +39,14 @@ class SkippedLayer:
         if self.replacement is not None and self.replacement.reads == "attention":
             self.gain = norm_gain(self.block.ffn_norm)
         self._norms = {"ffn": self.block.ffn_norm.forward, "attention": self.block.input_norm.forward}
-        self._context: Tensor | None = None
-        """Of the layer's forward that runs now: set when its attention would run, read a moment later."""
+        self._now = _Now()
 
     @property
     def pools(self) -> bool:
         return self.replacement is not None and self.replacement.pool != "none"
 
     def mean(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Mean [B, D], in fp32 at least, of the normed states that the stand-in reads, over `mask` bool [B, S]."""
+        """Mean [B, D], in fp32 at least, of the normed states that the replacement reads, over `mask` bool [B, S]."""
         assert self.replacement is not None
         states = self._norms[self.replacement.reads](hidden)
         states = states.to(torch.promote_types(states.dtype, torch.float32))
@@ -65,20 +71,20 @@ class SkippedLayer:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if self.pools and CONTEXT not in kwargs:
             raise UnsupportedModel(
-                f"Decoder layer {self.index} does not hand its keyword arguments to its attention, so what stands in "
-                "for it cannot know the prompt. Use adapters that do not pool (pool: none), or no adapters."
+                f"Decoder layer {self.index} does not hand its keyword arguments to its attention, so what "
+                "replaces it cannot know the prompt. Use adapters that do not pool (pool: none), or no adapters."
             )
-        self._context = kwargs.get(CONTEXT)
+        self._now.context = kwargs.get(CONTEXT)
         return hidden.new_zeros(1).expand_as(hidden), None
 
     def _ffn_states(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         assert self.replacement is not None
-        changed = self.replacement.changed(self._norms[self.replacement.reads](hidden), self._context)
+        changed = self.replacement.changed(self._norms[self.replacement.reads](hidden), self._now.context)
         return changed if self.gain is None else changed * self.gain.to(changed.dtype)
 
     def _biased(self, out: Tensor, place: int) -> Tensor:
         assert self.replacement is not None
-        return out + self.replacement.biases(self._context)[place].to(out.dtype)[:, None]
+        return out + self.replacement.biases(self._now.context)[place].to(out.dtype)[:, None]
 
 
 def _answer(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], object]:
@@ -121,7 +127,7 @@ def _check(block: AttentionBlock, replacement: AttentionReplacement | None, anat
 
 
 def _placed(replacement: AttentionReplacement | None, block: AttentionBlock) -> AttentionReplacement | None:
-    """The stand-in where the layer's weights are, in their type; one that is being trained must be there already."""
+    """The replacement where the layer's weights are, in their type; one that is being trained must be there already."""
     if not isinstance(replacement, nn.Module):
         return replacement
     near = next((weight for weight in block.ffn_norm.parameters()), None)

@@ -2,29 +2,28 @@
 
 A skipped layer keeps its modules in place. While a policy is attached, its attention's `forward` answers zeros, so that
 q, k, v and o never run; the norm in front of it does nothing; and the norm in front of its FFN hands on what the
-policy's stand-in makes of the states. The prompt's context for a stand-in is made in the layer's pre-hook, travels with
-the call's keyword arguments (a layer that gradient checkpointing runs again finds its own) and lives in the KV cache
-for decoding.
+policy's replacement makes of the states. The prompt's context for a replacement is made in the layer's pre-hook,
+travels with the call's keyword arguments (a layer that gradient checkpointing runs again finds its own) and lives in
+the KV cache for decoding. Nothing of a run is kept here: it is in the prefill's state, in the call and in the cache.
 
 Behind the last attention that is kept, tokens do not mix: only positions that generation needs run on there (`tail`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...anatomy.base import Anatomy
-from ...core.attention_replacement import AttentionReplacement
 from ...core.decision import Policy
-from ...core.errors import AttachError, DataError, SettingsError
+from ...core.errors import AttachError, SettingsError
 from ...core.record import Trace
 from ..cache.pruned_cache import PrunedCacheInfo
-from ..cache.skipped_slot import slot_at
+from ..cache.skipped_slot import SkippedSlot, slot_at
 from ..prefill.decoder_call import LayerCall, gather_rows
 from ..prefill.state import PrefillState, compact
 from .skipped_layer import CONTEXT, SkippedLayer
@@ -38,129 +37,145 @@ class Skipping:
     Args:
         anatomy: the model's.
         policy: its `skips` and `replacement` are asked, once.
-        cuts: let only what generation needs run on behind the last attention (the slow twin does not).
 
     Raises:
-        AttachError, ModelMismatch, SettingsError, UnsupportedModel: the set or what stands in does not fit the model.
+        AttachError, ModelMismatch, SettingsError, UnsupportedModel: the set or a replacement does not fit the model.
     """
 
-    def __init__(self, anatomy: Anatomy, policy: Policy, cuts: bool = True) -> None:
+    def __init__(self, anatomy: Anatomy, policy: Policy) -> None:
         depth = anatomy.num_layers
         layers = tuple(policy.skips(depth))
         if list(layers) != sorted(set(layers)) or (layers and not 0 <= layers[0] <= layers[-1] < depth):
             raise AttachError(f"{policy!r} skips layers {list(layers)}; this decoder has layers 0 to {depth - 1}.")
         if len(layers) == depth:
             raise SettingsError(f"{policy!r} skips every attention of the decoder. Keep at least one.")
-        self.cuts, self.depth = cuts, depth
         self.layers = {layer: SkippedLayer(anatomy, layer, policy.replacement(layer)) for layer in layers}
         self.first_kept = next((layer for layer in range(depth) if layer not in layers), 0)
         last_kept = max(layer for layer in range(depth) if layer not in layers)
         self.tail = max(last_kept + 1, anatomy.first_prunable_layer)
         """First layer behind the last attention."""
-        self.needed: int | None = None
-        """Positions at the end that the model's head asks for in the forward that runs now; None: all."""
-        self.answers: Tensor | None = None
-        """Columns of coming prompts that are teacher-forced answers, bool [B, S]: no context comes from them."""
 
     def __contains__(self, layer: int) -> bool:
         return layer in self.layers
 
-    def install(self, model: nn.Module) -> list[Callable[[], object]]:
+    def install(self) -> list[Callable[[], object]]:
         """Let the skipped layers' modules answer as said above.
 
         Returns:
             What undoes it, to be called in reverse order.
         """
-        if not self.layers:
-            return []
-        undo: list[Callable[[], object]] = [
-            model.register_forward_pre_hook(self._before_head, with_kwargs=True).remove,
-            model.register_forward_hook(self._after_head, always_call=True).remove,
-        ]
-        for layer in self.layers.values():
-            undo += layer.install()
-        return undo
+        return [undo for layer in self.layers.values() for undo in layer.install()]
 
-    def _before_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        asked = kwargs.get("logits_to_keep")
-        self.needed = asked if isinstance(asked, int) and asked > 0 else None
-
-    def _after_head(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.needed = None
+    @property
+    def pools(self) -> bool:
+        """Some replacement needs the whole prompt at once."""
+        return any(layer.pools for layer in self.layers.values())
 
     # a skipped layer's call -------------------------------------------------------------------------------------------
 
-    def enter(self, call: LayerCall, prompt: PrefillState, hidden: Tensor, left: Tensor) -> Any:
-        """The call in prefill.
+    def enter(self, state: PrefillState, call: LayerCall, needed: int | None) -> tuple[PrefillState, LayerCall]:
+        """A skipped layer's call in prefill, after `prefill_step`: with its context, without rows that nobody needs.
 
         Args:
-            hidden: rows that the layer runs on.
-            left: rows of what is left of the prompt, [B, S, D], as `prompt.layout` says.
+            needed: positions at the end that the model's head asks for; None: all.
         """
-        layer = self.layers[call.layer]
-        slot = slot_at(call.cache, call.layer, self.first_kept)
-        behind = prompt.past.length > 0
-        if slot is not None and slot.known and behind:
-            context = slot.context  # the first prompt's, for the whole conversation
-        elif behind and layer.pools:
-            raise _not_known(call.layer)
+        slot, stays = self.slot_for(call.cache, call.layer, behind=state.past.length > 0)
+        if stays:
+            context = slot.context if slot is not None else None
         else:
-            context = self._context(layer, prompt, left)
+            answers = state.answers_left()
+            text, real = state.layout.text, ~state.layout.padding
+            if answers is not None:
+                text, real = text & ~answers, real & ~answers
+            mask = self.pool_mask(call.layer, text, real)
+            context, shared, means = self.context(call.layer, call.hidden, mask, state.shared_pools)
+            if mask is not None:
+                state = state.pooled(call.layer, mask, shared, means)
         if slot is not None:
             slot.context, slot.known = context, True
-        if self.cuts and self.needed is not None and call.layer >= self.tail:
-            hidden = self._cut(call.layer, prompt, hidden)
-        return call.replaced(hidden, **{CONTEXT: context})
+        if needed is not None and call.layer >= self.tail:
+            state, call = self._cut(state, call, needed)
+        return state, call.with_keywords(**{CONTEXT: context})
 
-    def behind(self, call: LayerCall) -> Any:
+    def continue_behind(self, call: LayerCall, needed: int | None) -> LayerCall:
         """The call of new tokens behind a cache that the prompt filled."""
         slot = slot_at(call.cache, call.layer, self.first_kept)
         if slot is None or not slot.known:
             raise _not_known(call.layer)
-        hidden = call.hidden
-        if self.cuts and self.needed is not None and call.layer >= self.tail:
-            hidden = hidden[:, -self.needed :]
-        return call.replaced(hidden, **{CONTEXT: slot.context})
+        if needed is not None and call.layer >= self.tail:
+            call = call.with_rows(call.hidden[:, -needed:])
+        return call.with_keywords(**{CONTEXT: slot.context})
 
-    def sync_cache_lengths(self, cache: Any, memory: PrunedCacheInfo) -> None:
-        """Tell the slots what the first layer that runs does not hold, after a prompt that lost columns before it."""
-        kept = memory.kept_at[self.first_kept]
-        for layer in self.layers:
-            slot = slot_at(cache, layer, self.first_kept)
-            if slot is not None:
-                slot.missing = 0 if kept is None else memory.length - kept.index.shape[1]
-
-    def again(self, call: LayerCall, prompt: PrefillState, hidden: Tensor) -> Any:
+    def repeat(self, state: PrefillState, call: LayerCall) -> LayerCall:
         """The call of a layer that gradient checkpointing runs again, hooks and all (transformers before 5.23)."""
         layer = self.layers[call.layer]
         context = None
         if layer.pools:
             assert layer.replacement is not None
-            mask, shared = prompt.pools[call.layer]
-            pooled = layer.mean(hidden, mask) if shared is None else shared
+            mask, shared = state.pools[call.layer]
+            pooled = layer.mean(call.hidden, mask.to(call.hidden.device)) if shared is None else shared
             context = layer.replacement.context(pooled)
-        if call.layer in prompt.cut_at:
-            hidden = gather_rows(hidden, prompt.cut_at[call.layer])
-        return call.replaced(hidden, **{CONTEXT: context})
+        if call.layer in state.cuts:
+            call = call.with_rows(gather_rows(call.hidden, state.cuts[call.layer]))
+        return call.with_keywords(**{CONTEXT: context})
+
+    def sync_cache_lengths(self, cache: Any, info: PrunedCacheInfo) -> None:
+        """Tell the slots what the first layer that runs does not hold, after a prompt that lost columns before it."""
+        kept = info.kept_at[self.first_kept]
+        for layer in self.layers:
+            slot = slot_at(cache, layer, self.first_kept)
+            if slot is not None:
+                slot.missing = 0 if kept is None else info.length - kept.index.shape[1]
 
     # context ---------------------------------------------------------------------------------------------------------
 
-    def _context(self, layer: SkippedLayer, prompt: PrefillState, left: Tensor) -> Tensor | None:
+    def slot_for(self, cache: Any, index: int, behind: bool) -> tuple[SkippedSlot | None, bool]:
+        """The layer's place in the KV cache (None: there is no cache), and whether the context that is in it stays:
+        the first prompt's serves the whole conversation.
+
+        Args:
+            behind: the prompt comes behind earlier turns.
+
+        Raises:
+            AttachError: the earlier turns ran without the policy, so the context is not known.
+        """
+        slot = slot_at(cache, index, self.first_kept)
+        known = slot is not None and slot.known
+        if behind and not known and self.layers[index].pools:
+            raise _not_known(index)
+        return slot, behind and known
+
+    def pool_mask(self, index: int, text: Tensor, real: Tensor) -> Tensor | None:
+        """Rows that a layer's context comes from, of those that are text or real (bool [B, S]); None: it has none."""
+        layer = self.layers[index]
         if not layer.pools:
             return None
         assert layer.replacement is not None
-        key = (
-            (self._run(layer.index), layer.replacement.pool, layer.replacement.reads)
-            if layer.replacement.once
-            else None
-        )
-        shared = prompt.shared_pools.get(key) if key is not None else None
-        mask = self._pool_mask(layer.replacement, prompt)
-        prompt.pools[layer.index] = (mask, shared)
-        pooled = layer.mean(left, mask) if shared is None else shared
-        if key is not None:
-            prompt.shared_pools[key] = pooled
-        return layer.replacement.context(pooled)
+        return text if layer.replacement.pool == "text" else real
+
+    def context(
+        self, index: int, hidden: Tensor, mask: Tensor | None, means: Mapping[Any, Tensor]
+    ) -> tuple[Tensor | None, Tensor | None, Mapping[Any, Tensor]]:
+        """What a layer's replacement knows of the prompt.
+
+        Args:
+            hidden: rows [B, S, D]; mask: bool [B, S], from `pool_mask`.
+            means: of the runs of skipped layers so far.
+
+        Returns:
+            (the context; the mean that it was made of, if an earlier layer of the run had made it; the means by now).
+        """
+        layer = self.layers[index]
+        if mask is None:
+            return None, None, means
+        assert layer.replacement is not None
+        mask = mask.to(hidden.device)
+        if not layer.replacement.once:
+            return layer.replacement.context(layer.mean(hidden, mask)), None, means
+        key = (self._run(index), layer.replacement.pool, layer.replacement.reads)
+        shared = means.get(key)
+        pooled = layer.mean(hidden, mask) if shared is None else shared.to(hidden.device)
+        return layer.replacement.context(pooled), shared, {**means, key: pooled}
 
     def _run(self, layer: int) -> int:
         """Where the run of skipped layers begins that `layer` belongs to."""
@@ -168,44 +183,32 @@ class Skipping:
             layer -= 1
         return layer
 
-    def _pool_mask(self, replacement: AttentionReplacement, prompt: PrefillState) -> Tensor:
-        mask = prompt.layout.text if replacement.pool == "text" else ~prompt.layout.padding
-        if self.answers is None:
-            return mask
-        answers = self.answers.to(mask.device)
-        if answers.shape != prompt.initial.text.shape:
-            raise DataError(
-                f"The mask of answers has shape {tuple(answers.shape)}, the tokens {tuple(prompt.initial.text.shape)}."
-            )
-        return mask & ~(answers if prompt.kept is None else answers.gather(1, prompt.kept.index))
-
     # the tail --------------------------------------------------------------------------------------------------------
 
-    def _cut(self, layer: int, prompt: PrefillState, hidden: Tensor) -> Tensor:
+    def _cut(self, state: PrefillState, call: LayerCall, needed: int) -> tuple[PrefillState, LayerCall]:
         """Rows that are still needed from this layer on: the last ones, and those that a later layer pools."""
-        assert self.needed is not None
-        rows, slots = hidden.shape[:2]
-        last = torch.arange(slots, device=hidden.device) >= slots - self.needed
+        rows, slots = call.hidden.shape[:2]
+        device = state.layout.text.device
+        last = torch.arange(slots, device=device) >= slots - needed
         pools = {
             later.replacement.pool
             for later in self.layers.values()
-            if later.index > layer and later.replacement is not None and self._pools_anew(later)
+            if later.index > call.layer and later.replacement is not None and self._pools_anew(later)
         }
-        if "all" in pools or self.needed >= slots:
-            return hidden
+        if "all" in pools or needed >= slots:
+            return state, call
         if not pools:
             index = last.nonzero().flatten().expand(rows, -1)
             valid = torch.ones_like(index, dtype=torch.bool)
-        elif prompt.tail is None:
-            keep = prompt.layout.text | last
+        elif state.history.tail is None:
+            keep = state.layout.text | last
             most = int(keep.sum(1).max())
             if most == slots:
-                return hidden
+                return state, call
             index, valid = compact(keep, most, pad_right=False)  # what all rows keep, the last ones, stays last
         else:
-            return hidden
-        prompt.cut(layer, index, valid)
-        return gather_rows(hidden, index)
+            return state, call
+        return state.cut(call.layer, index, valid), call.with_rows(gather_rows(call.hidden, index))
 
     def _pools_anew(self, layer: SkippedLayer) -> bool:
         """The layer takes a mean of its own; else it takes none, or one that an earlier layer of its run took."""

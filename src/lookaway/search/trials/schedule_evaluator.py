@@ -132,7 +132,7 @@ class ModelScheduleEvaluator:
                 said, found = taken.answers(ended, None)
             taken = replace(taken, full_said=said)
             ran.append((taken, self._shelf.put(start), found))
-            layout = start.prompt.initial
+            layout = start.state.initial
             texts = (layout.text & ~encoded.answer_mask).sum(1)
             counts |= zip(chosen, zip(layout.visual_counts.tolist(), texts.tolist(), strict=True), strict=True)
             answer_targets |= zip(chosen, encoded.answer_mask.sum(1).tolist(), strict=True)

@@ -1,7 +1,8 @@
 """A packed batch through the decoder, layer by layer, so that visual tokens can leave before any of them.
 
-Removal here is the same operation as the engine's: the columns are cut from hidden states, mask and rotary tables, all
-original positions stay. (The engine attaches to whole models; packed sequences and a taped run are the recipe's.)
+Removal is the engine's: the same code gathers hidden rows, mask and rotary tables, and all original positions stay.
+What is the recipe's own is that nobody decides: many questions share one sequence and one image, the exit layer is
+drawn, and the columns that leave are known beforehand, so there is no policy to ask, no decision to check, no cache.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...engine.cache.kept import Kept
+from ...engine.prefill.decoder_call import LayerCall, gather_rows
 from .packing import PREFIX, Pack
 
 __all__ = ["embed", "logits_at", "run_layers"]
-
-Rotary = tuple[Tensor, Tensor]
 
 
 def core(language: Any) -> Any:
@@ -31,13 +32,12 @@ def embed(language: Any, visual: Tensor, pack: Pack) -> Tensor:  # [B, 196, D] -
     return torch.cat([prefix, chosen, table(pack.text)], dim=1)
 
 
-def without_visual(pack: Pack, hidden: Tensor, mask: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Rotary]:
-    """Cut the visual columns out of everything."""
-    visual = pack.visual.shape[1]
-    keep = torch.cat([torch.arange(PREFIX), torch.arange(PREFIX + visual, PREFIX + visual + pack.text.shape[1])])
-    keep = keep.to(hidden.device)
-    cos, sin = rotary
-    return hidden[:, keep], mask[:, :, keep][..., keep], (cos[:, keep], sin[:, keep])
+def without_visual(pack: Pack, device: torch.device) -> Kept:
+    """All columns but the visual ones."""
+    (rows, visual), text = pack.visual.shape, pack.text.shape[1]
+    index = torch.cat([torch.arange(PREFIX), torch.arange(PREFIX + visual, PREFIX + visual + text)]).to(device)
+    index = index.expand(rows, -1)
+    return Kept(index, torch.ones_like(index, dtype=torch.bool), full=True)
 
 
 def run_layers(
@@ -54,14 +54,19 @@ def run_layers(
     """
     model = core(language).model
     mask, rotary = pack.mask.to(hidden.dtype), model.rotary_emb(hidden, position_ids=pack.positions)
+    whole = {"attention_mask": mask, "position_embeddings": rotary}
+    kept, memo = None, dict[Any, Any]()
     for index, layer in enumerate(model.layers):
         if index < first:
             continue
         if index == exit_at:
-            hidden, mask, rotary = without_visual(pack, hidden, mask, rotary)
+            kept = without_visual(pack, hidden.device)
+            hidden = gather_rows(hidden, kept.index)
         if tape is not None:
             tape.append(hidden)
-        hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
+        call = LayerCall(index, (hidden,), whole, model.config._attn_implementation, memo)
+        args, kwargs = (call if kept is None else call.narrowed(kept, None, 0, mask.shape[-1])).arguments()
+        hidden = layer(*args, **kwargs)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     return hidden
 

@@ -1,8 +1,9 @@
-"""Look over the shoulder of single attention modules: read-only, whatever the attention implementation.
+"""Reads queries and keys of single attention modules, whatever the attention implementation.
 
-The module's `config` gets a stand-in that differs in one thing: the name of the attention function, which is ours. That
-function shows queries and keys to whoever asked and then calls the usual one, so flash and SDPA stay on, masks are made
-as ever, and all other modules are left alone. Nothing that transformers registered is wrapped.
+The module's `config` is replaced by one that differs in one thing: the name of the attention function, which is ours.
+That function shows queries and keys to whoever asked and then calls the usual one, so flash and SDPA stay on, masks are
+made as ever, and all other modules are left alone. Nothing that transformers registered is wrapped, and nothing is
+changed during a call, so that several threads may run the module at once.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def spy(attention: nn.Module, see: See) -> Callable[[], None]:
             "cannot be read. Use a ranking that needs no attention, e.g. 'uniform' or 'diversity'."
         )
     _register()
-    if not isinstance(attention.config, _ConfigStandIn):
-        attention.config = _ConfigStandIn(attention.config)  # type: ignore[assignment]
-    replacement: Any = attention.config
-    replacement._seers.append(see)
-    return partial(_stop, attention, replacement, see)
+    if not isinstance(attention.config, _SpyConfig):
+        attention.config = _SpyConfig(attention.config)  # type: ignore[assignment]
+    config: Any = attention.config
+    config._seers.append(see)
+    return partial(_stop, attention, config, see)
 
 
 def beside(attention: nn.Module, name: str) -> Any:
@@ -49,14 +50,14 @@ def beside(attention: nn.Module, name: str) -> Any:
     return getattr(sys.modules[type(attention).__module__], name, None)
 
 
-def _stop(attention: nn.Module, replacement: _ConfigStandIn, see: See) -> None:
-    if see in replacement._seers:
-        replacement._seers.remove(see)
-    if not replacement._seers and attention.config is replacement:
-        attention.config = replacement._usual
+def _stop(attention: nn.Module, config: _SpyConfig, see: See) -> None:
+    if see in config._seers:
+        config._seers.remove(see)
+    if not config._seers and attention.config is config:
+        attention.config = config._usual
 
 
-class _ConfigStandIn:
+class _SpyConfig:
     """A config in all but the name of the attention function."""
 
     _attn_implementation = NAME
@@ -71,6 +72,16 @@ class _ConfigStandIn:
         return getattr(self._usual, name)
 
 
+class _AsUsual:
+    """An attention module in all but its config, which is the usual one: flash attention reads it."""
+
+    def __init__(self, module: nn.Module, config: Any) -> None:
+        self._module, self.config = module, config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
 def _register() -> None:
     """Give our name to transformers' table; done once."""
     from transformers import AttentionInterface
@@ -80,17 +91,13 @@ def _register() -> None:
 
 
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-    """Show, then the usual attention under the module's own config (flash attention reads it)."""
+    """Show, then the usual attention under the module's own config."""
     from transformers import AttentionInterface
 
-    replacement: Any = module.config
+    config: Any = module.config
     scaling = kwargs.get("scaling")
-    for see in tuple(replacement._seers):
+    for see in tuple(config._seers):
         see(module, query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    name = replacement._usual._attn_implementation
+    name = config._usual._attn_implementation
     usual = beside(module, "eager_attention_forward") if name == "eager" else AttentionInterface()[name]
-    module.config = replacement._usual
-    try:
-        return usual(module, query, key, value, mask, **kwargs)
-    finally:
-        module.config = replacement
+    return usual(_AsUsual(module, config._usual), query, key, value, mask, **kwargs)

@@ -1,0 +1,47 @@
+"""Which models have a policy attached, and which layers a policy may be asked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ..anatomy.base import Anatomy
+from ..core.decision import Policy
+from ..core.errors import AttachError
+
+__all__ = ["check_detached", "policy_layers", "register"]
+
+_attached: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""What is attached, by the id of the backbone; the hooks keep a handle alive as long as its model lives."""
+
+
+def register(anatomy: Anatomy, handle: Any) -> Callable[[], object]:
+    """Note that `handle`, whose `policy` is attached, belongs to this model; returns what takes that back."""
+    _attached[id(anatomy.backbone)] = handle
+    return lambda: _attached.pop(id(anatomy.backbone), None)
+
+
+def check_detached(anatomy: Anatomy) -> None:
+    """Raise AttachError where a policy is attached to this model."""
+    other = _attached.get(id(anatomy.backbone))
+    if other is not None:
+        raise AttachError(
+            f"{other.policy!r} is attached to this model already. Detach it first, or join the two: "
+            "la.attach(model, la.chain(first, second))."
+        )
+
+
+def policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+    """The layers before which `policy` is asked on this model; AttachError where that is not possible."""
+    if not isinstance(policy, Policy):
+        raise AttachError(f"{policy!r} is no policy. la.policies() lists them, la.load(path) reads a saved one.")
+    first, last = anatomy.first_prunable_layer, anatomy.num_layers
+    layers = frozenset(policy.layers(last, first))
+    wrong = sorted(layer for layer in layers if not first <= layer < last)
+    if wrong:
+        raise AttachError(
+            f"{policy!r} wants to remove before layers {wrong}; this model allows {first} to {last - 1} "
+            f"({type(anatomy.language_model).__name__}, {last} layers)."
+        )
+    return layers

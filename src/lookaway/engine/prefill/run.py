@@ -1,0 +1,39 @@
+"""What one forward of an attached model carries from hook to hook; it belongs to that forward and its thread alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cache.pruned_cache import PrunedCacheInfo
+from .decoder_call import LayerCall
+from .row_groups import GroupRun
+from .state import PrefillState
+
+__all__ = ["ForwardRun"]
+
+
+@dataclass
+class ForwardRun:
+    """A forward that runs now."""
+
+    attention: str
+    """Name of the attention implementation."""
+    state: PrefillState | None = None
+    """Of the prompt, where this forward is a prefill."""
+    past: PrunedCacheInfo | None = None
+    """What the cache holds, where this forward continues one."""
+    whole: bool = False
+    """Rows must not run in groups: somebody records what modules inside a layer give."""
+    cache: Any = None
+    """The KV cache that is being filled, where there is one."""
+    groups: GroupRun | None = None
+    """Of the layer that runs now, where it runs in groups."""
+    store: Any = None
+    """Queries and keys that were caught for the policy."""
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """Masks and rotary embeddings that were narrowed already."""
+
+    def call(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:
+        """A layer's call, as its pre-hook gets it."""
+        return LayerCall(layer, args, kwargs, self.attention, self.memo)

@@ -1,0 +1,154 @@
+"""The one step of a prefill: (state, call of a layer) -> (state', call'). Ask the policy, check, gather, narrow.
+
+Everything that removes visual tokens goes through it: the hooks of an attached policy, layers whose attention is
+skipped, and runs that start in the middle of the decoder (`replay/resume.py`).
+
+A new kind of decision is a field of `Decision`, its check beside `check_decision`, what it changes in `PrefillState`,
+and what it does to the call between `gather` and `narrow`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...core.attention_inputs import AttentionInputs
+from ...core.decision import Decision, LayerView, Policy
+from ...core.errors import InvalidDecision
+from ...core.layout import TokenLayout
+from ..cache.pruned_cache import PrunedCacheInfo
+from .decoder_call import LayerCall, gather_rows
+from .state import PrefillState, Removal, compact
+
+__all__ = ["ask", "check_decision", "continued_step", "prefill_step", "repeated_step"]
+
+
+def prefill_step(
+    state: PrefillState,
+    call: LayerCall,
+    policy: Policy | None = None,
+    attention_inputs: AttentionInputs | None = None,
+    attends: bool = True,
+) -> tuple[PrefillState, LayerCall]:
+    """One decoder layer of a prefill.
+
+    Args:
+        state: before the layer.
+        call: what the layer is called with; its rows are those that `state` says are left, mask and positions are of
+            the whole prompt.
+        policy: is asked before the layer; None: nobody is, and nothing leaves.
+        attention_inputs: queries and keys of the layer before, where the policy wants them.
+        attends: the layer's attention runs; else its mask and cache do not matter.
+
+    Returns:
+        The state after the layer's call was made, and the call on the columns that are left.
+
+    Raises:
+        InvalidDecision: the policy drops text, or answers something that is no mask of the slots.
+        UnsupportedModel: (by `LayerCall.arguments`) the layer's mask cannot be narrowed.
+    """
+    if policy is not None and state.has_visual_tokens:
+        decision = ask(state, call.layer, call.hidden, policy, attention_inputs)
+        state = state.noted(call.layer, decision.notes)
+        removal = check_decision(state, call.layer, decision, policy)
+        if removal is not None:
+            state = state.without(call.layer, removal)
+            call = call.with_rows(gather_rows(call.hidden, removal.index))
+    state = state.entering(call.layer, call.mark, attends)
+    return state, _narrowed(state, call, attends)
+
+
+def repeated_step(state: PrefillState, call: LayerCall, attends: bool = True) -> LayerCall:
+    """The call of a layer that a backward pass runs again, as it was in the forward; nobody is asked.
+
+    Args:
+        state: at the end of that forward.
+    """
+    removal = state.removals.get(call.layer)
+    if removal is not None:
+        call = call.with_rows(gather_rows(call.hidden, removal.index))
+    return _narrowed(state, call, attends)
+
+
+def continued_step(past: PrunedCacheInfo, call: LayerCall) -> LayerCall:
+    """The call of new tokens, none of which leaves, behind a cache that `past` describes."""
+    kept = past.kept_at[call.layer]
+    return call if kept is None else call.narrowed(None, kept, past.length, call.hidden.shape[1])
+
+
+def ask(
+    state: PrefillState,
+    layer: int,
+    hidden: Tensor,
+    policy: Policy,
+    attention_inputs: AttentionInputs | None = None,
+) -> Decision:
+    """The policy's answer about the current slots, whose states are `hidden` [B, S, D].
+
+    All that the policy sees is on the device of `hidden`. Teacher-forced answers look like padding to it.
+    """
+    layout, answers = state.layout, state.answers_left()
+    if answers is not None:
+        layout = TokenLayout(layout.visual, layout.text & ~answers, layout.padding | answers, layout.spans)
+    view = LayerView(
+        layer,
+        state.num_layers,
+        layout.to(hidden.device),
+        hidden,
+        state.initial_visual.to(hidden.device),
+        attention_inputs,
+    )
+    decision = policy.decide(view)
+    if not isinstance(decision, Decision):
+        raise InvalidDecision(f"Policy {_name(policy)} answered {type(decision).__name__}, not a Decision.")
+    if decision.keep is None or answers is None:
+        return decision
+    keep = _mask_of_slots(decision.keep, layout, policy, layer)
+    return replace(decision, keep=keep | answers)
+
+
+def check_decision(state: PrefillState, layer: int, decision: Decision, policy: Policy) -> Removal | None:
+    """The slots that stay; None where nothing leaves. What the host must know is read at once.
+
+    Raises:
+        InvalidDecision: the policy drops text, or answers something that is no mask of the slots.
+    """
+    if decision.keep is None:
+        return None
+    layout = state.layout
+    keep = _mask_of_slots(decision.keep, layout, policy, layer) & ~layout.padding
+    counts = keep.sum(dim=1)
+    sums = [layout.counts.sum(), (keep & layout.visual).sum(), (layout.text & ~keep).sum()]
+    real, seen, text_lost, *lengths = torch.cat([torch.stack(sums), counts]).tolist()
+    if text_lost:
+        raise InvalidDecision(
+            f"Policy {_name(policy)} dropped {text_lost} text tokens before layer {layer}; only visual tokens may "
+            "leave. Set keep to True wherever view.layout.visual is False."
+        )
+    if sum(lengths) == real:
+        return None
+    index, valid = compact(keep, max(lengths), state.pad_right)
+    return Removal(index, valid, tuple(lengths), has_visual_tokens=seen > 0)
+
+
+def _narrowed(state: PrefillState, call: LayerCall, attends: bool) -> LayerCall:
+    kept, past = state.kept_at[call.layer], state.past
+    if not attends or (kept is None and past.kept_at[call.layer] is None):
+        return call
+    return call.narrowed(kept, past.kept_at[call.layer], past.length, state.length)
+
+
+def _mask_of_slots(keep: Tensor, layout: TokenLayout, policy: Policy, layer: int) -> Tensor:
+    """A policy's mask, on the device of the layout."""
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != layout.visual.shape:
+        found = f"{keep.dtype} {tuple(keep.shape)}" if isinstance(keep, Tensor) else type(keep).__name__
+        raise InvalidDecision(
+            f"Policy {_name(policy)} must answer bool {tuple(layout.visual.shape)} before layer {layer}, not {found}."
+        )
+    return keep.to(layout.visual.device)
+
+
+def _name(policy: Policy) -> str:
+    return policy.name or type(policy).__name__
