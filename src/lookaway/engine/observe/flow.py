@@ -22,6 +22,7 @@ from ...core.attention_inputs import attention_rows, last_text_slot
 from ...core.errors import AttachError, UnsupportedModel
 from ...core.layout import TokenLayout
 from .attention_spy import spy
+from .one_forward import one_forward_at_a_time
 
 __all__ = ["ENTROPIES", "FLOWS", "Flow", "FlowWatch", "reduce_attention", "require_observable", "watch_flow"]
 
@@ -108,6 +109,7 @@ def watch_flow(model: Any, layers: Sequence[int] | None = None, block: int = BLO
             watch.flows[layer] = reduce_attention(left, question, query, key, mask, scaling, block)
 
     try:
+        watch._undo += one_forward_at_a_time(anatomy.backbone)
         watch._undo.append(anatomy.backbone.register_forward_pre_hook(before_model, with_kwargs=True).remove)
         for layer in range(anatomy.num_layers) if layers is None else layers:
             watch._undo.append(spy(anatomy.layers[layer].self_attn, partial(see, layer)))  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from ..attached import check_detached
 from ..prefill.decoder_call import LayerCall, gather_rows
 from ..replay.exit_table import EncodedBatch
 from ..replay.tape import LayerState, Tape, _Prefix, record_layers
+from .one_forward import one_forward_at_a_time
 
 __all__ = ["Window", "WindowOutcomes", "behind_image", "blocked", "knockout_outcomes", "record_behind_image"]
 
@@ -61,7 +62,7 @@ def behind_image(layout: TokenLayout) -> Tensor:
 
 @contextmanager
 def blocked(model: Any, layers: Sequence[int]) -> Iterator[None]:
-    """While it is open, text behind the image does not see visual tokens in these layers, in prefill. The slow twin.
+    """While it is open, text behind the image does not see visual tokens in these layers, in prefill. The reference.
 
     Args:
         model: a supported model with SDPA or eager attention and no policy attached.
@@ -89,6 +90,8 @@ def blocked(model: Any, layers: Sequence[int]) -> Iterator[None]:
         return call.with_keywords(attention_mask=_close(mask.expand(len(pairs), -1, -1, -1), pairs)).arguments()
 
     with ExitStack() as stack:
+        for undo in one_forward_at_a_time(anatomy.backbone):
+            stack.callback(undo)
         stack.callback(anatomy.backbone.register_forward_pre_hook(before_model, with_kwargs=True).remove)
         for layer in layers:
             hook = anatomy.layers[layer].register_forward_pre_hook(before_layer, with_kwargs=True)

@@ -22,6 +22,7 @@ from ...core.errors import AttachError, UnsupportedModel
 from ...core.layout import TokenLayout
 from ..attached import check_detached
 from .attention_spy import spy
+from .one_forward import one_forward_at_a_time
 
 __all__ = ["Observation", "TextToImageAttention", "observe"]
 
@@ -69,7 +70,7 @@ def observe(model: Any, layers: Sequence[int] | None = None) -> Observation:
 
     Raises:
         UnsupportedModel: another attention implementation.
-        AttachError: a policy or other probes are attached.
+        AttachError: a policy or other probes are attached; from a forward, that another thread's is running.
     """
     anatomy = anatomy_of(model)
     check_detached(anatomy)
@@ -89,6 +90,7 @@ def observe(model: Any, layers: Sequence[int] | None = None) -> Observation:
             seen.looks.clear()
             seen.layout = anatomy.layout(inputs["input_ids"], inputs.get("attention_mask"))
 
+    seen._undo += one_forward_at_a_time(anatomy.backbone)
     hook = anatomy.backbone.register_forward_pre_hook(before_model, with_kwargs=True)
     seen._undo.append(hook.remove)
     for layer in seen.layers:
