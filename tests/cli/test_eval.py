@@ -49,7 +49,7 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
     more = ["--limit", "12", "--max-new-tokens", "4"]
     status, _, err = call(*common, *more, "--exit-at", "3")
     assert status == 1
-    assert "is of another run (different: exit_at)" in err
+    assert "policy.settings.layer: 2 -> 3" in err
     assert call(*common, *more, "--exit-at", "2")[0] == 0
     again = [r for r in read_records(records) if r["kind"] == "sample"]
     assert sorted(r["id"] for r in again) == sorted(json.loads(line)["id"] for line in samples)

@@ -36,7 +36,7 @@ def test_a_search_ends_in_a_policy_that_attaches(common, tmp_path, method, more)
     found = run(Options(method=method, out=out, **common, **more))
     policy = la.load(out)
     model, _ = load_model(common["model"], device="cpu")
-    assert policy.base == anatomy_of(model).base
+    assert policy.base == anatomy_of(model).identity
     assert list(policy.keep) == found["rates"]
     with la.attach(model, policy):
         pass

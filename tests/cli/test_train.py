@@ -25,7 +25,7 @@ def test_what_was_trained_loads_attaches_and_says_where_it_comes_from(trained, m
     out, _ = trained
     policy = la.load(out)
     model, _ = load_model(model_folder, device="cpu")
-    assert policy.base == la.anatomy(model).base
+    assert policy.base == la.anatomy(model).identity
     with la.attach(model, policy):
         pass
     kinds = [record["kind"] for record in read_records(out / "records.jsonl")]
@@ -45,18 +45,39 @@ def test_labels_are_made_once(trained, model_folder, data_file, tmp_path, monkey
     assert found["options"]["two_way"] is True
 
 
-def test_too_few_samples_for_the_guarantee_are_named_and_the_policy_never_exits(
-    trained, model_folder, data_file, tmp_path
+def test_too_few_samples_are_named_before_any_work_and_the_policy_is_left_alone(
+    trained, model_folder, data_file, call, monkeypatch
 ):
     out, cache = trained
-    found = calibrate(
-        CalibrateOptions(policy=str(out), model=str(model_folder), data=str(data_file), split="all", limit=20,
-                         out=tmp_path / "safe", cache=cache, max_new_tokens=4)
-    )  # fmt: skip
-    assert found["threshold"] is None
-    assert "that takes at least 149" in found["reason"]
-    assert la.load(tmp_path / "safe").layers(4, 1) == ()
-    assert la.load(out).layers(4, 1) != ()  # the given policy is left alone
+    import lookaway.models.loading as loading
+
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    before = (out / "config.json").read_text()
+    status, _, err = call("calibrate", "--policy", out, "--model", model_folder, "--data", data_file, "--split",
+                             "all", "--limit", 20, "--cache", cache)  # fmt: skip
+    assert status == 1
+    assert "20 pictures (split all): at confidence 95%, 20 pictures can show at best 13.91% changed answers" in err
+    assert "that takes at least 149" in err
+    assert (out / "config.json").read_text() == before
+    assert not out.with_name(f"{out.name}-calibrated").exists()
+
+
+def test_a_policy_that_no_threshold_keeps_is_not_written_and_is_no_success(
+    trained, model_folder, data_file, call, monkeypatch
+):
+    """The safest threshold changes every answer."""
+    import lookaway.training.calibration as module
+
+    out, cache = trained
+    monkeypatch.setattr(module, "what_happens", lambda *a: {"agreement": 0.0, "mean_exit": 1.0})
+    common = ["--policy", out, "--model", model_folder, "--data", data_file, "--split", "all", "--limit", 20,
+              "--epsilon", 0.3, "--cache", cache, "--max-new-tokens", 4]  # fmt: skip
+    before = (out / "config.json").read_text()
+    status, _, err = call("calibrate", *common)
+    assert status == 1
+    assert "No threshold qualifies" in err
+    assert (out / "config.json").read_text() == before
+    assert not out.with_name(f"{out.name}-calibrated").exists()
 
 
 def test_a_guarantee_that_can_be_kept_is_saved_with_the_policy(trained, model_folder, data_file, tmp_path):
@@ -115,6 +136,8 @@ def test_gates_behind_a_skip_set(model_folder, data_file, tmp_path, call):
     assert "were trained after AttentionSkip([0, 2]" in err
     status, _, err = call("calibrate", *common, "--policy", gates, "--after", skip, "--delta", 0.5, "--epsilon", 0.9)
     assert status == 0, err
+    assert la.load(gates).guarantee is None
+    gates = tmp_path / "gates-calibrated"
     assert la.load(gates).guarantee["epsilon"] == 0.9
     status, _, err = call("eval", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", 4,
                           "--policy", f"{skip},{gates}", "--score", "agreement", "--out", tmp_path / "e")  # fmt: skip

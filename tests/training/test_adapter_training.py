@@ -53,7 +53,7 @@ def test_training_changes_adapters_alone_and_helps(tmp_path):
     model.eval()
     assert run.summary["steps"] == 12
     assert run.summary["skipped"] == [1, 3]
-    assert run.policy.base == la.anatomy(model).base
+    assert run.policy.base == la.anatomy(model).identity
     batch = encode(tiny_processor(), SAMPLES, "cpu", [sample.answer for sample in SAMPLES])
     with torch.no_grad():
         plain, learnt = (answer_loss(model, batch, p) for p in (la.AttentionSkip((1, 3)), run.policy))

@@ -33,6 +33,9 @@ class Scores(la.ExitGates):
         return torch.logit(features[..., 0].float().clamp(1e-6, 1 - 1e-6))
 
 
+SCORES = la.VisualExit(Scores())
+
+
 def draws(samples, seed):
     """One candidate exit; a sample of score u is wrong there with probability (1 - u) / 2."""
     draw = torch.Generator().manual_seed(seed)
@@ -48,7 +51,7 @@ def true_risk(threshold):
 
 
 def test_the_guarantee_holds_at_the_stated_rate():
-    gates, misses, exits, trials = Scores(), 0, 0, 400
+    gates, misses, exits, trials = SCORES, 0, 0, 400
     for seed in range(trials):
         found = calibrate(gates, draws(300, seed), LOOSE)
         if found.threshold is not None:
@@ -60,7 +63,7 @@ def test_the_guarantee_holds_at_the_stated_rate():
 
 
 def test_the_threshold_is_about_as_bold_as_it_may_be():
-    found = calibrate(Scores(), draws(20_000, 0), LOOSE)
+    found = calibrate(SCORES, draws(20_000, 0), LOOSE)
     boldest = 1 - 2 * LOOSE.epsilon**0.5
     assert boldest < found.threshold < boldest + 0.08
 
@@ -76,7 +79,7 @@ def test_the_bound_is_exact(n, share, delta):
 
 
 def test_no_guarantee_with_too_few_samples():
-    found = calibrate(Scores(), draws(20, 0), CalibrationOptions(epsilon=0.01))
+    found = calibrate(SCORES, draws(20, 0), CalibrationOptions(epsilon=0.01))
     assert found.threshold is None
     assert "at least 299" in found.reason
     policy = calibrated(la.VisualExit(Scores(), 0.3), found)
@@ -87,24 +90,24 @@ def test_no_guarantee_with_too_few_samples():
 
 def test_no_guarantee_where_the_safest_threshold_fails():
     data = draws(2000, 0)
-    found = calibrate(Scores(), replace(data, agree=torch.zeros_like(data.agree)), thresholds=(0.9, 0.5))
+    found = calibrate(SCORES, replace(data, agree=torch.zeros_like(data.agree)), thresholds=(0.9, 0.5))
     assert found.threshold is None
     assert "already the safest" in found.reason
     assert len(found.tested) == 1
 
 
 def test_testing_stops_at_the_first_failure():
-    found = calibrate(Scores(), draws(3000, 1), LOOSE)
+    found = calibrate(SCORES, draws(3000, 1), LOOSE)
     assert [row["bound"] <= LOOSE.epsilon for row in found.tested] == [True] * (len(found.tested) - 1) + [False]
     assert found.threshold == found.tested[-2]["threshold"]
 
 
 def test_the_guarantee_is_saved_with_the_policy(tmp_path):
-    gates = la.ExitGates(1, (1,), width=2)
-    found = calibrate(gates, draws(500, 0), CalibrationOptions(epsilon=0.4, min_layer=1))
-    loaded = la.load(calibrated(la.VisualExit(gates), found).save_pretrained(tmp_path / "gates"))
+    policy = la.VisualExit(la.ExitGates(1, (1,), width=2))
+    found = calibrate(policy, draws(500, 0), CalibrationOptions(epsilon=0.4, min_layer=1))
+    loaded = la.load(calibrated(policy, found).save_pretrained(tmp_path / "gates"))
     assert loaded.threshold == found.threshold
-    assert loaded.guarantee == found.guarantee()
+    assert loaded.guarantee == {**found.guarantee(), "policy": loaded.certified_digest()}
     assert "with confidence 95%, at most 40.0%" in (tmp_path / "gates" / "README.md").read_text()
     assert {"threshold", "epsilon", "delta", "samples", "changed", "bound"} <= set(found.record())
 
@@ -114,15 +117,15 @@ def test_one_question_of_an_image_counts():
     images = {name: f"picture-{int(name[1:]) // 6}" for name in data.ids}
     assert len(one_per_image(data, images)) == 100
     assert one_per_image(data, images).ids == one_per_image(data, images).ids
-    assert calibrate(Scores(), data, LOOSE, images).samples == 100
-    assert calibrate(Scores(), data, replace(LOOSE, one_per_image=False), images).samples == 600
+    assert calibrate(SCORES, data, LOOSE, images).samples == 100
+    assert calibrate(SCORES, data, replace(LOOSE, one_per_image=False), images).samples == 600
 
 
 def test_bad_input():
     with pytest.raises(DataError, match="empty"):
-        calibrate(Scores(), draws(5, 0).subset([]))
+        calibrate(SCORES, draws(5, 0).subset([]))
     with pytest.raises(SettingsError, match="descend"):
-        calibrate(Scores(), draws(5, 0), thresholds=(0.1, 0.9))
+        calibrate(SCORES, draws(5, 0), thresholds=(0.1, 0.9))
     for wrong in ({"epsilon": 0.0}, {"epsilon": 1.5}, {"delta": -1.0}):
         with pytest.raises(SettingsError):
             CalibrationOptions(**wrong)

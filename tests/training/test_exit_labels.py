@@ -74,11 +74,16 @@ def test_a_cache_line_cut_by_a_kill_is_made_again(world, tmp_path):
     assert len(file.read_text().splitlines()) == 2
 
 
-def test_image_names():
-    names = image_names([*SAMPLES, sample("d", "again", "red"), Sample("e", [], ("dir/x.png",))])
+def test_images_are_told_apart_by_what_they_show(tmp_path):
+    for name, colour in (("x", "red"), ("copy", "red"), ("y", "blue")):
+        Image.new("RGB", (9, 9), colour).save(tmp_path / f"{name}.png")
+    files = [Sample(name, [], (str(tmp_path / f"{name}.png"),)) for name in ("x", "copy", "y")]
+    names = image_names([*SAMPLES, sample("d", "again", "red"), *files])
     assert names["a"] == names["d"] != names["b"]
     assert names["c"] == "c"
-    assert names["e"] == "dir/x.png"
+    assert names["x"] == names["copy"] != names["y"]
+    with pytest.raises(DataError, match=r"gone\.png' cannot be read"):
+        image_names([Sample("e", [], ("gone.png",))])
 
 
 def test_bad_input(world):

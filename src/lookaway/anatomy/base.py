@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from ..core.base_model import BaseModel
 from ..core.cost import DecoderShape
+from ..core.decision import Policy
 from ..core.errors import DataError, UnsupportedModel
 from ..core.layout import TokenLayout
+from ..core.weights import identity_digest
 
 __all__ = ["Anatomy"]
 
@@ -37,7 +40,7 @@ class Anatomy:
     """Smallest layer before which visual tokens may be removed; layer 0 always keeps the full length."""
     shape: DecoderShape
     base: BaseModel
-    """Fingerprint that trained policies are checked against."""
+    """Fingerprint without the digest of the weights, which `identity` has."""
     grid: tuple[int, int] | None = None
     """(rows, columns) of one image's visual tokens, where that is fixed."""
     other_visual_ids: tuple[int, ...] = ()
@@ -58,6 +61,29 @@ class Anatomy:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def identity(self) -> BaseModel:
+        """Fingerprint that trained policies are saved with: its digest covers every weight of the decoder and its head.
+
+        Hashed once, then only what changed (`core.weights` says what that costs). Without a policy attached.
+        """
+        return replace(self.base, weights=identity_digest(self.language_model, self.head))
+
+    def check_policy(self, policy: Policy, allow_other_model: bool = False) -> list[str]:
+        """Refuse a policy that was made for another model (`BaseModel.check`); warn of one that never does anything.
+
+        Returns:
+            What differs and was allowed.
+
+        Raises:
+            ModelMismatch: it is another model, and that is not allowed.
+        """
+        if policy.inert:
+            warnings.warn(f"Nothing will be dropped: {policy.inert}", UserWarning, stacklevel=4)
+        if policy.base is None:
+            return []
+        return policy.base.check(self.identity if policy.base.weights else self.base, allow_other_model)
 
     def logits(self, states: Tensor) -> Tensor:
         """Norm and language head of rows that left the last layer, [..., D] -> [..., vocabulary]."""

@@ -46,6 +46,10 @@ class Options(PublishedModel):
     """Folder of records.jsonl and report.html; an interrupted run goes on from its records."""
     seed: int = 0
     """Seed of the data."""
+    allow_other_model: bool = False
+    """Use the policy although it was made for another model (other weights); the records say so."""
+    fresh: bool = False
+    """Start anew in --out: what another run left there is removed."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -57,29 +61,35 @@ def run(options: Options) -> dict[str, Any]:
     from ..analysis.findings import write_findings
     from ..analysis.pictures import write_looks
     from ..core.errors import DataError
-    from ..core.record import RecordWriter, read_records
+    from ..core.provenance import provenance
+    from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..reports.collect import collect
     from ..reports.pages.findings_text import conclusions
     from ..reports.pages.page import write_report
-    from .common import earlier_results, progress
+    from .common import choose_policy, earlier_records, fit_to, progress
 
     settings = StudyOptions(options.window, options.entropy_exits, options.top_share, options.max_new_tokens)
     samples = [s for s in load_samples(options.data, options.split, options.limit, options.seed) if s.images]
     if not samples:
         raise DataError(f"No sample of {options.data} ({options.split}) has an image, so there is no looking to study.")
     records = options.out / "records.jsonl"
-    answered = earlier_results(records, options)
-    done = list(read_records(records)) if records.exists() else []
+    policy, other = None, list[str]()
+    if options.policy is not None or options.exit_at is not None:
+        policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     model, processor = load_model(options.model, device=options.device, **options.published)
+    if policy is not None:
+        policy, other = fit_to(model, policy, options.allow_other_model)
+    facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=options)
+    done = earlier_records(records, facts, options.fresh)
+    header = run_header("analyze", model, options.data, options, options.seed, options.model, facts, other)
     with RecordWriter(records) as writer:
-        header = run_header("analyze", model, options.data, options, options.seed, options.model)
         writer.write("run", **header)
         if options.records:
             collect([records, *options.records])  # refuses other models and data before hours of work, not after
-        exits = _policy_exits(options, model, processor, samples, writer, answered)
+        exits = None if policy is None else _policy_exits(options, model, processor, policy, samples, writer, done)
         with progress("probing one sample at a time", len(samples)) as advance:
             found = study(model, processor, samples, settings, writer=writer, done=done, progress=advance)
         write_findings(writer, found)
@@ -91,21 +101,18 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _policy_exits(
-    options: Options, model: Any, processor: Any, samples: Any, writer: Any, answered: Any
-) -> dict[str, int | None] | None:
-    """Sample id -> layer at which the policy looked away; None where no policy is given."""
-    if options.policy is None and options.exit_at is None:
-        return None
+    options: Options, model: Any, processor: Any, policy: Any, samples: Any, writer: Any, done: Any
+) -> dict[str, int | None]:
+    """Sample id -> layer at which the policy looked away."""
     from dataclasses import asdict
 
-    from ..evaluation.runner import evaluate_policy
+    from ..evaluation.runner import evaluate_policy, results_from_records
     from ..evaluation.summary import summarise
-    from .common import choose_policy, progress
+    from .common import progress
 
-    policy = choose_policy(options.model, options.policy, options.exit_at)
     with progress("answering with and without", len(samples)) as advance:
         results = evaluate_policy(
-            model, processor, policy, samples, variant=options.name, writer=writer, done=answered,
+            model, processor, policy, samples, variant=options.name, writer=writer, done=results_from_records(done),
             max_new_tokens=options.max_new_tokens, progress=advance,
         )  # fmt: skip
     writer.write("summary", variant=options.name, rows=[asdict(row) for row in summarise(results)])

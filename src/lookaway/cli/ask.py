@@ -30,6 +30,8 @@ class Options(PublishedModel):
     """Longest answer, in tokens."""
     compare: bool = True
     """Also answer without the policy, to see whether the answer is the same."""
+    allow_other_model: bool = False
+    """Use the policy although it was made for another model (other weights)."""
     device: str | None = None
     """cpu, cuda, cuda:1, ...; default: a GPU if there is one."""
 
@@ -40,11 +42,11 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.errors import DataError
     from ..models.encoding import encode
     from ..models.loading import load_model
-    from .common import choose_policy
+    from .common import choose_policy, fit_to
 
     if not options.image:
         raise DataError("No image: give one with --image FILE (a question about nothing needs no looking away).")
-    policy = choose_policy(options.model, options.policy, options.exit_at)
+    policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     content: list[dict[str, str]] = [{"type": "image"} for _ in options.image]
     sample = la.Sample(
         id="ask",
@@ -52,6 +54,7 @@ def run(options: Options) -> dict[str, Any]:
         images=options.image,
     )
     model, processor = load_model(options.model, device=options.device, **options.published)
+    policy, other = fit_to(model, policy, options.allow_other_model)
     inputs = encode(processor, [sample], device=model.device).inputs
     width = inputs["input_ids"].shape[1]
 
@@ -66,6 +69,7 @@ def run(options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {
         "question": options.question,
         "answer": text,
+        "allowed_other_model": other,
         "exit_layer": exit_layer,
         "num_layers": trace.shape.num_layers,
         "visual_tokens": trace.visual_tokens[0][0],

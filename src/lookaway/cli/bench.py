@@ -36,7 +36,9 @@ class Options(PublishedModel):
     attention: str | None = None
     """sdpa, eager, flash_attention_2; default: transformers' choice."""
     out: Path = Path("out/bench")
-    """Folder of records.jsonl."""
+    """Folder of records.jsonl, which every run writes anew."""
+    allow_other_model: bool = False
+    """Use the policy although it was made for another model (other weights); the records say so."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -44,12 +46,13 @@ class Options(PublishedModel):
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
     from ..core.errors import DataError
+    from ..core.provenance import provenance, start_anew
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed
     from ..models.loading import load_model
-    from .common import choose_policy, progress
+    from .common import choose_policy, fit_to, progress
 
     model, processor = load_model(
         options.model,
@@ -59,15 +62,19 @@ def run(options: Options) -> dict[str, Any]:
         **options.published,
     )
     depth = anatomy_of(model).num_layers
-    policy = None
+    policy, other = None, list[str]()
     if options.policy is not None or options.model.startswith("lookaway-mini"):
-        policy = choose_policy(options.model, options.policy, None)
+        policy = choose_policy(options.model, options.policy, None, options.allow_other_model)
+        policy, other = fit_to(model, policy, options.allow_other_model)
     samples = [s for s in load_samples(options.data, limit=50) if s.images]
     if not samples:
         raise DataError(f"{options.data} has no question with an image to time.")
     exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4)}))
+    facts = provenance(model=model, processor=processor, policy=policy, samples=samples[:1], options=options)
+    header = run_header("bench", model, options.data, options, 0, options.model, facts, other)
+    start_anew(options.out / "records.jsonl")  # seconds of another policy or another day are not this run's
     with RecordWriter(options.out / "records.jsonl") as writer:
-        writer.write("run", **run_header("bench", model, options.data, options, 0, options.model))
+        writer.write("run", **header)
         with progress("timing", 3) as advance:
             rows = measure_speed(
                 model, processor, samples[0], exits=exits, policy=policy, batch_size=options.batch_size,

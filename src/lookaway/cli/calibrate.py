@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..policies.visual_exit import VisualExit
 from ..training.calibration import CalibrationOptions
 from .model_options import PublishedModel
 
@@ -32,11 +34,14 @@ class Options(CalibrationOptions, PublishedModel):
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path | None = None
-    """Folder of the calibrated policy; default: the policy's own folder."""
+    """Folder of the calibrated policy; default: the policy's with '-calibrated' behind its name. The policy itself stays
+    as it is."""
     cache: Path | None = None
     """Where features and labels are kept; default: lookaway's cache."""
     seed: int = 0
     """Seed of the data."""
+    allow_other_model: bool = False
+    """Calibrate for this model gates that were trained for another one (other weights); the records say so."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -44,50 +49,115 @@ class Options(CalibrationOptions, PublishedModel):
 def run(options: Options) -> dict[str, Any]:
     from rich.console import Console
 
-    import lookaway as la
-
-    from ..core.errors import DataError
-    from ..core.record import RecordWriter
+    from ..core.errors import DataError, SettingsError
+    from ..core.provenance import provenance
+    from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
-    from ..policies.visual_exit import VisualExit
     from ..reports.formatting import guarantee_text
-    from ..training.calibration import calibrate, calibrated
-    from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
-    from .common import cache_folder, load_policies, progress
+    from ..training.calibration import calibrate, calibrated, samples_needed, what_can_be_shown
+    from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
+    from .common import cache_folder, fit_to, load_policies, progress, tell
 
-    policy = la.load(options.policy)
-    if not isinstance(policy, VisualExit):
-        raise DataError(f"{options.policy} holds a {policy.name!r} policy, which has no threshold to calibrate.")
-    after = load_policies(options.after) if options.after else None
-    learnt = (policy.training or {}).get("after")
-    if learnt is not None and repr(after) != learnt:
-        raise DataError(f"These gates were trained after {learnt}, not after {after!r}. Give the same --after.")
-    if after is not None:
-        policy = policy.used_after(after)
-    out = options.out or Path(options.policy)
+    # 1. Whatever can be refused without a model is.
+    policy, out = _gates(options.policy), options.out or default_out(options.policy)
+    check_out(out, options.policy)
+    after = load_policies(options.after, options.allow_other_model) if options.after else None
+    _check_after(policy, after)
     samples = with_images(
         load_samples(options.data, options.split, options.limit, options.seed, distinct_images=options.one_per_image)
     )
+    names = image_names(samples)
+    if not samples:
+        raise DataError(NOTHING)
+    independent = len(set(names.values())) if options.one_per_image else len(samples)
+    tell(f"{len(samples)} samples of {len(set(names.values()))} pictures (split {options.split}): "
+         f"{what_can_be_shown(independent, options.epsilon, options.delta)}.")  # fmt: skip
+    if independent < (needed := samples_needed(options.epsilon, options.delta)):
+        raise SettingsError(
+            f"{independent} samples cannot show {options.epsilon:.1%} at confidence {1 - options.delta:.0%} even if no "
+            f"answer changes; that takes at least {needed}. Give more --data, a larger --epsilon or a larger --delta. "
+            "Nothing was written."
+        )
+    # 2. What every exit would answer.
     model, processor = load_model(options.model, device=options.device, **options.published)
-    if policy.base is not None:
-        policy.base.check(la.anatomy(model).base)
+    given, other = fit_to(model, policy, options.allow_other_model)
+    assert isinstance(given, VisualExit)
+    policy = given
+    if after is not None:
+        after, allowed = fit_to(model, after, options.allow_other_model)
+        policy, other = policy.used_after(after), [*other, *allowed]
     labels = LabelOptions(
         target="own", batch_size=options.label_batch, max_new_tokens=options.max_new_tokens,
         candidates=policy.gates.layers,
     )  # fmt: skip
     with progress("answers for all layers", len(samples)) as advance:
         table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance, after)
+    # 3. The boldest threshold that passes, on the very policy that is saved.
     chosen = CalibrationOptions(**{field.name: getattr(options, field.name) for field in fields(CalibrationOptions)})
-    found = calibrate(policy.gates, table, chosen, image_names(samples))
+    found = calibrate(policy, table, chosen, names)
+    if found.threshold is None:
+        raise SettingsError(f"{found.reason} {options.policy} stays as it is, and nothing was written.")
+    facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=options,
+                       after=None if after is None else repr(after), free=("label_batch",))  # fmt: skip
+    header = run_header("calibrate", model, options.data, options, options.seed, options.model, facts, other)
     saved = calibrated(policy, found).save_pretrained(out)
-    with RecordWriter(out / "records.jsonl") as writer:
-        writer.write("run", **run_header("calibrate", model, options.data, options, options.seed, options.model))
-        writer.write("calibration", **found.record())
+    write_records(out / "records.jsonl", [("run", header), ("calibration", found.record())])
     console = Console(highlight=False)
     console.print(guarantee_text(found.record()))
-    if found.threshold is None:
-        console.print(f"[yellow]note:[/yellow] {found.reason}")
-    console.print(f"saved {saved}")
+    console.print(f"saved {saved}; next: lookaway eval --policy {saved}")
     return {"policy": str(saved), **found.record()}
+
+
+def default_out(policy: str) -> Path:
+    """Beside the given folder; of a hub id in the working directory."""
+    path = Path(policy)
+    return path.with_name(f"{path.name}-calibrated") if path.is_dir() else Path(f"{path.name}-calibrated")
+
+
+def check_out(out: Path, policy: str) -> None:
+    """Raise DataError where `out` holds a policy that no calibration put there: it would be overwritten."""
+    from ..core.errors import DataError
+    from ..core.record import read_records
+
+    records = out / "records.jsonl"
+    ours = records.exists() and any(r["kind"] == "calibration" for r in read_records(records))
+    if (out / "config.json").exists() and (not ours or (Path(policy).is_dir() and out.samefile(policy))):
+        raise DataError(f"{out} holds a policy that would be overwritten. Give another --out; nothing was changed.")
+
+
+def _gates(folder: str) -> VisualExit:
+    """The gates to calibrate.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+    import lookaway as la
+
+    from ..core.errors import DataError
+    from ..policies.compose import Chain
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an earlier guarantee, or none, is about to be replaced
+        policy = la.load(folder)
+    if isinstance(policy, Chain):
+        raise DataError(
+            f"{folder} holds a chain. Calibrate its gates behind the rest: lookaway calibrate --after FIRST --policy "
+            "GATES, each saved by itself, and use both: --policy FIRST,GATES."
+        )
+    if not isinstance(policy, VisualExit):
+        raise DataError(f"{folder} holds a {policy.name!r} policy, which has no threshold to calibrate.")
+    return policy
+
+
+def _check_after(policy: VisualExit, after: Any) -> None:
+    """Raise DataError unless the gates were trained behind `after`: known by its content, in old files by its repr."""
+    from ..core.errors import DataError
+    from ..core.provenance import policy_digest
+
+    training = policy.training or {}
+    learnt, digest = training.get("after"), training.get("after_digest")
+    if learnt is None or (digest == policy_digest(after) if digest and after else repr(after) == learnt):
+        return
+    raise DataError(f"These gates were trained after {learnt}, not after {after!r}. Give the same --after.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +17,14 @@ from ..core.errors import DataError
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
-    from ..evaluation.runner import PairedResult
     from ..evaluation.scores import PairedScores
     from ..evaluation.summary import SummaryRow
 
-__all__ = ["cache_folder", "choose_policy", "earlier_results", "progress", "show_summary"]
+__all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "progress", "show_summary",
+           "tell"]  # fmt: skip
 
 
-def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy:
+def choose_policy(model: str, policy: str | None, exit_at: int | None, allow_other_model: bool = False) -> Policy:
     """The policy that --policy or --exit-at names; for the default models their own gates where neither is given.
 
     Several policies, joined by commas, are one after another (`la.chain`).
@@ -34,7 +36,7 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
     if exit_at is not None:
         return la.ExitAt(exit_at)
     if policy is not None:
-        return load_policies(policy)
+        return load_policies(policy, allow_other_model)
     if model.startswith("lookaway-mini"):
         from ..models.mini.model import shipped_gates
 
@@ -42,11 +44,29 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None) -> Policy
     raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")
 
 
-def load_policies(policy: str) -> Policy:
+def load_policies(policy: str, allow_other_model: bool = False) -> Policy:
     """'a' -> that policy; 'a,b' -> one after the other."""
     from ..policies import load_chain
 
-    return load_chain(_several(policy))
+    return load_chain(_several(policy), allow_other_model)
+
+
+def fit_to(model: Any, policy: Policy, allow_other_model: bool) -> tuple[Policy, list[str]]:
+    """The policy for this model, before any work, and what differs where it was made for another one.
+
+    Raises:
+        ModelMismatch: it was made for another model, and that is not allowed.
+    """
+    from ..anatomy.find import anatomy_of
+
+    anatomy = anatomy_of(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a policy that does nothing was named when it was loaded
+        found = anatomy.check_policy(policy, allow_other_model)
+    if found:
+        tell(f"note: this policy was made for another model: {'; '.join(found)}")
+        policy = policy.with_base(anatomy.identity)
+    return policy, found
 
 
 def _several(policy: str) -> list[str]:
@@ -61,6 +81,11 @@ def cache_folder() -> Path:
     return cache_root() / "tables"
 
 
+def tell(line: str) -> None:
+    """A plain line on stderr, at once: what is about to be done."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; yields what advances it."""
@@ -70,36 +95,25 @@ def progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def earlier_results(records: Path, options: Any) -> list[PairedResult]:
-    """Results that an interrupted run of the same job left in its records.
+def earlier_records(records: Path, facts: Mapping[str, Any], fresh: bool) -> list[dict[str, Any]]:
+    """The records that an interrupted run of the same job left; with `fresh` they are removed first.
 
     Raises:
-        DataError: the records are of another job; nothing of them is overwritten.
+        StaleResults: the records depend on something else than `facts`; nothing of them is overwritten.
     """
-    import json
-    from dataclasses import asdict
-
+    from ..core.provenance import require_same, start_anew
     from ..core.record import RecordWriter, read_records
-    from ..evaluation.runner import results_from_records
 
+    if fresh:
+        start_anew(records)
     if not records.exists():
         return []
     RecordWriter(records).close()  # drops a line that a kill cut short
     found = list(read_records(records))
-    plain = json.loads(json.dumps(asdict(options), default=str))  # as the header holds it
-    ours = {key: value for key, value in plain.items() if key not in FREE}
     for record in found:
-        theirs = {key: value for key, value in record.get("options", {}).items() if key not in FREE}
-        if record["kind"] == "run" and theirs != ours:
-            differs = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-            raise DataError(
-                f"{records} is of another run (different: {', '.join(differs)}). Give another --out, or remove it."
-            )
-    return results_from_records(found)
-
-
-FREE = ("out", "batch_size", "device", "pictures", "curve", "records")
-"""Options that may change when an interrupted run goes on."""
+        if record["kind"] == "run":
+            require_same(record.get("provenance"), facts, records)
+    return found
 
 
 def show_summary(name: str, rows: Sequence[SummaryRow], page: Path, scores: PairedScores | None = None) -> None:

@@ -35,6 +35,8 @@ class Options:
     """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
     seed: int = 0
     """Seed of everything."""
+    fresh: bool = False
+    """Start anew in --out: what another run left there is removed."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -42,12 +44,14 @@ class Options:
 def run(options: Options) -> dict[str, Any]:
     from rich.console import Console
 
-    from ..core.record import read_records
+    from ..core.errors import SettingsError
     from ..reports.pages.page import write_report
     from . import bench, calibrate, eval, train
+    from .common import tell
 
     o, say = options, Console(stderr=True).rule
-    gates, published, records = o.out / "gates", o.out / "published-preset", []
+    gates, published = o.out / "gates", o.out / "published-preset"
+    _claim(o, [gates, published, o.out / "gates-calibrated", o.out / "eval"])
     common: dict[str, Any] = {"model": o.model, "data": o.data, "device": o.device}
 
     layers = o.layers or default_layers(o.model)
@@ -60,22 +64,47 @@ def run(options: Options) -> dict[str, Any]:
             )
 
     say("2 of 4: the guarantee")
-    guaranteed = [r for r in read_records(gates / "records.jsonl") if r["kind"] == "calibration"]
-    if not guaranteed:
-        calibrate.run(calibrate.Options(**common, policy=str(gates), limit=o.calibration, epsilon=o.epsilon,
-                                        delta=o.delta, seed=o.seed))  # fmt: skip
+    calibrated = o.out / "gates-calibrated"
+    try:
+        if not (calibrated / "config.json").exists():
+            calibrate.run(calibrate.Options(**common, policy=str(gates), limit=o.calibration, epsilon=o.epsilon,
+                                            delta=o.delta, seed=o.seed, out=calibrated))  # fmt: skip
+        policy = calibrated
+    except SettingsError as error:
+        tell(f"No guarantee: {error} The demo goes on with the gates as they were trained.")
+        policy = gates
 
     say("3 of 4: with and without, on held-out questions")
-    table = eval.run(eval.Options(**common, policy=str(gates), limit=o.test, compare=(str(published),), seed=o.seed,
+    table = eval.run(eval.Options(**common, policy=str(policy), limit=o.test, compare=(str(published),), seed=o.seed,
                                   out=o.out / "eval"))  # fmt: skip
 
     say("4 of 4: seconds")
-    timed = bench.run(bench.Options(**common, policy=str(gates), exits=o.exits, repeats=o.repeats, out=o.out / "bench"))
+    timed = bench.run(
+        bench.Options(**common, policy=str(policy), exits=o.exits, repeats=o.repeats, out=o.out / "bench")
+    )
 
-    records = [gates / "records.jsonl", o.out / "eval" / "records.jsonl", o.out / "bench" / "records.jsonl"]
+    folders = dict.fromkeys([gates, policy, o.out / "eval", o.out / "bench"])
+    records = [folder / "records.jsonl" for folder in folders]
     page = write_report([str(path) for path in records], o.out / "report.html")
     Console().print(f"[bold]report: {page}[/bold]")
     return {"report": str(page), "summary": table["summary"], "timings": timed["timings"]}
+
+
+def _claim(o: Options, leftovers: list[Path]) -> None:
+    """What is in --out already is used only if it is of the same model, data and options.
+
+    Raises:
+        StaleResults: it is not.
+    """
+    from ..core.provenance import claim, provenance
+    from ..data import load_samples
+    from ..models.loading import load_model
+
+    model, processor = load_model(o.model, device=o.device)
+    parts = (("train", o.train), ("calibration", o.calibration), ("test", o.test))
+    samples = [sample for split, count in parts for sample in load_samples(o.data, split, count, o.seed)]
+    facts = provenance(model=model, processor=processor, samples=samples, options=o, free=("repeats", "exits"))
+    claim(o.out, facts, o.fresh, leftovers)
 
 
 def default_layers(model: str) -> tuple[int, ...]:

@@ -57,6 +57,10 @@ class Options(PublishedModel):
     """Longest answer, in tokens."""
     seed: int = 0
     """Seed of the data."""
+    allow_other_model: bool = False
+    """Use the policy although it was made for another model (other weights); the records say so."""
+    fresh: bool = False
+    """Start anew in --out: what another run left there is removed."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -68,21 +72,22 @@ def run(options: Options) -> dict[str, Any]:
         return run_tasks(options)
     import lookaway as la
 
+    from ..core.provenance import policy_digest, provenance
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.exits import collect_outcomes
     from ..evaluation.gate_curves import write_curves, write_gates
     from ..evaluation.header import run_header
-    from ..evaluation.runner import evaluate_policy
+    from ..evaluation.runner import evaluate_policy, results_from_records
     from ..evaluation.scorers import scorer_for
     from ..evaluation.scores import score_pairs
     from ..evaluation.scoring import require_answers
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_results, progress, show_summary
+    from .common import choose_policy, earlier_records, fit_to, progress, show_summary
 
-    policy = choose_policy(options.model, options.policy, options.exit_at)
+    policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     samples = load_samples(options.data, options.split, options.limit, options.seed)
     scorer = None
     if options.score != "agreement":
@@ -91,9 +96,16 @@ def run(options: Options) -> dict[str, Any]:
         scorer.totals(samples, [""] * len(samples))  # what cannot be scored is refused before the model runs
     model, processor = load_model(options.model, device=options.device, **options.published)
     records = options.out / "records.jsonl"
-    done = earlier_results(records, options)
+    policy, other = fit_to(model, policy, options.allow_other_model)
+    others = {Path(folder).name: la.load(folder) for folder in options.compare}
+    facts = provenance(
+        model=model, processor=processor, policy=policy, samples=samples, options=options, free=("batch_size",),
+        compared={name: policy_digest(one) for name, one in others.items()},
+    )  # fmt: skip
+    done = results_from_records(earlier_records(records, facts, options.fresh))
+    header = run_header("eval", model, options.data, options, options.seed, options.model, facts, other)
     with RecordWriter(records) as writer:
-        writer.write("run", **run_header("eval", model, options.data, options, options.seed, options.model))
+        writer.write("run", **header)
         with progress("answering with and without", len(samples)) as advance:
             results = evaluate_policy(
                 model, processor, policy, samples, variant=options.name, writer=writer, done=done,
@@ -114,8 +126,8 @@ def run(options: Options) -> dict[str, Any]:
                     max_new_tokens=options.max_new_tokens, progress=advance,
                 )  # fmt: skip
             write_curves(writer, options.name, policy, table, outcomes, [sample.family for sample in seen])
-            for other in options.compare:
-                write_gates(writer, Path(other).name, la.load(other), table, outcomes)
+            for name, one in others.items():
+                write_gates(writer, name, one, table, outcomes)
     page = write_report(records, options.out / "report.html")
     show_summary(options.name, rows, page, scores)
     return {"summary": [asdict(row) for row in rows], **totals, "records": str(records), "report": str(page)}

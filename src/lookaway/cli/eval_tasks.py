@@ -25,24 +25,29 @@ def run_tasks(options: Any) -> dict[str, Any]:
     Raises:
         DataError: an unknown task, data that cannot be had, or results of an earlier run in the folder.
     """
+    from ..core.provenance import provenance, start_anew
     from ..core.record import RecordWriter
     from ..evaluation.header import run_header
     from ..evaluation.lmms.tasks import known_tasks, task_manager
     from ..reports.pages.page import write_report
-    from .common import choose_policy
+    from .common import choose_policy, fit_to
 
-    policy = choose_policy(options.model, options.policy, options.exit_at)
+    policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     manager = task_manager(options.include_path, options.task_defaults)
     names = known_tasks([name.strip() for name in str(options.tasks).split(",") if name.strip()], manager)
     records = options.out / "records.jsonl"
+    if options.fresh:
+        start_anew(records)
     if records.exists():
-        raise DataError(f"{records} is of an earlier run. Give another --out, or remove it.")
+        raise DataError(f"{records} is of an earlier run. Give another --out, or --fresh to start anew in this one.")
     from ..evaluation.lmms.model import LookawayModel
     from ..evaluation.lmms.run import evaluate_tasks
 
     model = LookawayModel(
         options.model, device=options.device, batch_size=options.batch_size, vision_tower=options.vision_tower
     )
+    policy, other = fit_to(model.model, policy, options.allow_other_model)
+    facts = provenance(model=model.model, processor=model.processor, policy=policy, options=options)
     results = evaluate_tasks(
         model, policy, names, manager, out=options.out, variant=options.name, limit=options.task_limit
     )
@@ -50,7 +55,8 @@ def run_tasks(options: Any) -> dict[str, Any]:
         return {}
     rows = _rows(results)
     with RecordWriter(records) as writer:
-        header = run_header("eval", model.model, str(options.tasks), options, options.seed, options.model)
+        data = str(options.tasks)
+        header = run_header("eval", model.model, data, options, options.seed, options.model, facts, other)
         writer.write("run", **header, harness=f"lmms-eval {_version()}")
         for result in results:
             for pair in result.pairs:

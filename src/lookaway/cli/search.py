@@ -16,6 +16,7 @@ METHODS = {"eas": "lookaway.cli.search_eas"}
 
 
 def run(options: Options) -> dict[str, Any]:
+    from ..core.provenance import sample_facts
     from ..data import load_samples
     from ..models.loading import load_model
     from ..policies.ranking import ranking_named
@@ -50,8 +51,12 @@ def run(options: Options) -> dict[str, Any]:
     if not options.compare:
         facts |= {"budget": options.budget, "unit": options.unit}
     name = "compare" if options.compare else options.method
-    facts = trial_facts(model, samples, target=target, **facts)
-    queue = TrialQueue(storage, name, options.seed, facts, options.lease)
+    facts = trial_facts(model, processor, samples, target=target, **facts)
+    if target == "own":
+        facts["max_new_tokens"] = options.max_new_tokens
+    if test:
+        facts["test_samples"] = sample_facts(test)
+    queue = TrialQueue(storage, name, options.seed, facts, options.lease, options.fresh)
     # 3. The full run, once.
     from ..search.trials.schedule_evaluator import ModelScheduleEvaluator
 
@@ -64,13 +69,13 @@ def run(options: Options) -> dict[str, Any]:
         )  # fmt: skip
     try:
         if options.compare:
-            return compare_all(options, model, processor, evaluator, queue, samples, test)
-        return _search(options, model, evaluator, queue, samples)
+            return compare_all(options, model, processor, evaluator, queue, samples, test, facts)
+        return _search(options, model, evaluator, queue, samples, facts)
     finally:
         evaluator.close()
 
 
-def _search(options: Options, model: Any, evaluator: Any, queue: Any, samples: Any) -> dict[str, Any]:
+def _search(options: Options, model: Any, evaluator: Any, queue: Any, samples: Any, facts: Any) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
     from ..evaluation.header import run_header
     from ..search.schedules.session import save, search, summary_of
@@ -86,8 +91,8 @@ def _search(options: Options, model: Any, evaluator: Any, queue: Any, samples: A
     log = queue.log()
     summary = summary_of(result, evaluator, samples, log)
     policy = evaluator.policy(result.found.schedule)
-    object.__setattr__(policy, "base", anatomy_of(model).base)  # policies are frozen
-    header = run_header("search", model, options.data, options, options.seed, options.model)
+    policy = policy.with_base(anatomy_of(model).identity)
+    header = run_header("search", model, options.data, options, options.seed, options.model, facts)
     saved = save(options.out, policy, summary, header, log)
     _show(result, evaluator, saved)
     return {"policy": str(saved), **{key: value for key, value in summary.items() if key != "samples"}}
@@ -100,6 +105,7 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
 
     from ..anatomy.find import anatomy_of
     from ..core.errors import DataError
+    from ..core.provenance import provenance
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..policies.baselines.vtw import VTW
@@ -116,11 +122,11 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
             f"No layer's divergence is below {options.threshold:g} (the least is "
             f"{min(found.divergence.values()):.4g}), so nothing may leave this model early. Raise --threshold."
         )
-    policy = VTW(found.layer)
-    object.__setattr__(policy, "base", anatomy_of(model).base)
+    policy = VTW(found.layer).with_base(anatomy_of(model).identity)
     summary = {"method": "vtw", **asdict(found), "fingerprint": fingerprint(samples),
                "samples": [sample.id for sample in samples]}  # fmt: skip
-    header = run_header("search", model, options.data, options, options.seed, options.model)
+    facts = provenance(model=model, processor=processor, samples=samples, options=options, free=("batch_size",))
+    header = run_header("search", model, options.data, options, options.seed, options.model, facts)
     saved = save(options.out, policy, summary, header, [])
     Console(highlight=False).print(
         f"all visual tokens leave before layer {found.layer} (divergence {found.divergence[found.layer]:.4g} on "

@@ -16,7 +16,7 @@ __all__ = ["compare_all", "parts"]
 
 
 def compare_all(
-    options: Options, model: Any, processor: Any, evaluator: Any, queue: Any, samples: Any, test: Any
+    options: Options, model: Any, processor: Any, evaluator: Any, queue: Any, samples: Any, test: Any, facts: Any
 ) -> dict[str, Any]:
     """Search at each budget on the calibration samples, judge on the test samples, write records and page."""
     from dataclasses import asdict
@@ -68,7 +68,7 @@ def compare_all(
         held_out.close()
     records = options.out / "records.jsonl"
     with atomic_path(records) as temporary, RecordWriter(temporary) as writer:
-        writer.write("run", **run_header("search", model, options.data, options, options.seed, options.model))
+        writer.write("run", **run_header("search", model, options.data, options, options.seed, options.model, facts))
         for done in queue.log():
             writer.write("trial", **done.record())
         writer.write("search", method="compare", notes=notes, fingerprint=fingerprint(samples),

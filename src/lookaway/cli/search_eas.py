@@ -37,6 +37,8 @@ class Options(SkipSearchOptions, PublishedModel):
     """Save the supernet's adapters with the set, to be used or trained on; off: the set alone."""
     out: Path = Path("skip")
     """Folder of the policy, its records.jsonl and the search's state."""
+    fresh: bool = False
+    """Start anew in --out: what another run left there is removed."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -48,13 +50,14 @@ class Options(SkipSearchOptions, PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
+    from ..core.provenance import provenance, start_anew
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..policies.attention_skip import AttentionSkip
     from ..reports.pages.page import write_report
     from ..search.schedules.session import check_out
-    from ..search.skips.compare import compare_skips
+    from ..search.skips.compare import STATE, compare_skips
     from ..search.skips.search import search_skips
     from ..search.trials.ranks import Ranks
     from ..search.trials.samples import fingerprint, with_images
@@ -74,16 +77,19 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device, **options.published)
     chosen = SkipSearchOptions(**{field.name: getattr(options, field.name) for field in fields(SkipSearchOptions)})
     with progress("steps of the search", options.steps) as advance:
-        found = search_skips(model, processor, samples[kept:], options.out, chosen, progress=advance)
+        found = search_skips(model, processor, samples[kept:], options.out, chosen, progress=advance,
+                            fresh=options.fresh)  # fmt: skip
     if not Ranks().first:
         return {"skipped": list(found.layers)}
     adapters = found.adapters.cpu() if found.adapters is not None else None
-    policy = AttentionSkip(found.layers, adapters, anatomy_of(model).base, found.summary)
+    policy = AttentionSkip(found.layers, adapters, anatomy_of(model).identity, found.summary)
     # 3. Beside sets that cost nothing to find.
     summary = {**found.summary, "fingerprint": fingerprint(samples), "baselines": [], "changes": {}}
     if kept:
-        facts = {"search": asdict(chosen.filled()), "model": asdict(anatomy_of(model).base),
-                 "random": options.random_sets, "samples": fingerprint(samples[:kept])}  # fmt: skip
+        if options.fresh:
+            start_anew(options.out / STATE)
+        facts = provenance(model=model, processor=processor, policy=policy, samples=samples[:kept],
+                           options=chosen.filled(), random=options.random_sets, free=("save_steps",))  # fmt: skip
         with progress("sets judged", 4 + options.random_sets + 1 + (adapters is not None)) as advance:
             verdicts, changes = compare_skips(
                 model, processor, samples[:kept], policy, options.out, facts, random_sets=options.random_sets,
@@ -92,7 +98,8 @@ def run(options: Options) -> dict[str, Any]:
         summary |= {"baselines": [_row(v, verdicts[0]) for v in verdicts], "changes": changes}
     if not options.adapters:
         policy = AttentionSkip(found.layers, None, policy.base, found.summary)
-    header = run_header("search", model, options.data, options, options.seed, options.model)
+    facts = provenance(model=model, processor=processor, samples=samples, options=options)
+    header = run_header("search", model, options.data, options, options.seed, options.model, facts)
     saved = _save(options.out, policy, summary, header, found.history)
     page = write_report(options.out / "records.jsonl", options.out / "report.html")
     _show(summary, saved, page)
@@ -119,15 +126,12 @@ def _join_ranks(device: str | None) -> None:
 
 def _save(out: Path, policy: Any, summary: dict[str, Any], header: dict[str, Any], history: Any) -> Path:
     """The policy, `search.json`, and all updates in records.jsonl, each written whole."""
-    from ..core.files import atomic_path, write_json
-    from ..core.record import RecordWriter
+    from ..core.files import write_json
+    from ..core.record import write_records
 
     write_json(out / "search.json", summary)
-    with atomic_path(out / "records.jsonl") as temporary, RecordWriter(temporary) as writer:
-        writer.write("run", **header)
-        for update in history:
-            writer.write("skip-search", **update)
-        writer.write("search", **summary)
+    updates = [("skip-search", update) for update in history]
+    write_records(out / "records.jsonl", [("run", header), *updates, ("search", summary)])
     return Path(policy.save_pretrained(out))
 
 

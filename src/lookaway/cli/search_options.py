@@ -74,6 +74,8 @@ class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
     """GiB of states kept in memory between trials; more go to a temporary folder."""
     seed: int = 0
     """Seed of data, random schedules and suggestions."""
+    fresh: bool = False
+    """Start anew: the trials of this search in the storage are removed first. Of several workers, the first one alone."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

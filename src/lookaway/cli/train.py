@@ -40,9 +40,11 @@ class Options(GateOptions, PublishedModel):
     max_new_tokens: int = 32
     """Longest own answer, in tokens."""
     out: Path = Path("gates")
-    """Folder of the policy; records.jsonl lies in it too."""
+    """Folder of the policy; records.jsonl lies in it too. What training left there before is replaced."""
     cache: Path | None = None
     """Where features and labels are kept, so that another training costs no model run; default: lookaway's cache."""
+    allow_other_model: bool = False
+    """Use the policy of --after although it was made for another model (other weights); the records say so."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -53,14 +55,16 @@ METHODS = {"dyvte": "lookaway.cli.train", "eas": "lookaway.cli.train_eas"}
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
-    from ..core.record import RecordWriter
+    from ..core.errors import DataError
+    from ..core.provenance import provenance
+    from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..policies.visual_exit import VisualExit
-    from ..training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
+    from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
     from ..training.gate_training import train_gates
-    from .common import cache_folder, load_policies, progress
+    from .common import cache_folder, fit_to, load_policies, progress
 
     gate_options = GateOptions(**{field.name: getattr(options, field.name) for field in fields(GateOptions)})
     label_options = LabelOptions(
@@ -68,24 +72,57 @@ def run(options: Options) -> dict[str, Any]:
         candidates=options.layers,
     )  # fmt: skip
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
-    after = load_policies(options.after) if options.after else None
+    names = image_names(samples)
+    if not samples:
+        raise DataError(NOTHING)
+    say_what_can_be_shown(options, len(samples), len(set(names.values())))
+    after = load_policies(options.after, options.allow_other_model) if options.after else None
     model, processor = load_model(options.model, device=options.device, **options.published)
+    other = list[str]()
+    if after is not None:
+        after, other = fit_to(model, after, options.allow_other_model)
     cache = options.cache or cache_folder()
+    facts = provenance(model=model, processor=processor, policy=after, samples=samples, options=options)
+    header = run_header("train", model, options.data, options, options.seed, options.model, facts, other)
     with progress("labels for all layers", len(samples)) as advance:
         table = make_exit_table(model, processor, samples, label_options, cache, advance, after)
-    trained = train_gates(table, gate_options, image_names(samples))
+    trained = train_gates(table, gate_options, names)
     policy = VisualExit(
-        trained.gates, trained.threshold, options.min_layer, base=anatomy_of(model).base, training=trained.summary
+        trained.gates, trained.threshold, options.min_layer, base=anatomy_of(model).identity, training=trained.summary
     )
     if after is not None:
         policy = policy.used_after(after)
     saved = policy.save_pretrained(options.out)
-    with RecordWriter(options.out / "records.jsonl") as writer:
-        writer.write("run", **run_header("train", model, options.data, options, options.seed, options.model))
-        writer.write("training", **trained.summary, history=trained.history)
+    training = {**trained.summary, "history": trained.history}
+    write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     show(trained, saved)
     return {"policy": str(saved), **{k: v for k, v in trained.summary.items() if k != "good_share"},
             "options": asdict(gate_options.filled())}  # fmt: skip
+
+
+def say_what_can_be_shown(options: Options, samples: int, pictures: int) -> None:
+    """Before any work: what there is to train on, and what the data can certify afterwards, in numbers."""
+    from ..core.errors import DataError
+    from ..data import load_samples
+    from ..training.calibration import CalibrationOptions, samples_needed, what_can_be_shown
+    from .calibrate import Options as Calibrate
+    from .common import tell
+
+    tell(f"{samples} samples of {pictures} pictures to train on (split {options.split}).")
+    epsilon, delta = CalibrationOptions().epsilon, CalibrationOptions().delta
+    try:
+        found = load_samples(options.data, "calibration", Calibrate.limit, options.seed, distinct_images=True)
+        kept = len([sample for sample in found if sample.images])
+    except DataError:
+        kept = 0
+    if options.split == "all":
+        needed = samples_needed(epsilon, delta)
+        tell(
+            f"The split all is the whole of {options.data}: lookaway calibrate needs pictures from elsewhere, at least "
+            f"{needed} for {epsilon:.1%} changed answers at confidence {1 - delta:.0%}."
+        )
+    else:
+        tell(f"{kept} pictures for lookaway calibrate (split calibration): {what_can_be_shown(kept, epsilon, delta)}.")
 
 
 def show(trained: GateRun, saved: Path) -> None:

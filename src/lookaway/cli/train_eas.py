@@ -29,6 +29,8 @@ class Options(AdapterOptions, PublishedModel):
     """At most so many samples."""
     out: Path = Path("out/eas")
     """Folder of the policy; checkpoints and records.jsonl lie in it too; the same command goes on from a kill."""
+    fresh: bool = False
+    """Start anew in --out: what another run left there is removed."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -36,23 +38,24 @@ class Options(AdapterOptions, PublishedModel):
 def run(options: Options) -> dict[str, Any]:
     from rich.console import Console
 
-    from ..core.record import RecordWriter
+    from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..training.adapter_training import train_adapters
     from ..training.exit_labels import with_images
+    from ..training.trainer import training_facts
 
     chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
     chosen = replace(chosen, skip=layers_to_skip(options))
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     model, processor = load_model(options.model, device=options.device, **options.published)
-    header = run_header("train", model, options.data, options, options.seed, options.model)
-    found = train_adapters(model, processor, samples, options.out, chosen)
+    facts = training_facts(model, processor, samples, chosen.filled())
+    header = run_header("train", model, options.data, options, options.seed, options.model, facts)
+    found = train_adapters(model, processor, samples, options.out, chosen, options.fresh)
     saved = found.policy.save_pretrained(options.out)
-    with RecordWriter(options.out / "records.jsonl") as writer:
-        writer.write("run", **header)
-        writer.write("training", **found.summary, history=found.history)
+    training = {**found.summary, "history": found.history}
+    write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     console, summary = Console(highlight=False), found.summary
     console.print(
         f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights stand in "

@@ -24,6 +24,8 @@ class Options(TuneOptions, PublishedModel):
     """At most so many samples."""
     out: Path = Path("out/tuned")
     """Folder of checkpoints and of the adapter or merged model; the same command goes on from a kill."""
+    fresh: bool = False
+    """Start anew in --out: what another run left there is removed."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -31,21 +33,22 @@ class Options(TuneOptions, PublishedModel):
 def run(options: Options) -> dict[str, Any]:
     from rich.console import Console
 
-    from ..core.record import RecordWriter
+    from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..training.exit_labels import with_images
+    from ..training.trainer import training_facts
     from ..training.tuning import tune
 
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     model, processor = load_model(options.model, device=options.device, **options.published)
-    header = run_header("tune", model, options.data, options, options.seed, options.model)
     chosen = TuneOptions(**{field.name: getattr(options, field.name) for field in fields(TuneOptions)})
-    found = tune(model, processor, samples, options.out, chosen)
-    with RecordWriter(options.out / "records.jsonl") as writer:
-        writer.write("run", **header)
-        writer.write("training", **found.summary, history=found.history)
+    facts = training_facts(model, processor, samples, chosen)
+    header = run_header("tune", model, options.data, options, options.seed, options.model, facts)
+    found = tune(model, processor, samples, options.out, chosen, options.fresh)
+    training = {**found.summary, "history": found.history}
+    write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     steps = found.summary["steps"]
     Console(highlight=False).print(f"{steps} steps on {len(samples)} samples; saved {found.folder}")
     return {"folder": str(found.folder), **{k: v for k, v in found.summary.items() if k != "options"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -101,6 +102,24 @@ class Policy(ABC):
     def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> Policy:
         """The same policy with other stand-ins, layer -> stand-in (`engine.merging`)."""
         raise SettingsError(f"{type(self).__name__} has no adapters that could be merged.")
+
+    @property
+    def inert(self) -> str:
+        """Why this policy never drops anything, where its makers know that it should have; else ''."""
+        return ""
+
+    def confirmed(self, where: str) -> Self:
+        """What `la.load` gives: the policy just read from `where`, with nothing claimed that its content does not bear.
+
+        Warns of what had to be taken back.
+        """
+        return self
+
+    def with_base(self, base: BaseModel | None) -> Self:
+        """The same policy, for another model; None: for any."""
+        other = copy.copy(self)
+        object.__setattr__(other, "base", base)  # policies may be frozen
+        return other
 
     def to_config(self) -> dict[str, Any]:
         """Settings as plain JSON values; `from_config` takes them back."""

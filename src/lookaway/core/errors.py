@@ -9,6 +9,7 @@ __all__ = [
     "ModelMismatch",
     "PreparationError",
     "SettingsError",
+    "StaleResults",
     "UnknownAnatomy",
     "UnsupportedModel",
 ]
@@ -44,6 +45,10 @@ class SettingsError(LookawayError, ValueError):
 
 class DataError(LookawayError):
     """A data set, image or answer is missing, unreadable or inconsistent."""
+
+
+class StaleResults(DataError):
+    """Results on disk depend on another model, policy, data, option or version than those given now."""
 
 
 class PreparationError(LookawayError):

@@ -12,8 +12,9 @@ from typing import Any
 
 from .cost import Cost, DecoderShape, prefill_cost
 from .errors import DataError, LookawayError
+from .files import atomic_path
 
-__all__ = ["RecordWriter", "Sample", "Trace", "read_records"]
+__all__ = ["RecordWriter", "Sample", "Trace", "read_records", "write_records"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,13 @@ class RecordWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def write_records(path: str | Path, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Write a whole file of records, (kind, values) each, atomically: what was in it before is gone."""
+    with atomic_path(path) as temporary, RecordWriter(temporary) as writer:
+        for kind, values in records:
+            writer.write(kind, **values)
 
 
 def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[dict[str, Any]]:

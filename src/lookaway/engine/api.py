@@ -12,12 +12,14 @@ from .self_check import self_check
 __all__ = ["attach", "reference"]
 
 
-def attach(model: Any, policy: Policy) -> Attachment:
+def attach(model: Any, policy: Policy, allow_other_model: bool = False) -> Attachment:
     """Attach a policy to a model; a context manager, and a handle with `detach()`.
 
     Args:
         model: any supported Hugging Face VLM, unmodified (`la.anatomy(model)` shows what is found in it).
         policy: what decides.
+        allow_other_model: a policy that was made for another model (other weights, revision, vocabulary) will do, where
+            depth and width of the decoder fit; what was guaranteed for its own model holds no longer.
 
     Raises:
         AttachError: a policy is attached to this model already, or it wants layers that cannot be pruned.
@@ -25,14 +27,14 @@ def attach(model: Any, policy: Policy) -> Attachment:
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
     self_check(model)
-    return Attachment(model, policy)
+    return Attachment(model, policy, allow_other_model)
 
 
-def reference(model: Any, policy: Policy) -> Reference:
+def reference(model: Any, policy: Policy, allow_other_model: bool = False) -> Reference:
     """As `attach`, but nothing gets shorter: what the policy drops is masked out for all later layers.
 
     The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
     prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
     """
     self_check(model)
-    return Reference(model, policy)
+    return Reference(model, policy, allow_other_model)

@@ -36,8 +36,8 @@ class Attachment(Handle):
 
     narrows = True
 
-    def __init__(self, model: Any, policy: Policy) -> None:
-        super().__init__(model, policy)
+    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
+        super().__init__(model, policy, allow_other_model)
         self.split = True
         """Rows that keep different numbers of tokens run in groups of like length in prefill."""
         self._unfinished: deque[PrefillState] = deque(maxlen=8)

@@ -70,14 +70,13 @@ class Handle(ABC):
     narrows: bool
     """Outputs are of the kept columns alone; else of the whole prompt."""
 
-    def __init__(self, model: Any, policy: Policy) -> None:
+    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
         self._layers = policy_layers(policy, self.anatomy)
         check_detached(self.anatomy)
         check_not_compiled(model, self.anatomy)
-        if policy.base is not None:
-            policy.base.check(self.anatomy.base)
+        self.anatomy.check_policy(policy, allow_other_model)
         self.skipping = Skipping(self.anatomy, policy)
         self._here = _Here()
         self._record: PromptRecord | None = None

@@ -163,8 +163,8 @@ class Reference(Handle):
 
     narrows = False
 
-    def __init__(self, model: Any, policy: Policy) -> None:
-        super().__init__(model, policy)
+    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
+        super().__init__(model, policy, allow_other_model)
         layers = policy.needs_attention(self.anatomy.num_layers) & self._layers
         self._capture = QKCapture(self.anatomy, layers, self._store)
         self._install([self._capture.remove])

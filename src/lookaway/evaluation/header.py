@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,12 +20,20 @@ import torch
 
 from .. import __version__
 from ..anatomy.find import anatomy_of
+from ..core.provenance import provenance as provenance_of
 
 __all__ = ["config_hash", "hardware", "run_header", "source_commit"]
 
 
 def run_header(
-    command: str, model: Any, data: str, options: Any, seed: int = 0, model_name: str = ""
+    command: str,
+    model: Any,
+    data: str,
+    options: Any,
+    seed: int = 0,
+    model_name: str = "",
+    provenance: Mapping[str, Any] | None = None,
+    other_model: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Values of a 'run' record.
 
@@ -35,6 +43,8 @@ def run_header(
         data: what was given as --data.
         options: the command's options, a dataclass or a mapping.
         model_name: what the user calls the model; default: its folder or hub id.
+        provenance: what the following records depend on, by content (`core.provenance`); None: of model and options.
+        other_model: what makes the model another one than the policy was made for, where that was allowed.
     """
     anatomy = anatomy_of(model)
     config = json.loads(json.dumps(asdict(options) if is_dataclass(options) else dict(options), default=str))  # type: ignore[arg-type]
@@ -48,6 +58,8 @@ def run_header(
         "data": data,
         "seed": seed,
         "options": config,
+        "provenance": dict(provenance_of(model=model, options=config) if provenance is None else provenance),
+        "allowed_other_model": list(other_model),
         "config_hash": config_hash(config),
         "hardware": hardware(model.device),
         "versions": {"lookaway": __version__, "commit": source_commit(), "python": platform.python_version(),

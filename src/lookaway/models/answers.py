@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..core.provenance import picture_digest, provenance_key
 from ..core.record import RecordWriter, Sample, read_records
 from .encoding import encode
 
-__all__ = ["image_name", "own_answers"]
+__all__ = ["own_answers"]
 
 
 def own_answers(
@@ -26,7 +26,8 @@ def own_answers(
 
     Args:
         batches: samples that run together.
-        cache: JSONL file in which answers of this very model are kept, and from which known ones are taken.
+        cache: JSONL file in which answers of this very model are kept, and from which known ones are taken: by question
+            and by what the pictures show, not by their names.
     """
     known: dict[str, list[int]] = {}
     writer = None
@@ -37,8 +38,9 @@ def own_answers(
     ends = {end} if isinstance(end, int) else set(end or ())
     ends.add(processor.tokenizer.eos_token_id)
     found: dict[str, list[int]] = {}
+    pictures: dict[str, str] = {}
     for batch in batches:
-        keys = [_question_key(sample) for sample in batch]
+        keys = [_question_key(sample, pictures) for sample in batch]
         if not all(key in known for key in keys):
             inputs = encode(processor, batch, model.device).inputs
             with torch.no_grad():
@@ -54,13 +56,6 @@ def own_answers(
     return found
 
 
-def image_name(image: Any) -> str:
-    """A name that tells images apart: the path, or a digest of the pixels."""
-    if isinstance(image, str | Path):
-        return str(image)
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:24]
-
-
-def _question_key(sample: Sample) -> str:
-    text = repr((sample.messages, [image_name(image) for image in sample.images]))
-    return f"{sample.id}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+def _question_key(sample: Sample, known: dict[str, str]) -> str:
+    seen = [picture_digest(image, known) for image in sample.images]
+    return f"{sample.id}:{provenance_key([sample.messages, seen])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,16 +37,32 @@ def load(path_or_hub_id: str | Path) -> Policy:
     policy = registered_policies[saved.name].from_config(saved.config, saved.tensors)
     if saved.base is not None:
         object.__setattr__(policy, "base", saved.base)  # policies may be frozen
-    return policy
+        if not saved.base.weights:
+            warnings.warn(
+                f"{path_or_hub_id} was saved by lookaway 0.1, without a digest of the weights of "
+                f"{saved.base.id or 'its model'}: whether a model is the one it was made for is checked by its shape "
+                "alone. Train or search it again to be sure.",
+                UserWarning,
+                stacklevel=2,
+            )
+    if policy.inert:
+        warnings.warn(f"{path_or_hub_id}: {policy.inert}", UserWarning, stacklevel=2)
+    return policy.confirmed(str(path_or_hub_id))
 
 
-def load_chain(sources: Sequence[str | Path]) -> Policy:
+def load_chain(sources: Sequence[str | Path], allow_other_model: bool = False) -> Policy:
     """One policy, or several, one after another (`la.chain`).
+
+    Args:
+        allow_other_model: policies of different models are joined all the same, as if all were for the first one's.
 
     Raises:
         DataError, LookawayError: as `load`.
     """
     parts = [load(str(source).strip()) for source in sources]
+    bases = [part.base for part in parts if part.base is not None]
+    if allow_other_model and bases:
+        parts = [part if part.base is None else part.with_base(bases[0]) for part in parts]
     return parts[0] if len(parts) == 1 else compose.chain(*parts)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from ..core.attention_replacement import AttentionReplacement
+from ..core.base_model import BaseModel
 from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.layout import TokenLayout
@@ -41,7 +42,8 @@ class Chain(Policy):
         bases = [part.base for part in self.parts if part.base is not None]
         for base in bases[1:]:
             bases[0].check(base)
-        object.__setattr__(self, "base", bases[0] if bases else None)
+        known = [base for base in bases if base.weights] or bases
+        object.__setattr__(self, "base", known[0] if known else None)
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
         asked: set[int] = set()
@@ -66,6 +68,18 @@ class Chain(Policy):
     def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> Chain:
         changed = [part.with_replacements(replacements) if _holds(part, replacements) else part for part in self.parts]
         return Chain(tuple(changed))
+
+    @property
+    def inert(self) -> str:
+        return next((part.inert for part in self.parts if part.inert), "")
+
+    def confirmed(self, where: str) -> Chain:
+        other = Chain(tuple(part.confirmed(f"{where}, part {i}") for i, part in enumerate(self.parts, 1)))
+        object.__setattr__(other, "base", self.base)
+        return other
+
+    def with_base(self, base: BaseModel | None) -> Chain:
+        return Chain(tuple(part if part.base is None else part.with_base(base) for part in self.parts))
 
     def decide(self, view: LayerView) -> Decision:
         keep: Tensor | None = None

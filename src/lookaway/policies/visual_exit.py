@@ -6,6 +6,7 @@ Source: arXiv 2411.19628 (NeurIPS 2025), section 4. `docs/methods/dyvte.md` says
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from ..core.base_model import BaseModel
 from ..core.decision import Decision, LayerView, Policy
 from ..core.errors import DataError, ModelMismatch, SettingsError
 from ..core.exit_table import ExitTable
+from ..core.provenance import policy_digest
 from ..core.registry import register
 from ..modules.gates import ExitGates, text_features
 from .fixed import check_layers
@@ -101,6 +103,37 @@ class VisualExit(Policy):
             self._copies[device] = copy.deepcopy(self.gates).to(device)
         return self._copies[device]
 
+    @property
+    def inert(self) -> str:
+        if self.threshold is not None:
+            return ""
+        reason = (self.guarantee or {}).get("reason", "")
+        return f"these gates have no threshold, so they never exit. {reason}".strip()
+
+    def certified_digest(self) -> str:
+        """Changes with whatever decides where rows exit: gates, threshold, layers, and the policy that comes before."""
+        after = (self.training or {}).get("after_digest")
+        plain = VisualExit(self.gates, self.threshold, self.min_layer, self.asked, None, None, {"after": after})
+        return policy_digest(plain)
+
+    def confirmed(self, where: str) -> VisualExit:
+        certified = (self.guarantee or {}).get("policy")
+        if certified is None or certified == self.certified_digest():
+            return self
+        warnings.warn(
+            f"{where} was changed after it was certified (digest {self.certified_digest()[:12]}, certified "
+            f"{certified[:12]}): its guarantee holds no longer and is left out. Calibrate it again.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return self.with_threshold(self.threshold)
+
+    def with_base(self, base: BaseModel | None) -> VisualExit:
+        """The same gates for another model; a guarantee, which was about its own model, is left out."""
+        same = base is not None and self.base is not None and not self.base.differences(base)
+        guarantee = self.guarantee if same else None
+        return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, base, guarantee, self.training)
+
     # on disk ---------------------------------------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
@@ -128,13 +161,31 @@ class VisualExit(Policy):
         except (KeyError, TypeError) as error:
             raise DataError(f"This is no visual-exit policy of this version ({error!r}). Train it again.") from error
 
-    def with_threshold(self, threshold: Threshold, guarantee: Mapping[str, Any] | None = None) -> VisualExit:
-        """The same gates at another threshold, with the guarantee that goes with it."""
-        return VisualExit(self.gates, threshold, self.min_layer, self.asked, self.base, guarantee, self.training)
+    def with_threshold(
+        self, threshold: Threshold, guarantee: Mapping[str, Any] | None = None, min_layer: int | None = None
+    ) -> VisualExit:
+        """The same gates at another threshold (and smallest layer), with the guarantee that goes with them."""
+        least = self.min_layer if min_layer is None else min_layer
+        return VisualExit(self.gates, threshold, least, self.asked, self.base, guarantee, self.training)
+
+    def exits(self, table: ExitTable, probabilities: Tensor | None = None) -> Tensor:
+        """Where this very policy would exit on each sample of a table (`simulate`), int64 [N].
+
+        Raises:
+            DataError: the table lacks a layer at which the policy would be asked.
+        """
+        asked = [k for k in self.asked or self.gates.layers if k >= self.min_layer]
+        missing = [k for k in asked if k not in table.layers]
+        if missing and self.threshold is not None:
+            raise DataError(
+                f"The table has no layer {missing[0]}, at which this policy may exit: what it does cannot be told from "
+                f"the layers {list(table.layers)}. Make the table with all of the policy's layers."
+            )
+        return simulate(self.gates, table, self.threshold, self.min_layer, self.asked, probabilities)
 
     def used_after(self, first: Policy) -> VisualExit:
         """The same gates, noted to be used behind `first`: `la.chain(first, gates)`."""
-        training = {**(self.training or {}), "after": repr(first)}
+        training = {**(self.training or {}), "after": repr(first), "after_digest": policy_digest(first)}
         return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, self.base, self.guarantee, training)
 
     def card(self) -> str:

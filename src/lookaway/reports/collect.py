@@ -117,8 +117,9 @@ def _check_runs(runs: list[dict[str, Any]]) -> None:
         )
     first = runs[0]
     for run in runs[1:]:
-        for name in ("model", "data"):
-            if run[name] != first[name]:
+        for name, part in (("model", "model"), ("data", "samples")):
+            content = run.get("provenance", {}).get(part)
+            if run[name] != first[name] and (content is None or content != first.get("provenance", {}).get(part)):
                 raise DataError(
                     f"Records of different {'models' if name == 'model' else 'data'} are mixed: {first[name]!r} and "
                     f"{run[name]!r}. Draw one report for each."

@@ -23,7 +23,7 @@ from ..engine.replay.teacher_forcing import attached_loss, frozen
 from ..models.encoding import Encoded
 from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
 from ..policies.attention_skip import AttentionSkip
-from .trainer import check_answered, train_on_answers
+from .trainer import check_answered, train_on_answers, training_facts
 
 __all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
 
@@ -120,14 +120,22 @@ class AdapterRun:
 
 
 def train_adapters(
-    model: Any, processor: Any, samples: Sequence[Sample], out: str | Path, options: AdapterOptions | None = None
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    out: str | Path,
+    options: AdapterOptions | None = None,
+    fresh: bool = False,
 ) -> AdapterRun:
     """Train the adapters of a skip set; `out/checkpoints` lets the same call go on after a kill.
+
+    `fresh` removes the checkpoints first.
 
     The model is left as it was: its weights are frozen meanwhile and run in eval mode.
 
     Raises:
         DataError: no samples, or one without an answer.
+        StaleResults: the checkpoints are of another model, other samples or other options.
         SettingsError: no layers to skip, or layers that the model does not have.
         MissingDependency: accelerate is not installed.
     """
@@ -140,13 +148,15 @@ def train_adapters(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
+    facts, identity = training_facts(model, processor, samples, options), anatomy.identity
     device = next(anatomy.model.parameters()).device
     adapters.to(device).train()
     policy = AttentionSkip(options.skip, adapters)
     with frozen(anatomy.model, options.checkpointing), attach(model, policy) as attached:  # through backward passes too
         done = train_on_answers(
             AdapterTask(model, attached, adapters), lambda task, batch, _: task(batch), processor, samples,
-            Path(out) / "checkpoints", device, options, weight_decay=options.weight_decay, adam_beta2=options.beta2,
+            Path(out) / "checkpoints", device, options, facts, fresh,
+            weight_decay=options.weight_decay, adam_beta2=options.beta2,
         )  # fmt: skip
     summary = {
         "method": "eas",
@@ -157,7 +167,7 @@ def train_adapters(
         "trained_weights": sum(weight.numel() for weight in adapters.parameters()),
         "resumed_from": done.resumed_from,
     }
-    trained = AttentionSkip(options.skip, adapters.cpu().eval(), anatomy.base, summary)
+    trained = AttentionSkip(options.skip, adapters.cpu().eval(), identity, summary)
     return AdapterRun(trained, done.history, summary)
 
 

@@ -22,8 +22,7 @@ import torch
 
 from ..core.errors import DataError, MissingDependency, SettingsError
 from ..core.exit_table import ExitTable
-from ..modules.gates import ExitGates
-from ..policies.visual_exit import VisualExit, exit_probabilities, simulate
+from ..policies.visual_exit import VisualExit, exit_probabilities
 from .gate_training import what_happens
 
 __all__ = [
@@ -33,7 +32,9 @@ __all__ = [
     "calibrated",
     "default_thresholds",
     "one_per_image",
+    "samples_needed",
     "upper_bound",
+    "what_can_be_shown",
 ]
 
 
@@ -45,8 +46,8 @@ class CalibrationOptions:
     """At most this share of the answers may differ from the full model's ..."""
     delta: float = 0.05
     """... with confidence 1 - delta over the draw of the calibration samples."""
-    min_layer: int = 1
-    """No exit before a layer below this one."""
+    min_layer: int | None = None
+    """No exit before a layer below this one; default: the policy's own."""
     one_per_image: bool = True
     """Count one question of each image only: questions of one image are no independent draws."""
 
@@ -102,22 +103,22 @@ def default_thresholds() -> tuple[float, ...]:
 
 
 def calibrate(
-    gates: ExitGates,
+    policy: VisualExit,
     table: ExitTable,
     options: CalibrationOptions | None = None,
     images: Mapping[str, str] | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> Calibration:
-    """Find the boldest threshold that keeps the guarantee.
+    """Find the boldest threshold that keeps the guarantee, for exactly the policy that `calibrated` gives.
 
     Args:
-        gates: trained gates; the table must not be the one they were trained on.
+        policy: trained gates with their layers; the table must not be the one they were trained on.
         table: exit table of the calibration samples, of the same model.
         images: sample id -> name of its image (`exit_labels.image_names`); None: each sample has its own.
         thresholds: in the order of testing, descending; it must not depend on the table.
 
     Raises:
-        DataError: the table is empty.
+        DataError: the table is empty, or lacks a layer at which the policy may exit.
         SettingsError: thresholds that do not descend.
     """
     options = options or CalibrationOptions()
@@ -129,11 +130,12 @@ def calibrate(
     n = len(table)
     if n == 0:
         raise DataError("The calibration table is empty. Give more --data.")
-    probabilities = exit_probabilities(gates, table)
+    probabilities = exit_probabilities(policy.gates, table)
     tested: list[dict[str, float]] = []
     passed: dict[str, float] | None = None
     for threshold in order:
-        found = what_happens(table, simulate(gates, table, threshold, options.min_layer, probabilities=probabilities))
+        candidate = policy.with_threshold(threshold, min_layer=options.min_layer)
+        found = what_happens(table, candidate.exits(table, probabilities))
         changed = round(n * (1 - found["agreement"]))
         row = {
             "threshold": threshold,
@@ -154,17 +156,17 @@ def calibrate(
         changed=int(chosen["changed"]),
         bound=chosen["bound"],
         mean_exit=chosen["mean_exit"],
-        min_layer=options.min_layer,
+        min_layer=policy.min_layer if options.min_layer is None else options.min_layer,
         reason=_reason(passed, tested[0], n, options),
         tested=tested,
     )
 
 
 def calibrated(policy: VisualExit, calibration: Calibration) -> VisualExit:
-    """The policy at the calibrated threshold, the guarantee kept with it."""
-    found = policy.with_threshold(calibration.threshold, calibration.guarantee())
-    found.min_layer = calibration.min_layer
-    return found
+    """The policy at the calibrated threshold; the guarantee kept with it holds a digest of what was certified."""
+    found = policy.with_threshold(calibration.threshold, None, calibration.min_layer)
+    guarantee = {**calibration.guarantee(), "policy": found.certified_digest()}
+    return found.with_threshold(calibration.threshold, guarantee)
 
 
 def one_per_image(table: ExitTable, images: Mapping[str, str]) -> ExitTable:
@@ -180,7 +182,7 @@ def one_per_image(table: ExitTable, images: Mapping[str, str]) -> ExitTable:
 def _reason(passed: dict[str, float] | None, first: dict[str, float], n: int, o: CalibrationOptions) -> str:
     if passed is not None:
         return f"The boldest threshold whose upper bound {passed['bound']:.4f} is at most {o.epsilon}."
-    needed = _samples_needed(o)
+    needed = samples_needed(o.epsilon, o.delta)
     if n < needed:
         return (
             f"No threshold qualifies: {n} samples cannot show {o.epsilon:.1%} at confidence {1 - o.delta:.0%} even if "
@@ -192,6 +194,27 @@ def _reason(passed: dict[str, float] | None, first: dict[str, float], n: int, o:
     )
 
 
-def _samples_needed(o: CalibrationOptions) -> int:
-    """Smallest n at which zero changed answers pass."""
-    return math.ceil(math.log(o.delta) / math.log1p(-o.epsilon))  # where (1 - epsilon) ** n <= delta
+def samples_needed(epsilon: float, delta: float) -> int:
+    """Smallest number of samples that can show `epsilon` at confidence 1 - `delta`: none of them may change."""
+    return math.ceil(math.log(delta) / math.log1p(-epsilon))  # where (1 - epsilon) ** n <= delta
+
+
+def what_can_be_shown(samples: int, epsilon: float, delta: float) -> str:
+    """In words and numbers: the smallest epsilon that so many independent samples can show, before any is looked at."""
+    sure, needed = f"confidence {1 - delta:.0%}", samples_needed(epsilon, delta)
+    if samples < 1:
+        return f"nothing can be certified; {epsilon:.1%} at {sure} takes at least {needed} pictures"
+    best = f"at {sure}, {samples} pictures can show at best {upper_bound(0, samples, delta):.2%} changed answers"
+    if samples < needed:
+        return f"{best}; {epsilon:.1%} takes at least {needed}"
+    return f"{best}; {epsilon:.1%} is shown where at most {allowed_changes(samples, epsilon, delta)} of them change"
+
+
+def allowed_changes(samples: int, epsilon: float, delta: float) -> int:
+    """The most changed answers at which `upper_bound` is at most `epsilon`: P(Binomial(n, epsilon) <= k) <= delta."""
+    chance, total, changed = (1 - epsilon) ** samples, 0.0, 0
+    while total + chance <= delta and changed < samples:
+        total += chance
+        chance *= (samples - changed) / (changed + 1) * epsilon / (1 - epsilon)
+        changed += 1
+    return changed - 1

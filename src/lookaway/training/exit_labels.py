@@ -16,14 +16,18 @@ from typing import Any, Literal
 from ..core.decision import Policy
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
+from ..core.provenance import picture_digest, provenance, provenance_key
 from ..core.record import Sample
 from ..engine.api import attach
-from ..engine.replay.exit_table import collect_exit_table, digest_of_weights
-from ..models.answers import image_name, own_answers
+from ..engine.replay.exit_table import collect_exit_table
+from ..models.answers import own_answers
 from ..models.encoding import Encoded, encode, group_by_image
 from .labels_behind import exits_behind, tables_behind
 
 __all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]
+
+
+NOTHING = "No sample has an image: there is nothing to exit from."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,7 @@ def make_exit_table(
     options = options or LabelOptions()
     seen = with_images(samples)
     if not seen:
-        raise DataError("No sample has an image: there is nothing to exit from.")
+        raise DataError(NOTHING)
     target = options.target
     missing = [sample.id for sample in seen if sample.answer is None]
     if target == "auto":
@@ -80,8 +84,8 @@ def make_exit_table(
     if target == "own":
         known = None
         if cache_dir is not None and after is None:
-            name = f"own-answers-{options.max_new_tokens}-{digest_of_weights(model)[:16]}.jsonl"
-            known = Path(cache_dir) / name
+            depends = provenance(model=model, processor=processor, max_new_tokens=options.max_new_tokens)
+            known = Path(cache_dir) / f"own-answers-{provenance_key(depends)}.jsonl"
         with nullcontext() if after is None else attach(model, after):
             answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known))
     else:
@@ -108,5 +112,12 @@ def with_images(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def image_names(samples: Sequence[Sample]) -> dict[str, str]:
-    """Sample id -> a name of its image or images: the path, or a digest of the pixels; without image its own id."""
-    return {sample.id: "|".join(map(image_name, sample.images)) or sample.id for sample in samples}
+    """Sample id -> a name of its image or images by their content; without image its own id.
+
+    Raises:
+        DataError: an image file cannot be read.
+    """
+    known: dict[str, str] = {}
+    return {
+        sample.id: "|".join(picture_digest(image, known) for image in sample.images) or sample.id for sample in samples
+    }

@@ -6,8 +6,6 @@ every candidate exit is a run of its own, so a sample costs about half a prefill
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.exit_table import ExitTable
 from ..core.features import text_features
+from ..core.provenance import provenance
 from ..core.record import Sample
 from ..engine.api import attach
-from ..engine.replay.exit_table import cached_tables, digest_of_weights
+from ..engine.replay.exit_table import cached_tables
 from ..engine.replay.teacher_forcing import answer_logits
 from ..models.encoding import Encoded, encode
 from ..policies.compose import chain
@@ -57,10 +56,10 @@ def tables_behind(
     def make(batch: Any) -> ExitTable:
         return _table(model, processor, after, batch, candidates, target)
 
-    def weights() -> str:
-        return digest_of_weights(model) + _digest_of_policy(after)
+    def depends() -> dict[str, Any]:
+        return provenance(model=model, policy=after)
 
-    return cached_tables(batches, make, (candidates, target, torch.float16), weights, cache_dir, progress)
+    return cached_tables(batches, make, (candidates, target, torch.float16), depends, cache_dir, progress)
 
 
 def exits_behind(model: Any, processor: Any, after: Policy, samples: Sequence[Sample]) -> tuple[int, ...]:
@@ -135,10 +134,3 @@ def _table(
         agree=torch.stack([rows(said == full_said) for _, said, _ in found], 1).cpu(),
         target=target,
     )
-
-
-def _digest_of_policy(policy: Policy) -> str:
-    digest = hashlib.sha256(json.dumps([policy.name, policy.to_config()], sort_keys=True, default=str).encode())
-    for name, value in sorted(policy.tensors().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

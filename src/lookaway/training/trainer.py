@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import DataError, MissingDependency
+from ..core.provenance import claim, provenance
 from ..core.record import Sample
 from ..models.encoding import Encoded, encode
 
-__all__ = ["Trained", "check_answered", "latest_checkpoint", "train_on_answers"]
+__all__ = ["Trained", "check_answered", "latest_checkpoint", "train_on_answers", "training_facts"]
 
 Loss = Callable[[Any, Encoded, int], Any]
 """(model, batch, number of the batch) -> scalar loss. The number is the same in a resumed run."""
@@ -48,9 +50,11 @@ def check_answered(samples: Sequence[Sample], what: str) -> None:
 
 def train_on_answers(
     model: Any, loss: Loss, processor: Any, samples: Sequence[Sample], folder: Path, device: Any, options: Any,
-    **more: Any,
+    facts: Mapping[str, Any], fresh: bool = False, **more: Any,
 ) -> Trained:  # fmt: skip
     """Train `model`'s parameters; the same call goes on from the latest whole checkpoint in `folder`.
+
+    A run that was finished is not trained further: its last checkpoint is loaded.
 
     Args:
         model: the module whose parameters are trained and checkpointed.
@@ -60,9 +64,16 @@ def train_on_answers(
         folder: of the checkpoints.
         device: the batches' device.
         options: with lr, epochs, max_steps, batch_size, accumulate, warmup, save_steps, bf16 and seed.
+        facts: what the checkpoints depend on (`training_facts`); those of another run are refused.
+        fresh: remove them instead.
         more: further TrainingArguments.
+
+    Raises:
+        StaleResults: `folder` holds checkpoints that depend on something else.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainerState, TrainingArguments
+
+    claim(folder, facts, fresh, sorted(folder.glob("checkpoint-*")))
 
     class AnswerTrainer(Trainer):
         micro_step = 0
@@ -106,9 +117,25 @@ def train_on_answers(
     trainer = AnswerTrainer(model=model, args=arguments, train_dataset=list(samples), data_collator=collator)
     trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
     checkpoint = latest_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is not None and _finished(checkpoint):
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
     return Trained(trainer.state.global_step, history, checkpoint.name if checkpoint else None)
+
+
+def training_facts(model: Any, processor: Any, samples: Sequence[Sample], options: Any) -> dict[str, Any]:
+    """What a training run's checkpoints depend on; take it before anything is added to the model."""
+    return provenance(
+        model=model, processor=processor, samples=samples, options=options, free=("save_steps", "checkpointing")
+    )
+
+
+def _finished(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"] > 0)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

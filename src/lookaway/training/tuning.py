@@ -20,11 +20,12 @@ from ..anatomy.base import Anatomy
 from ..anatomy.find import anatomy_of
 from ..core.errors import LookawayError, MissingDependency, SettingsError
 from ..core.files import atomic_directory
+from ..core.provenance import claim
 from ..core.record import Sample
 from ..engine.replay.teacher_forcing import answer_loss as policy_loss
 from ..models.encoding import Encoded
 from ..policies.fixed import ExitAt
-from .trainer import check_answered, train_on_answers
+from .trainer import check_answered, train_on_answers, training_facts
 
 __all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
 
@@ -86,14 +87,22 @@ class TuneRun:
 
 
 def tune(
-    model: Any, processor: Any, samples: Sequence[Sample], out: str | Path, options: TuneOptions | None = None
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    out: str | Path,
+    options: TuneOptions | None = None,
+    fresh: bool = False,
 ) -> TuneRun:
     """Tune a model on samples with answers; `out/checkpoints` lets the same call go on after a kill.
 
     The model is changed in place (its layers get LoRA). The result lies in `out/adapter` or `out/merged`.
+    `fresh` removes what an earlier run left there.
 
     Raises:
         DataError: no samples, or one without an answer.
+        StaleResults: `out` holds a run of another model, other samples or other options.
+        LookawayError: this very run is finished.
         SettingsError: the exits do not fit the model's depth.
         MissingDependency: peft or accelerate is not installed.
     """
@@ -109,8 +118,12 @@ def tune(
     exits = exit_range(anatomy, options)
     out = Path(out)
     folder = out / options.save
+    facts = training_facts(model, processor, samples, options)
+    claim(out, facts, fresh, [out / "checkpoints", out / "adapter", out / "merged"])
     if folder.exists():
-        raise LookawayError(f"{folder} exists already: this run is finished. Give another --out to tune again.")
+        raise LookawayError(
+            f"{folder} exists already: this run is finished. Give another --out, or --fresh, to tune again."
+        )
     set_seed(options.seed)
 
     # 1. LoRA on the decoder alone: what reads the image late is the decoder.
@@ -123,7 +136,7 @@ def tune(
     def loss(model: Any, batch: Encoded, number: int) -> Tensor:
         return answer_loss(model, batch, exit_for_step(number, options, exits))
 
-    done = train_on_answers(tuned, loss, processor, samples, out / "checkpoints", anatomy.model.device, options)
+    done = train_on_answers(tuned, loss, processor, samples, out / "checkpoints", anatomy.model.device, options, facts)
 
     # 3. Save, atomically.
     tuned.eval()

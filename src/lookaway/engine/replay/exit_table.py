@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +15,12 @@ from ...anatomy.find import anatomy_of
 from ...core.errors import DataError
 from ...core.exit_table import ExitTable
 from ...core.layout import TokenLayout
+from ...core.provenance import provenance, provenance_key
 from ..prefill.decoder_call import gather_rows
 from .shared_prefix import groups_of, record_shared, rows_of
 from .tape import Tape, record_tape
 
-__all__ = ["EncodedBatch", "cached_tables", "collect_exit_table", "digest_of_weights"]
+__all__ = ["EncodedBatch", "cached_tables", "collect_exit_table"]
 
 
 class EncodedBatch(Protocol):
@@ -69,7 +70,7 @@ def collect_exit_table(
             return _table(anatomy, batch, candidates, target, share_images, dtype)
 
     return cached_tables(
-        batches, make, (candidates, target, dtype), lambda: digest_of_weights(model), cache_dir, progress
+        batches, make, (candidates, target, dtype), lambda: provenance(model=model), cache_dir, progress
     )
 
 
@@ -77,7 +78,7 @@ def cached_tables(
     batches: Iterable[EncodedBatch],
     make: Callable[[EncodedBatch], ExitTable],
     settings: tuple[tuple[int, ...], str, torch.dtype],
-    weights: Callable[[], str],
+    depends: Callable[[], Mapping[str, Any]],
     cache_dir: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExitTable:
@@ -87,12 +88,12 @@ def cached_tables(
         batches, cache_dir, progress: as for `collect_exit_table`.
         make: the table of one batch.
         settings: candidate layers, target and dtype: what a file is good for, beside the batch's own tensors.
-        weights: tells the models (and policies on them) apart; asked once, where there is a cache.
+        depends: provenance of model, library (and policies on the model); asked once, where there is a cache.
 
     Raises:
         DataError: a batch has no answers, or there is no batch.
     """
-    known = weights() if cache_dir is not None else ""
+    known = provenance_key(depends()) if cache_dir is not None else ""
     tables = []
     for batch in batches:
         if batch.answer_mask is None:
@@ -186,22 +187,13 @@ def _rows_of_layout(layout: TokenLayout, rows: list[int]) -> TokenLayout:
     return TokenLayout(layout.visual[rows], layout.text[rows], layout.padding[rows], spans)
 
 
-def digest_of_weights(model: Any) -> str:
-    """Tells models apart by a few values of each weight."""
-    digest = sha256()
-    for name, weight in model.named_parameters():
-        values = weight.detach().flatten()
-        step = max(1, len(values) // 32)
-        digest.update(name.encode() + values[::step][:33].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _digest_of_batch(
-    batch: EncodedBatch, layers: tuple[int, ...], target: str, dtype: torch.dtype, weights: str
+    batch: EncodedBatch, layers: tuple[int, ...], target: str, dtype: torch.dtype, depends: str
 ) -> str:
-    digest = sha256(repr((layers, target, str(dtype), [str(s.id) for s in batch.samples], weights)).encode())
+    digest = sha256(repr((layers, target, str(dtype), [str(s.id) for s in batch.samples], depends)).encode())
     for name, value in sorted(batch.inputs.items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     assert batch.answer_mask is not None
     digest.update(batch.answer_mask.cpu().numpy().tobytes())
     return digest.hexdigest()[:24]

@@ -48,8 +48,7 @@ def merge(model: Any, policy: Policy) -> Any:
     decoder = anatomy.language_model
     if decoder in _merged:
         raise AttachError("Adapters are merged into this model already. Call la.unmerge(model) first.")
-    if policy.base is not None:
-        policy.base.check(anatomy.base)
+    anatomy.check_policy(policy)
     layers = policy.skips(anatomy.num_layers)
     replacements = {layer: found for layer in layers if (found := policy.replacement(layer)) is not None}
     if not replacements:
@@ -69,6 +68,8 @@ def merge(model: Any, policy: Policy) -> Any:
     for parameter, value in new:
         undo.append(_put(parameter, value))
     _merged[decoder] = (policy, undo)
+    if policy.base is not None and policy.base.weights:
+        merged = merged.with_base(anatomy.identity)  # the merged weights are another model's
     return merged
 
 

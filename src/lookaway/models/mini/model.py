@@ -19,6 +19,10 @@ from .weights_io import VARIANTS, WEIGHTS, Variant, merge_lora, read_description
 __all__ = ["VARIANTS", "Variant", "build_mini", "prepare_mini", "shipped_gates", "variant_of"]
 
 
+MADE = "2"
+"""Counts up when the same shipped weights make another model; 2: merged in float64."""
+
+
 def variant_of(model: str) -> str:
     """The variant that a model name means: `lookaway-mini` (exit-aware) or `lookaway-mini-plain`."""
     variant = model.removeprefix("lookaway-mini").removeprefix("-") or "exit-aware"
@@ -63,7 +67,8 @@ def build_mini(variant: str, root: Path, weights: Path = WEIGHTS) -> tuple[Any, 
 def prepare_mini(variant: str = "exit-aware", cache_dir: Path | None = None) -> Path:
     """The model's folder, made if it is not there yet: `from_pretrained` reads it offline.
 
-    Atomic (a kill leaves no half folder) and named by the weights' checksum, so new weights make a new folder.
+    Atomic (a kill leaves no half folder) and named by the weights' checksum and the way of making, so that either makes
+    a new folder when it changes.
 
     Raises:
         DataError: no such variant.
@@ -73,7 +78,7 @@ def prepare_mini(variant: str = "exit-aware", cache_dir: Path | None = None) -> 
         raise DataError(f"No variant {variant!r} of lookaway-mini; there are {', '.join(VARIANTS)}.")
     root = cache_root(cache_dir)
     checksum = read_description()["sha256"].get(variant, "missing")
-    folder = root / "models" / f"lookaway-mini-{variant}-{checksum[:8]}"
+    folder = root / "models" / f"lookaway-mini-{variant}-{checksum[:8]}-{MADE}"
     if not folder.exists():
         model, processor = build_mini(variant, root)
         with atomic_directory(folder) as parts:

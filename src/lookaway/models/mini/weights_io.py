@@ -49,12 +49,16 @@ def lora_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merge_lora(language: Any, tensors: Mapping[str, Tensor], scale: float) -> None:
-    """Add scale * B @ A to every linear that has an adapter (as peft's merge_and_unload; checked in the tests)."""
+    """Add scale * B @ A to every linear that has an adapter (as peft's merge_and_unload; checked in the tests).
+
+    In float64, so that the order in which a machine sums does not reach the weights: policies know this model by a
+    digest of them (`core.weights`), which must be the same everywhere.
+    """
     for name in [n for n in tensors if n.startswith("lora.") and n.endswith(".A")]:
         module = name.removeprefix("lora.").removesuffix(".A")
         weight = language.model.get_submodule(module).weight
-        low, high = tensors[name].float(), tensors[name[:-1] + "B"].float()
-        weight.add_((high @ low).to(weight.dtype), alpha=scale)
+        low, high = tensors[name].double(), tensors[name[:-1] + "B"].double()
+        weight.copy_(weight.double() + scale * (high @ low))
 
 
 def read_description(folder: Path = WEIGHTS) -> dict[str, Any]:

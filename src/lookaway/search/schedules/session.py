@@ -9,9 +9,9 @@ from typing import Any
 
 from ...core.decision import Policy
 from ...core.errors import DataError, SettingsError
-from ...core.files import atomic_path, write_json
-from ...core.record import RecordWriter, Sample
-from ...engine.replay.exit_table import digest_of_weights
+from ...core.files import write_json
+from ...core.provenance import provenance
+from ...core.record import Sample, write_records
 from ..trials.queue import Done, TrialQueue
 from ..trials.samples import fingerprint
 from ..trials.schedule_evaluator import ModelScheduleEvaluator
@@ -110,9 +110,9 @@ def search(
     return Result(method, found, random_search(evaluator, queue, limits, trials, on_done), limits.share, unit)
 
 
-def trial_facts(model: Any, samples: Sequence[Sample], **options: Any) -> dict[str, Any]:
-    """What trials depend on, for `TrialQueue`: the model's weights, the samples and the options that matter."""
-    return {"model": digest_of_weights(model)[:16], "samples": fingerprint(samples), **options}
+def trial_facts(model: Any, processor: Any, samples: Sequence[Sample], **options: Any) -> dict[str, Any]:
+    """What trials depend on, for `TrialQueue`: model, samples, library and the options that matter."""
+    return provenance(model=model, processor=processor, samples=samples, **options)
 
 
 def check_out(out: Path) -> None:
@@ -130,13 +130,8 @@ def save(
     All of it is written atomically and follows from the storage, so that workers who finish together may all write it.
     """
     write_json(out / "search.json", dict(summary))
-    with atomic_path(out / "records.jsonl") as temporary, RecordWriter(temporary) as writer:
-        writer.write("run", **header)
-        for done in log:
-            writer.write("trial", **done.record())
-        writer.write("search", **summary)
-        for kind, values in more:
-            writer.write(kind, **values)
+    trials = [("trial", done.record()) for done in log]
+    write_records(out / "records.jsonl", [("run", header), *trials, ("search", summary), *more])
     return policy.save_pretrained(out)
 
 

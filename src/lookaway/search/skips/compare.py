@@ -17,6 +17,7 @@ from ...anatomy.find import anatomy_of
 from ...core.decision import Policy
 from ...core.errors import DataError
 from ...core.files import write_json
+from ...core.provenance import require_same
 from ...core.record import Sample
 from ...engine.api import attach
 from ...engine.replay.exit_table import EncodedBatch
@@ -27,7 +28,7 @@ from ...policies.attention_skip import AttentionSkip
 from ...policies.fixed import KeepAll
 from .ranking import last_skips, least_change, output_changes, random_skips
 
-__all__ = ["SkipVerdict", "compare_skips", "judge_skips"]
+__all__ = ["STATE", "SkipVerdict", "compare_skips", "judge_skips"]
 
 NONE = "nothing skipped"
 STATE = "skip-baselines.json"
@@ -94,7 +95,8 @@ def compare_skips(
         samples, the first half of them; the other half is what all sets are judged on.
 
     Raises:
-        DataError: there are fewer than two samples, or `out` holds the verdicts of another comparison.
+        DataError: there are fewer than two samples.
+        StaleResults: `out` holds the verdicts of another comparison.
     """
     if len(samples) < 2:
         raise DataError("Sets are ranked on one half of the samples and judged on the other: give two or more.")
@@ -143,7 +145,5 @@ def _load(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
         theirs = known["facts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error!r}). Remove it to compare from the start.") from error
-    if theirs != facts:
-        differs = sorted(key for key in theirs.keys() | facts.keys() if theirs.get(key) != facts.get(key))
-        raise DataError(f"{path} is of another comparison (different: {', '.join(differs)}). Give another --out.")
+    require_same(theirs, facts, path)
     return dict(known)

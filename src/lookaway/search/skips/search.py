@@ -20,6 +20,7 @@ import torch
 
 from ...anatomy.find import anatomy_of
 from ...core.errors import DataError, SettingsError
+from ...core.provenance import provenance
 from ...core.record import RecordWriter, Sample
 from ...engine.replay.teacher_forcing import answer_loss, frozen
 from ...models.encoding import Encoded, encode
@@ -28,7 +29,7 @@ from ...policies.attention_skip import AttentionSkip
 from ..trials.ranks import Ranks
 from .bandit import Bandit
 from .options import PRESETS, SkipSearchOptions
-from .state import load_state, save_state
+from .state import forget_state, load_state, save_state
 from .supernet import Supernet
 
 __all__ = ["PRESETS", "SkipSearchOptions", "SkipSearchRun", "search_skips", "subset_rewards"]
@@ -56,6 +57,7 @@ def search_skips(
     options: SkipSearchOptions | None = None,
     writer: RecordWriter | None = None,
     progress: Callable[[int], object] = lambda steps: None,
+    fresh: bool = False,
 ) -> SkipSearchRun:
     """Search a skip set; the state in `out` lets the same call go on after a kill, as if it had not been.
 
@@ -64,9 +66,11 @@ def search_skips(
         samples: with answers; `options.held_out` of them are kept apart for the rewards.
         writer: gets one 'skip-search' record an update (docs/records.md); of rank 0.
         progress: called after each step.
+        fresh: remove the state that an earlier search left in `out`.
 
     Raises:
-        DataError: too few samples, one without an answer, or a state in `out` of another search.
+        DataError: too few samples, or one without an answer.
+        StaleResults: the state in `out` is of another search.
         SettingsError: more skips than attentions, or fewer different subsets than asked for.
     """
     options = (options or SkipSearchOptions()).filled()
@@ -85,7 +89,11 @@ def search_skips(
     bandit = Bandit(arms, options.skip, options.gate, options.score_lr, options.seed)
     _ = bandit.subsets(0, options.subsets or 1)  # refuses before anything runs
     supernet = Supernet(anatomy, arms, options) if options.train else None
-    facts = {"options": asdict(options), "base": asdict(anatomy.base), "samples": _digest(samples), "ranks": ranks.size}
+    facts = provenance(
+        model=model, processor=processor, samples=samples, options=options, free=("save_steps",), ranks=ranks.size
+    )
+    if fresh and ranks.first:
+        forget_state(out)
     step, history = load_state(out, facts, bandit, supernet)
     encoder = _Encoder(processor, anatomy.model.device)
     with frozen(anatomy.model):
@@ -199,8 +207,3 @@ class _Encoder:
 
     def __call__(self, samples: Sequence[Sample]) -> Encoded:
         return encode(self.processor, samples, self.device, [str(sample.answer) for sample in samples])
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    text = "\n".join(f"{s.id}\t{s.question}\t{s.answer}" for s in samples)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

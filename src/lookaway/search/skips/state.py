@@ -10,14 +10,20 @@ import torch
 
 from ...core.errors import DataError
 from ...core.files import atomic_path, write_json
+from ...core.provenance import require_same, start_anew
 from .bandit import Bandit
 
 if TYPE_CHECKING:
     from .supernet import Supernet
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["forget_state", "load_state", "save_state"]
 
 STATE = "skip-search.json"
+
+
+def forget_state(out: Path) -> None:
+    """Remove the state, so that a search in `out` starts anew."""
+    start_anew(out / STATE, *out.glob("supernet-*.safetensors"))
 
 
 def save_state(
@@ -53,7 +59,8 @@ def load_state(
     """(steps that were made, history), with bandit and supernet as they were then; (0, []) where there is no state.
 
     Raises:
-        DataError: the state is damaged or of another search; the text names what differs. Nothing of it is overwritten.
+        DataError: the state is damaged.
+        StaleResults: it is of another search; the text names what differs. Nothing of it is overwritten.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -67,10 +74,7 @@ def load_state(
         saved = state["bandit"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error!r}). Remove it to search from the start.") from error
-    ours = json.loads(json.dumps(facts))
-    differs = _differences(theirs, ours)
-    if differs:
-        raise DataError(f"{path} is of another search (different: {', '.join(differs)}). Give another --out.")
+    require_same(theirs, facts, path)
     bandit.load(saved)
     if supernet is not None:
         try:
@@ -89,14 +93,3 @@ def load_state(
                 f"{out / str(name)} is damaged or missing ({error}). Remove {path} to start anew."
             ) from error
     return step, history
-
-
-def _differences(theirs: dict[str, Any], ours: dict[str, Any], under: str = "") -> list[str]:
-    found = []
-    for key in sorted(theirs.keys() | ours.keys()):
-        one, other = theirs.get(key), ours.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{under}{key}.")
-        elif one != other:
-            found.append(under + key)
-    return found

@@ -9,6 +9,7 @@ depends on who finished first, as in any parallel search; what is fixed beforeha
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import DataError
+from ...core.provenance import require_same
 from .sampling import seeded_sampler
 from .storage import alive, open_storage, optuna, this_worker
 
@@ -68,22 +70,31 @@ class TrialQueue:
     Args:
         storage: what `open_storage` takes, or an open storage.
         name: of the search within the storage.
-        facts: what its trials depend on (model, data, measure, ...); a search of that name with other facts is refused.
+        facts: what its trials depend on (`core.provenance`); a search of that name with other facts is refused.
         lease: seconds after which the trial of a worker on another machine is given to somebody else.
+        fresh: remove the trials of a search of this name first, whatever they depend on.
 
     Raises:
-        DataError: the storage holds a search of this name with other facts; the text names what differs.
+        StaleResults: the storage holds a search of this name with other facts; the text names what differs.
         PreparationError, SettingsError, MissingDependency: see `open_storage`.
     """
 
     def __init__(
-        self, storage: Any, name: str, seed: int = 0, facts: Mapping[str, Any] | None = None, lease: float = 1800.0
+        self,
+        storage: Any,
+        name: str,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        lease: float = 1800.0,
+        fresh: bool = False,
     ) -> None:
         self.storage = open_storage(storage) if isinstance(storage, str) or hasattr(storage, "suffix") else storage
         self.name, self.seed, self.lease = name, seed, lease
         self.worker = this_worker()
         self._studies: dict[str, Any] = {}
-        self._facts = dict(facts or {}) | {"seed": seed}
+        self._facts = json.loads(json.dumps(dict(facts or {}) | {"seed": seed}))
+        if fresh:
+            self._forget()
         self._check()
 
     def run(
@@ -151,6 +162,11 @@ class TrialQueue:
                 )  # fmt: skip
         return self._studies[group]
 
+    def _forget(self) -> None:
+        for study in optuna().get_all_study_summaries(self.storage):
+            if study.study_name.startswith(f"{self.name}/"):
+                optuna().delete_study(study_name=study.study_name, storage=self.storage)
+
     def _check(self, write: bool = False) -> None:
         """Compare what trials depend on; written with the first trial, so that a refused search leaves nothing."""
         study, facts = self._study(""), self._facts
@@ -158,13 +174,8 @@ class TrialQueue:
         if known is None:
             if write:
                 study.set_user_attr("facts", facts)
-        elif known != facts:
-            differs = sorted(key for key in known.keys() | facts.keys() if known.get(key) != facts.get(key))
-            words = ", ".join(f"{key} ({known.get(key)!r} there, {facts.get(key)!r} here)" for key in differs)
-            raise DataError(
-                f"The storage holds a search {self.name!r} that differs in {words}. Give another --out or --storage, "
-                "or go on with the same options."
-            )
+        else:
+            require_same(known, facts, f"The storage of the search {self.name!r}")
 
     def _reclaim(self, study: Any, trials: Iterable[Any]) -> bool:
         """Give back the jobs of workers that are gone; True where there were some."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from ...core.errors import DataError
+from ...core.provenance import picture_digest, provenance_key, sample_facts
 from ...core.record import Sample
 from ...models import answers
 from ...models.encoding import group_by_image
@@ -35,10 +34,18 @@ def with_images(samples: Sequence[Sample]) -> list[Sample]:
 
 def check_disjoint(calibration: Sequence[Sample], test: Sequence[Sample]) -> None:
     """Raise DataError where the two sets share a sample or a picture: a search must not see what it is judged on."""
-    questions = {_question(sample) for sample in calibration}
-    pictures = {name for sample in calibration for name in map(_digest, sample.images)}
-    same = [sample.id for sample in test if _question(sample) in questions]
-    shared = [sample.id for sample in test if any(_digest(image) in pictures for image in sample.images)]
+    known: dict[str, str] = {}
+
+    def seen(sample: Sample) -> list[str]:
+        return [picture_digest(image, known) for image in sample.images]
+
+    def question(sample: Sample) -> str:
+        return provenance_key([sample.messages, seen(sample)])
+
+    questions = {question(sample) for sample in calibration}
+    pictures = {name for sample in calibration for name in seen(sample)}
+    same = [sample.id for sample in test if question(sample) in questions]
+    shared = [sample.id for sample in test if not pictures.isdisjoint(seen(sample))]
     if same or shared:
         names, what = (same, "questions") if same else (shared, "pictures")
         raise DataError(
@@ -50,10 +57,7 @@ def check_disjoint(calibration: Sequence[Sample], test: Sequence[Sample]) -> Non
 
 def fingerprint(samples: Sequence[Sample]) -> str:
     """Sixteen hex digits that change with any question, picture, answer, or the order of the samples."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(repr((sample.id, _question(sample), sample.answer)).encode())
-    return digest.hexdigest()[:16]
+    return provenance_key(sample_facts(samples))[:16]
 
 
 def choose_target(samples: Sequence[Sample], measure: str) -> Target:
@@ -94,17 +98,3 @@ def own_answers(
     """The full model's greedy answers as token ids without the end token, in the order of the samples."""
     found = answers.own_answers(model, processor, group_by_image(samples, batch_size), max_new_tokens)
     return [found[sample.id] for sample in samples]
-
-
-def _question(sample: Sample) -> str:
-    return hashlib.sha256(repr((sample.messages, [_digest(image) for image in sample.images])).encode()).hexdigest()
-
-
-def _digest(image: Any) -> str:
-    """A name of what is seen: pixels of an image in memory, bytes of a file."""
-    if isinstance(image, str | Path):
-        try:
-            return hashlib.sha256(Path(image).read_bytes()).hexdigest()
-        except OSError as error:
-            raise DataError(f"The picture {str(image)!r} cannot be read: {error.strerror or error}.") from error
-    return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()

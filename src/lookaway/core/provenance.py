@@ -1,0 +1,281 @@
+"""Provenance: what a result depends on, by content. Every header, cache key and resumed run goes through this file.
+
+A provenance is plain JSON: names -> digests or settings. Two of them are equal exactly if the results are good for each
+other; `require_same` refuses and says what differs, old value and new value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError, StaleResults
+from .files import write_json
+from .weights import tensors_digest, weights_digest
+
+if TYPE_CHECKING:
+    from .decision import Policy
+    from .record import Sample
+
+__all__ = [
+    "claim",
+    "differences",
+    "library",
+    "model_facts",
+    "options_facts",
+    "picture_digest",
+    "policy_digest",
+    "policy_facts",
+    "provenance",
+    "provenance_key",
+    "require_same",
+    "sample_facts",
+    "start_anew",
+]  # fmt: skip
+
+COMPUTING = ("core", "anatomy", "data", "models", "engine", "modules", "policies", "training", "search", "evaluation",
+             "analysis")  # fmt: skip
+"""The packages whose code results depend on; what draws and prints them is left out."""
+FREE = ("allow_other_model", "after", "cache", "compare", "curve", "data", "device", "exit_at", "fresh",
+        "json", "lease", "model", "name", "out", "pictures", "policy", "records", "skip_from", "storage",
+        "test_data")  # fmt: skip
+"""Options that do not change results, or that name what is compared by content: models, policies and data."""
+
+
+def provenance(
+    *,
+    model: Any = None,
+    processor: Any = None,
+    policy: Policy | None = None,
+    samples: Sequence[Sample] | None = None,
+    options: Any = None,
+    free: Collection[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """What a result depends on; parts that are None are left out.
+
+    Args:
+        model, processor: without a policy attached.
+        samples: in the order in which they count.
+        options: a dataclass or mapping; `FREE` ones are left out.
+        free: further options that may differ.
+        more: further plain values.
+    """
+    found: dict[str, Any] = {"library": library()}
+    if model is not None:
+        found["model"] = model_facts(model, processor)
+    if policy is not None:
+        found["policy"] = policy_facts(policy)
+    if samples is not None:
+        found["samples"] = sample_facts(samples)
+    if options is not None:
+        found["options"] = options_facts(options, free)
+    return _plain({**found, **more})
+
+
+def library() -> dict[str, str]:
+    """Versions of what computes: lookaway's own with a digest of its code, torch and transformers."""
+    from .. import __version__
+
+    return {"lookaway": __version__, "code": _code_digest(), **{name: _version(name) for name in _LIBRARIES}}
+
+
+_LIBRARIES = ("torch", "transformers")
+
+
+def model_facts(model: Any, processor: Any = None) -> dict[str, str]:
+    """Weights to the bit, and the settings that what a model answers depends on."""
+    config = model.config.to_dict()
+    generation = getattr(model, "generation_config", None)
+    facts = {
+        "weights": weights_digest(model),
+        "config": _digest(_settings(config)),
+        "attention": str(getattr(model.config.get_text_config(), "_attn_implementation", "")),
+        "generation": _digest(_settings(generation.to_dict()) if generation is not None else None),
+    }
+    if processor is not None:
+        facts["processor"] = processor_digest(processor)
+    return facts
+
+
+def processor_digest(processor: Any) -> str:
+    """Chat template, tokenizer and picture settings: how samples become tensors."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend is not None else sorted(getattr(tokenizer, "get_vocab", dict)().items())
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    images = getattr(processor, "image_processor", None)
+    pictures = _settings(images.to_dict()) if images is not None and hasattr(images, "to_dict") else repr(images)
+    own = {key: value for key, value in sorted(vars(processor).items()) if isinstance(value, str | int | float)}
+    return _digest([str(template), words, pictures, own])
+
+
+def policy_facts(policy: Policy) -> dict[str, Any]:
+    """A policy as it would be saved: name, settings, and a digest of all with its weights and its model."""
+    try:
+        settings = policy.to_config()
+    except TypeError:  # a policy of one's own without a saved form: equal to itself alone
+        settings = {"object": f"{type(policy).__module__}.{type(policy).__qualname__} {policy!r}"}
+    digest = _digest(
+        [policy.name, settings, tensors_digest(policy.tensors()), asdict(policy.base) if policy.base else None]
+    )
+    shown = {key: value for key, value in settings.items() if key not in ("training", "guarantee")}
+    return {"name": policy.name, "settings": shown, "digest": digest}
+
+
+def policy_digest(policy: Policy) -> str:
+    """Changes with any setting, weight or note of a policy, and with the model that it is for."""
+    return str(policy_facts(policy)["digest"])
+
+
+def sample_facts(samples: Iterable[Sample]) -> dict[str, Any]:
+    """Digests of the questions, answers and pictures of samples, in their order."""
+    samples, known = list(samples), dict[str, str]()
+    notes = [{key: value for key, value in sample.meta.items() if key != "image_names"} for sample in samples]
+    return {
+        "count": len(samples),
+        "questions": _digest([[sample.id, sample.messages] for sample in samples]),
+        "answers": _digest([[s.answer, s.family, note] for s, note in zip(samples, notes, strict=True)]),
+        "pictures": _digest([[picture_digest(image, known) for image in sample.images] for sample in samples]),
+    }
+
+
+def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:
+    """What is seen, not where it lies: bytes of a file, pixels of an image in memory.
+
+    Args:
+        known: digests of files that were read already in this call, by path.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not isinstance(image, str | Path):
+        held = image.getexif().get(0x0112, 1)  # how the camera was held
+        return hashlib.sha256(repr((image.mode, image.size, held)).encode() + image.tobytes()).hexdigest()
+    known = {} if known is None else known
+    if str(image) not in known:
+        try:
+            known[str(image)] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"The picture {str(image)!r} cannot be read: {error.strerror or error}.") from error
+    return known[str(image)]
+
+
+def options_facts(options: Any, free: Collection[str] = ()) -> dict[str, Any]:
+    """A command's options but for the `FREE` ones."""
+    values = asdict(options) if is_dataclass(options) and not isinstance(options, type) else dict(options)
+    return {key: _plain(value) for key, value in values.items() if key not in FREE and key not in free}
+
+
+def provenance_key(facts: Any) -> str:
+    """A short name for files that hold what has this provenance."""
+    return _digest(facts)[:24]
+
+
+def require_same(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any], where: str | Path) -> None:
+    """Refuse what another provenance left in `where`.
+
+    Raises:
+        StaleResults: they differ, or `theirs` is None: files of lookaway 0.1 do not tell.
+    """
+    if theirs is None:
+        raise StaleResults(
+            f"{where} does not say what its results depend on (lookaway 0.1 wrote no provenance). {CURE}"
+        )
+    found = differences(theirs, _plain(ours))
+    if found:
+        raise StaleResults(f"{where} is of another run. Different now: {'; '.join(found)}. {CURE}")
+
+
+CURE = "Give another --out, or --fresh to start anew in this one."
+
+
+def claim(folder: Path, facts: Mapping[str, Any], fresh: bool = False, leftovers: Sequence[Path] = ()) -> None:
+    """Make `folder` this run's, so that what an interrupted run left there may be used.
+
+    Args:
+        facts: what the results depend on; kept in `folder/provenance.json`.
+        fresh: remove the leftovers first, whatever they depend on.
+        leftovers: files and folders that a run goes on from.
+
+    Raises:
+        StaleResults: the folder holds leftovers of a run that depends on something else.
+    """
+    file = folder / "provenance.json"
+    if fresh:
+        start_anew(file, *leftovers)
+    try:
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    except ValueError:
+        known = None
+    if known is not None or any(path.exists() for path in leftovers):
+        require_same(known, facts, folder)
+    write_json(file, facts)
+
+
+def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+    """Each value that differs, as 'name: old -> new'."""
+    if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping)):
+        return [] if theirs == ours else [f"{name}: {_short(theirs)} -> {_short(ours)}"]
+    found = []
+    for key in sorted(theirs.keys() | ours.keys(), key=str):
+        at = f"{name}.{key}" if name else str(key)
+        found += differences(theirs.get(key, "nothing"), ours.get(key, "nothing"), at)
+    own = [line for line in found if not line.startswith(f"{name}.digest: ")]
+    return own or found  # settings say more than the digest over them
+
+
+def start_anew(*paths: Path) -> None:
+    """What --fresh does: remove what earlier runs of a command left in its folder."""
+    import shutil
+
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str, sort_keys=True))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) == 32 and all(c in "0123456789abcdef" for c in text):
+        return text[:12]
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a transformers config: what says where it came from, and who wrote it, is left out."""
+    idle = ("_name_or_path", "_commit_hash", "transformers_version", "name_or_path")
+    return {k: _settings(v) if isinstance(v, Mapping) else v for k, v in values.items() if k not in idle}
+
+
+@cache
+def _code_digest() -> str:
+    """Of the code that computes: a source checkout changes without a new version."""
+    home, digest = Path(__file__).parents[1], hashlib.sha256()
+    for package in COMPUTING:
+        for path in sorted((home / package).rglob("*.py")):
+            digest.update(path.relative_to(home).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
