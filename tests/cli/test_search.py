@@ -61,8 +61,9 @@ def test_a_finished_search_is_not_made_again_and_another_is_not_mixed_in(common,
     again = run(Options(**options, budget=0.8))
     assert again["rates"] == first["rates"]
     assert [r["seconds"] for r in read_records(out / "records.jsonl") if r["kind"] == "trial"] == before
-    with pytest.raises(DataError, match=r"differs in budget \(0.8 there, 0.9 here\)"):
+    with pytest.raises(DataError, match=r"Different now: budget: 0\.8 -> 0\.9\. Give another --out, or --fresh"):
         run(Options(**options, budget=0.9))
+    assert run(Options(**options, budget=0.9, fresh=True))["budget"] == 0.9
 
 
 def test_the_comparison_writes_its_rows_and_its_page(common, tmp_path):

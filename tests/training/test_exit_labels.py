@@ -66,6 +66,41 @@ def test_a_second_call_runs_no_model(world, tmp_path, monkeypatch):
     assert torch.equal(first.loss, again.loss)
 
 
+def test_another_picture_under_the_same_name_is_answered_anew(world, tmp_path, monkeypatch):
+    """0.1 kept own answers by the picture's path: all targets were those of the pictures that had lain there."""
+    model, processor = world
+    asked, real = [], type(model).generate
+    monkeypatch.setattr(type(model), "generate", lambda *a, **k: asked.append(1) or real(*a, **k))
+    file = tmp_path / "x.png"
+    one = [Sample("a", SAMPLES[0].messages, (str(file),))]
+    options = LabelOptions(target="own", max_new_tokens=3)
+    for colour, runs in (("red", 1), ("red", 1), ("blue", 2), ("red", 2)):
+        Image.new("RGB", (20, 14), colour).save(file)
+        make_exit_table(model, processor, one, options, tmp_path / "cache")
+        assert len(asked) == runs, colour
+
+
+@pytest.mark.parametrize("change", ["weight", "version"])
+def test_labels_of_another_model_or_version_are_made_again(tmp_path, monkeypatch, change):
+    """0.1 looked at some 33 values a weight, and not at its own version."""
+    import lookaway as la
+    from lookaway.engine.replay import exit_table as engine
+
+    model, processor, made, real = tiny("llava").model, tiny_processor(), [], engine._table
+    monkeypatch.setattr(engine, "_table", lambda *a: made.append(1) or real(*a))
+    for _ in range(2):
+        make_exit_table(model, processor, SAMPLES[:1], SHORT, tmp_path)
+    assert len(made) == 1
+    if change == "version":
+        monkeypatch.setattr(la, "__version__", "9.9")
+    else:
+        weight = model.model.language_model.layers[2].mlp.down_proj.weight
+        with torch.no_grad():
+            weight.view(-1)[weight.numel() // 2 + 1] += 0.5
+    make_exit_table(model, processor, SAMPLES[:1], SHORT, tmp_path)
+    assert len(made) == 2
+
+
 def test_a_cache_line_cut_by_a_kill_is_made_again(world, tmp_path):
     own_answers(*world, [SAMPLES[:1], SAMPLES[1:2]], 3, tmp_path / "own.jsonl")
     file = tmp_path / "own.jsonl"

@@ -34,7 +34,7 @@ class Options(CalibrationOptions, PublishedModel):
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path | None = None
-    """Folder of the calibrated policy; default: the policy's with '-calibrated' behind its name. The policy itself stays
+    """Folder of the calibrated policy; default: the policy's with '-calibrated' behind its name. The policy given stays
     as it is."""
     cache: Path | None = None
     """Where features and labels are kept; default: lookaway's cache."""

@@ -75,7 +75,7 @@ class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
     seed: int = 0
     """Seed of data, random schedules and suggestions."""
     fresh: bool = False
-    """Start anew: the trials of this search in the storage are removed first. Of several workers, the first one alone."""
+    """Start anew: the trials of this search in the storage are removed first. Of several workers give it to one."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 
