@@ -44,7 +44,7 @@ COMPUTING = ("core", "anatomy", "data", "models", "engine", "modules", "policies
 """The packages whose code results depend on; what draws and prints them is left out."""
 FREE = ("allow_other_model", "after", "cache", "compare", "curve", "data", "device", "exit_at", "fresh",
         "json", "lease", "model", "name", "out", "pictures", "policy", "records", "skip_from", "storage",
-        "test_data")  # fmt: skip
+        "test_data", "vision_tower")  # fmt: skip
 """Options that do not change results, or that name what is compared by content: models, policies and data."""
 
 
