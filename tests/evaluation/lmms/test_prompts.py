@@ -91,3 +91,15 @@ def test_our_readers_ask_as_the_harness_does(tmp_path):
     }
     for task, found in ours.items():
         assert found[0].question == asked(TASKS[task])[0], task
+
+
+def test_every_task_of_the_papers_experiments_is_known():
+    import yaml
+
+    from lookaway.evaluation.lmms.tasks import known_tasks, task_manager
+
+    folder = Path(__file__).parents[3] / "configs" / "paper"
+    manager = task_manager()
+    for file in sorted(folder.glob("*.yaml")):
+        tasks = yaml.safe_load(file.read_text()).get("tasks", [])
+        assert not tasks or known_tasks(tasks, manager) == tasks, file
