@@ -76,7 +76,9 @@ def test_convert_and_doctor(call, tmp_path):
     assert status == 0, err
     assert "curious human" in (tmp_path / "vila" / "chat_template.jinja").read_text()
     status, out, _ = call("doctor", tmp_path / "vila", "--json", tmp_path / "doctor.json")
-    assert json.loads((tmp_path / "doctor.json").read_text())["supported"] is True
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert found["supported"] is True
+    assert "family LLaVA 1.5" in found["why"]
     status, _, err = call("convert", source, tmp_path / "vila")
     assert status == 1
     assert "exists already" in err
@@ -85,3 +87,17 @@ def test_convert_and_doctor(call, tmp_path):
     assert "none of the published layouts" in err
     status, out, _ = call("doctor", tmp_path)
     assert "NO. It has no config.json" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "supported", "words"),
+    [("mllama", False, "cross-attention"), ("some_vlm", True, "no family that lookaway lists"),
+     ("eagle_chat", False, "Eagle2 (?, model_type 'eagle_chat') is not supported")],
+)  # fmt: skip
+def test_the_doctor_knows_families_and_refusals(call, tmp_path, kind, supported, words):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    status, _, _ = call("doctor", tmp_path, "--json", tmp_path / "doctor.json")
+    assert status == 0
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert found["supported"] is supported
+    assert words in found["why"]

@@ -30,6 +30,7 @@ def no_network():
 def test_what_the_public_code_answers(name):
     model, processor = la.load_model(checkpoint(name), device="cpu")
     assert not model.training
+    assert la.anatomy(model).base.id == "checkpoint"  # the folder's name, and not where it lies
     for case in cases(name):
         judge(model, processor, case, WIDER.get(name, TOLERANCE))
 

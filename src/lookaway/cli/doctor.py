@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,11 +23,31 @@ class Options(PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..models.layouts.doctor import diagnose
+    from ..models.layouts.tokenizing import read_json
 
     found = diagnose(options.folder, **options.published)
+    if found.supported and "becomes" not in found.facts:  # transformers' own: what the anatomy knows of its kind
+        found = replace(found, **_family(read_json(Path(options.folder) / "config.json").get("model_type")))
     table = Table(box=None, show_header=False)
     for name, value in found.facts.items():
         table.add_row(name, value)
     table.add_row("supported", f"{'yes' if found.supported else 'NO'}. {found.why}")
     Console(highlight=False, markup=False).print(table)
     return asdict(found)
+
+
+def _family(model_type: str | None) -> dict[str, Any]:
+    """Whether visual tokens can leave a model of this kind, and why not."""
+    from ..anatomy import families  # noqa: F401  (registers them)
+    from ..anatomy.registry import FAMILIES, REFUSED, SUPPORT
+
+    if model_type in REFUSED:
+        name, reason = REFUSED[model_type]
+        return {"supported": False, "why": f"{name}: {reason}"}
+    if model_type in FAMILIES:
+        name = SUPPORT[model_type].name if model_type in SUPPORT else model_type
+        return {"why": f"transformers reads it, and it is of the family {name} (docs/support.md)."}
+    return {
+        "why": f"transformers reads it, where it knows {model_type!r}. It is of no family that lookaway lists: whether "
+        "it is of the common pattern is proven when a policy is attached."
+    }

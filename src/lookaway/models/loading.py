@@ -63,7 +63,9 @@ def load_model(
     with _Explained(name), _no_bars():
         plan = _published(source, vision_tower, conversation)
         if plan is not None:
-            return build(plan, _torch_dtype(dtype, plan.dtype), attention).to(device), plan.processor
+            model = build(plan, _torch_dtype(dtype, plan.dtype), attention)
+            model.name_or_path = model.config._name_or_path = source  # as from_pretrained says where a model is from
+            return model.to(device), plan.processor
         if vision_tower is not None:
             raise SettingsError(f"{name} holds its vision tower itself: leave out vision_tower ({vision_tower}).")
         config = AutoConfig.from_pretrained(source)

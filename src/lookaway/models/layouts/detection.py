@@ -117,6 +117,10 @@ def _is_nvila(config: Mapping[str, Any]) -> bool:
 
 REFUSED: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
     (
+        lambda c: c.get("model_type") == "eagle_chat", "Eagle2",
+        "its code is on the model hub alone, so that nothing could hold a reading of it to what it answers.",
+    ),
+    (
         _is_nvila, "NVILA",
         "its dynamic tiles, its projectors and its prompts are other ones than VILA 1.5's, which is read.",
     ),

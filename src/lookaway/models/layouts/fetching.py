@@ -19,7 +19,8 @@ def published_folder(path_or_id: str | Path) -> Path | None:
     Of a hub id only config.json is fetched first, and the rest where the layout is one of those that are read here.
 
     Raises:
-        PreparationError: the layout is one of these and the rest cannot be fetched.
+        PreparationError: there is no such folder and no hub, or the layout is one of these and the rest cannot be
+            fetched.
     """
     path = Path(path_or_id)
     if path.is_dir():
@@ -31,9 +32,14 @@ def published_folder(path_or_id: str | Path) -> Path | None:
 
     try:
         config = json.loads(Path(hf_hub_download(str(path_or_id), "config.json")).read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or not _published(config):
-            return None
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError):
+    except LocalEntryNotFoundError as error:  # neither the cache nor the network: transformers would ask once more
+        raise PreparationError(
+            f"Cannot load {path_or_id}: it is no folder here, and the hub did not give it: check the name and the network, "
+            "or download the model elsewhere and give its folder. The default model needs no hub: --model lookaway-mini."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or not _published(config):
         return None
     try:
         return Path(snapshot_download(str(path_or_id), ignore_patterns=["*.py", "*.md", "*.png", "*.jpg", "*.mp4"]))
