@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_listed_by_name(copy):
     text = str(raised.value)
     assert "2 missing" in text
     assert all(name.replace("model.layers", "model.language_model.layers") in text for name in gone)
-    assert "1 surplus:\n  model.extra.weight" in text
+    assert "1 unexpected:\n  model.extra.weight" in text
     assert "model.norm.weight gives model.language_model.norm.weight the shape (7,), the config says (32,)" in text
 
 

@@ -29,7 +29,7 @@ def test_a_folder_loads(folder):
 
 
 def test_a_missing_model_is_explained_offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the environment was read at the start
     with pytest.raises(PreparationError, match=r"no folder here.*lookaway-mini"):
         load_model("nobody/no-such-model-anywhere")
 

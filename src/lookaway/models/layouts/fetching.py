@@ -34,8 +34,9 @@ def published_folder(path_or_id: str | Path) -> Path | None:
         config = json.loads(Path(hf_hub_download(str(path_or_id), "config.json")).read_text(encoding="utf-8"))
     except LocalEntryNotFoundError as error:  # neither the cache nor the network: transformers would ask once more
         raise PreparationError(
-            f"Cannot load {path_or_id}: it is no folder here, and the hub did not give it: check the name and the network, "
-            "or download the model elsewhere and give its folder. The default model needs no hub: --model lookaway-mini."
+            f"Cannot load {path_or_id}: it is no folder here, and the hub did not give it: check the name and the "
+            "network, or download the model elsewhere and give its folder. The default model needs no hub: --model "
+            "lookaway-mini."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError, ValueError):
         return None

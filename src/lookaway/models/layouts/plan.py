@@ -44,7 +44,7 @@ def checked_pieces(plan: Plan) -> tuple[dict[str, Piece], dict[str, Tensor]]:
     """The plan's tensors by name and the model's state dict on the meta device, which they fit.
 
     Raises:
-        PreparationError: a tensor is missing, surplus or of another shape; the text lists all by name.
+        PreparationError: a tensor is missing, unexpected or of another shape; the text lists all by name.
     """
     with torch.device("meta"):
         model = plan.model_class._from_config(plan.config, dtype=plan.dtype)

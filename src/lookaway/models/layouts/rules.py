@@ -1,6 +1,6 @@
 """Names of a published checkpoint -> names of a transformers model, as a table that is checked before a tensor is read.
 
-A rule is run on the tensors' shapes first (on PyTorch's meta device), so that missing, surplus and mis-shaped tensors
+A rule is run on the tensors' shapes first (on PyTorch's meta device), so that missing, unexpected and mis-shaped tensors
 are all listed by name before anything is loaded.
 """
 
@@ -113,13 +113,13 @@ def check_fit(
         free: names that may be absent because they are tied to others.
     """
     missing = sorted(set(wanted) - set(pieces) - set(free))
-    surplus = sorted([*unknown, *(f"{p.name} (as {name})" for name, p in pieces.items() if name not in wanted)])
+    unexpected = sorted([*unknown, *(f"{p.name} (as {name})" for name, p in pieces.items() if name not in wanted)])
     shapes = [
         f"{piece.name} gives {name} the shape {piece.shape}, the config says {tuple(wanted[name].shape)}"
         for name, piece in sorted(pieces.items())
         if name in wanted and tuple(wanted[name].shape) != piece.shape
     ]
-    kinds = (("missing", missing), ("surplus", surplus), ("of another shape", shapes))
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     problems = [f"{len(names)} {kind}:\n  " + "\n  ".join(names) for kind, names in kinds if names]
     if problems:
         raise PreparationError(
