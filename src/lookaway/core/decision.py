@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,7 +18,7 @@ from .base_model import BaseModel
 from .errors import SettingsError
 from .layout import TokenLayout
 
-__all__ = ["KEEP", "Decision", "LayerView", "Policy"]
+__all__ = ["KEEP", "Decision", "LayerView", "Policy", "Retry"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,16 @@ KEEP = Decision()
 """The decision that changes nothing."""
 
 
+@dataclass(frozen=True)
+class Retry:
+    """Rows that are unsure after the prefill run it again under another policy (`policies.second_look`)."""
+
+    then: Policy
+    """What they run under, from the states before the first removal on."""
+    unsure: Callable[[Tensor], Tensor]
+    """Logits [B, vocabulary] of the first answer token -> rows bool [B] that run again."""
+
+
 class Policy(ABC):
     """A method, as a small value: it decides, and knows no model. Subclasses register with `@registry.register(name)`.
 
@@ -87,6 +97,10 @@ class Policy(ABC):
     @abstractmethod
     def decide(self, view: LayerView) -> Decision:
         """Answer for all rows of the batch at once. Called once a layer of `layers`, in prefill only."""
+
+    def retry(self) -> Retry | None:
+        """What happens to rows that are unsure of their first answer token; None: nothing, one pass is all."""
+        return None
 
     def skips(self, num_layers: int) -> tuple[int, ...]:
         """The layers whose attention is skipped, ascending: the same for all rows, in prefill and in decoding.

@@ -1,0 +1,149 @@
+"""The certificate holds at the stated rate, for single policies, chains of tests and second looks."""
+
+import numpy as np
+import pytest
+
+from lookaway.core.bounds import samples_needed, smallest_epsilon, upper_bound
+from lookaway.core.cost import DecoderShape
+from lookaway.core.errors import SettingsError
+from lookaway.policies.attention_skip import AttentionSkip
+from lookaway.policies.fixed import ExitAt
+from lookaway.policies.keep_schedule import KeepSchedule
+from lookaway.policies.second_look import SecondLook
+from lookaway.search.fit.candidates import Candidate
+from lookaway.search.fit.certify import certify, ladder
+from lookaway.search.fit.choices import Choice, choices, measured
+from lookaway.search.fit.options import FitOptions
+from lookaway.search.fit.outcomes import Outcomes
+
+LAYERS, VISUAL, TEXT = 10, 40, 10
+SHAPE = DecoderShape(LAYERS, 8, 16, 2, 1, 4, 50)
+
+
+def choice(name, rate, share, samples=160, draw=None):
+    same = np.ones(samples, dtype=bool) if draw is None else draw.random(samples) >= rate
+    return Choice(name, "reduction", same, np.full(samples, share), share, name)
+
+
+def outcomes(need, sure, share, layer=2):
+    """A reduction to `share` before `layer`: right where a sample needs no more than it."""
+    visual = np.full((len(need), LAYERS), VISUAL)
+    visual[:, layer:] = round(VISUAL * share)
+    return Outcomes(need <= share, sure, visual, np.full(len(need), TEXT))
+
+
+def reductions(shares):
+    return [
+        Candidate(f"reduction/{share}", "reduction", KeepSchedule.from_steps({2: share}, LAYERS, ranking="uniform"))
+        for share in shares
+    ]
+
+
+def test_bounds_are_the_binomial_tails_they_claim_to_be():
+    assert upper_bound(0, 98, 0.05) > 0.03 >= upper_bound(0, 99, 0.05)
+    assert samples_needed(0.03, 0.05) == 99
+    assert samples_needed(0.03, 0.05, changed=1) == 157
+    assert smallest_epsilon(99, 0.05) == pytest.approx(1 - 0.05 ** (1 / 99))
+
+
+def test_the_order_goes_from_dear_and_safe_to_cheap_and_bold_and_ends_where_it_is_hopeless():
+    found = [choice("a", 0, 0.9), choice("b", 0, 0.5), choice("c", 0, 0.49), choice("dear", 0, 0.95)]
+    bad = choice("bad", 1, 0.2)
+    bad.same[:] = False
+    names = [rung.name for rung in ladder([*found, bad], 0.03, 0.05)]
+    assert names == ["dear", "b"]  # 'a' and 'c' save less than a step beside their neighbours; 'bad' is hopeless
+
+
+def test_testing_stops_at_the_first_failure_and_takes_the_last_that_passed():
+    order = [choice("a", 0, 0.9), choice("b", 0, 0.5), choice("c", 0, 0.3), choice("d", 0, 0.1)]
+    order[2].same[:20] = False
+    found = certify(order, lambda c: c, 0.03, 0.05)
+    assert found.passed.choice.name == "b"
+    assert [tested.choice.name for tested in found.tested] == ["a", "b", "c"]
+    order[0].same[:20] = False
+    assert certify(order, lambda c: c, 0.03, 0.05).passed is None
+
+
+def test_the_certificate_is_broken_at_most_delta_of_the_time_over_400_populations():
+    draw, broken, epsilon, delta = np.random.default_rng(0), 0, 0.05, 0.1
+    for _ in range(400):
+        rates = np.sort(draw.uniform(0, 0.15, 8))
+        order = [choice(str(i), rates[i], 1 - i / 10) for i in range(8)]
+        found = certify(order, lambda c, r=rates: choice(c.name, r[int(c.name)], c.share, draw=draw), epsilon, delta)
+        broken += found.passed is not None and rates[int(found.passed.choice.name)] > epsilon
+    # 40 are allowed on average; three standard deviations above is 58
+    assert broken <= 58
+
+
+def second_look_population(draw, samples):
+    """Samples that need a share of their visual tokens, and say so only roughly by their confidence."""
+    need = draw.choice([0.05, 0.2, 0.5, 1.0], samples, p=[0.7, 0.18, 0.11, 0.01])
+    sure = np.where(need <= 0.1, draw.beta(40, 1, samples), draw.beta(6, 2, samples))
+    return need, sure
+
+
+def test_certificates_of_searched_second_looks_hold_too():
+    draw, epsilon, delta = np.random.default_rng(1), 0.05, 0.1
+    options = FitOptions(epsilon=epsilon, delta=delta, rankings=("uniform",), shares=(0.1, 0.3, 0.6))
+    tried = reductions(options.shares)
+    by_key = {c.key: c for c in tried}
+
+    def look(samples):
+        need, sure = second_look_population(draw, samples)
+        full = outcomes(need * 0, sure, 1.0)
+        return {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=True)}, full
+
+    kinds, broken, passed = [], 0, 0
+    for _ in range(400):
+        found, full = look(160)
+        order = ladder(choices(tried, found, full, SHAPE, options), epsilon, delta)
+        new, new_full = look(160)
+        result = certify(order, lambda c, n=new, f=new_full: measured(c, by_key, n, f, SHAPE, "flops"), epsilon, delta)
+        if result.passed is not None:
+            passed += 1
+            kinds.append(result.passed.choice.method)
+            many, many_full = look(20000)
+            broken += (~measured(result.passed.choice, by_key, many, many_full, SHAPE, "flops").same).mean() > epsilon
+    assert passed > 200
+    assert "second-look" in kinds
+    assert broken <= 58
+
+
+def test_the_known_best_policy_of_a_toy_space_is_found():
+    draw = np.random.default_rng(2)
+    need = draw.choice([0.05, 0.4], 300, p=[0.8, 0.2])
+    sure = np.where(need < 0.1, 0.99, 0.6)  # the confidence tells exactly who needs more
+    options = FitOptions(rankings=("uniform",), shares=(0.05, 0.2, 0.4))
+    tried = reductions(options.shares)
+    found = {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=True)}
+    made = choices(tried, found, outcomes(need * 0, sure, 1.0), SHAPE, options)
+    kept = [c for c in made if c.changed == 0]
+    best = min(kept, key=lambda c: c.share)
+    assert (best.first, best.then) == ("reduction/0.05", "reduction/0.4")
+    assert best.threshold <= 0.95
+    assert ladder(made, 0.03, 0.05)[-1].share == best.share
+
+
+def test_a_second_look_costs_its_first_pass_and_the_layers_behind_the_kept_states():
+    need, sure = np.array([0.05, 0.4]), np.array([0.99, 0.3])
+    cheap, dear = outcomes(need, sure, 0.1), outcomes(need, sure, 0.5)
+    full = outcomes(need * 0, sure, 1.0)
+    options = FitOptions(rankings=("uniform",), shares=(0.1, 0.5))
+    tried = reductions(options.shares)
+    made = choices(tried, {tried[0].key: cheap, tried[1].key: dear}, full, SHAPE, options)
+    pair = next(c for c in made if c.method == "second-look" and c.threshold == 0.9)
+    whole, small, large = (SHAPE.layer_flops(TEXT + v) for v in (VISUAL, 4, 20))
+    first_pass = 2 * whole + 8 * small
+    assert pair.cost.tolist() == [first_pass, first_pass + 8 * large]
+    assert pair.again == 0.5
+
+
+def test_skipped_attention_is_in_no_second_look():
+    with pytest.raises(SettingsError, match="cannot skip attention"):
+        SecondLook(AttentionSkip((1,)), ExitAt(4)).layers(LAYERS, 1)
+    skipping = Candidate("own/skip", "own", AttentionSkip((1,)))
+    need = np.array([0.05, 0.4])
+    tried = [*reductions((0.5,)), skipping]
+    found = {tried[0].key: outcomes(need, need, 0.5), skipping.key: outcomes(need, need, 0.1)}
+    made = choices(tried, found, outcomes(need * 0, need, 1.0), SHAPE, FitOptions())
+    assert [c.name for c in made] == [tried[0].key, skipping.key]
