@@ -33,6 +33,7 @@ _HOME = {
     "RandomKeep": "lookaway.policies.baselines.random_keep",
     "UniformKeep": "lookaway.policies.baselines.uniform_keep",
     "AttentionSkip": "lookaway.policies.attention_skip",
+    "SecondLook": "lookaway.policies.second_look",
     "chain": "lookaway.policies.compose",
     "ExitGates": "lookaway.modules.gates",
     "SkipAdapters": "lookaway.modules.adapters",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from .policies.fixed import KeepAll as KeepAll
     from .policies.fixed import RandomExit as RandomExit
     from .policies.keep_schedule import KeepSchedule as KeepSchedule
+    from .policies.second_look import SecondLook as SecondLook
     from .policies.visual_exit import VisualExit as VisualExit
 
     def anatomy(model: Any) -> Anatomy:

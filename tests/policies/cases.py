@@ -72,6 +72,11 @@ CASES = {
         lambda rows: la.chain(la.VisualExit(gates(4)), la.KeepSchedule.from_steps({1: 0.6, 3: 0.2}, LAYERS))
     ),
     **{f"ranking-{name}": Case(ranked(name)) for name in RANKINGS},
+    "second-look": Case(
+        lambda rows: la.SecondLook(
+            la.KeepSchedule([1.0, 0.2, 0.2, 0.2]), la.KeepSchedule([1.0, 0.7, 0.7, 0.7]), threshold=0.2
+        )
+    ),
     "fastv": Case(lambda rows: la.FastV()),
     "vtw": Case(lambda rows: la.VTW(2)),
     "pyramiddrop": Case(lambda rows: la.PyramidDrop()),

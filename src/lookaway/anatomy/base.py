@@ -87,7 +87,11 @@ class Anatomy:
 
     def logits(self, states: Tensor) -> Tensor:
         """Norm and language head of rows that left the last layer, [..., D] -> [..., vocabulary]."""
-        logits: Tensor = self.head(self.norm(states))
+        return self.head_logits(self.norm(states))
+
+    def head_logits(self, normed: Tensor) -> Tensor:
+        """Language head of normed rows, [..., D] -> [..., vocabulary]."""
+        logits: Tensor = self.head(normed)
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @property

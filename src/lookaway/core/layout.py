@@ -100,6 +100,11 @@ class TokenLayout:
             return self
         return TokenLayout(self.visual.to(device), self.text.to(device), self.padding.to(device), self.spans)
 
+    def rows(self, rows: Tensor) -> TokenLayout:
+        """The layout of some rows, int64 [b]."""
+        spans = tuple(self.spans[row] for row in rows.tolist()) if self.spans else ()
+        return TokenLayout(self.visual[rows], self.text[rows], self.padding[rows], spans)
+
     def question_mask(self) -> Tensor:
         """Text after the first visual token of its row, bool [B, S]: the prompt less its system part.
 

@@ -70,6 +70,9 @@ class Trace:
     """Layers whose attention did not run."""
     replacement_flops: list[list[int]] = field(default_factory=list)
     """`[L][B]`: counted FLOPs of what stood in for skipped attentions; empty where nothing was skipped."""
+    first_pass_tokens: list[list[int]] = field(default_factory=list)
+    """`[L][B]`: tokens that a first pass processed for rows that looked again, in layers that ran twice for them; 0
+    elsewhere. Empty where no row looked again. The other fields are of the pass that a row ended with."""
     columns: int | None = None
     """Positions of the whole prompt, padding included; None: as layer 0's cache."""
     tail: int | None = None
@@ -85,15 +88,30 @@ class Trace:
         rows = len(self.exit_layers)
         slots = [[n] * rows for n in self.cache_slots]
         whole = None if self.columns is None else [self.columns] * rows
-        extra = self.replacement_flops or None
-        return prefill_cost(self.shape, self.tokens, self.visual_tokens, slots, self.skipped, extra, whole)
+        return prefill_cost(
+            self.shape, self.tokens, self.visual_tokens, slots, self.skipped, self._extra_flops(), whole
+        )
 
     def row_cost(self, row: int) -> Cost:
         """The same of one row alone, padding apart."""
         tokens, visual, extra = (
-            [[layer[row]] for layer in part] for part in (self.tokens, self.visual_tokens, self.replacement_flops)
+            [[layer[row]] for layer in part] for part in (self.tokens, self.visual_tokens, self._extra_flops())
         )
-        return prefill_cost(self.shape, tokens, visual, skipped=self.skipped, replacement_flops=extra or None)
+        return prefill_cost(self.shape, tokens, visual, skipped=self.skipped, replacement_flops=extra)
+
+    @property
+    def looked_again(self) -> list[bool]:
+        """[B]: rows that ran again under a dearer policy (`policies.second_look`)."""
+        rows = len(self.exit_layers)
+        return [any(layer[row] for layer in self.first_pass_tokens) for row in range(rows)]
+
+    def _extra_flops(self) -> list[list[int]]:
+        """[L][B]: counted FLOPs beyond those of `tokens`: of adapters, and of a first pass."""
+        extra = self.replacement_flops or [[0] * len(layer) for layer in self.tokens]
+        first = [[self.shape.layer_flops(n) for n in layer] for layer in self.first_pass_tokens] or extra
+        if not self.first_pass_tokens:
+            return extra
+        return [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(extra, first, strict=True)]
 
 
 class RecordWriter:

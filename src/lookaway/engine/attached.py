@@ -32,10 +32,22 @@ def check_detached(anatomy: Anatomy) -> None:
         )
 
 
-def policy_layers(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
-    """The layers before which `policy` is asked on this model; AttachError where that is not possible."""
+def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -> frozenset[int]:
+    """The layers before which `policy` is asked on this model.
+
+    Args:
+        looks_again: the caller carries out `policy.retry()` too.
+
+    Raises:
+        AttachError: it is no policy, wants layers that cannot be pruned, or has two passes where one is carried out.
+    """
     if not isinstance(policy, Policy):
         raise AttachError(f"{policy!r} is no policy. la.policies() lists them, la.load(path) reads a saved one.")
+    if policy.retry() is not None and not looks_again:
+        raise AttachError(
+            "A second look is carried out by la.attach alone. Here give one of its two policies: policy.first, or "
+            "policy.retry().then."
+        )
     first, last = anatomy.first_prunable_layer, anatomy.num_layers
     layers = frozenset(policy.layers(last, first))
     wrong = sorted(layer for layer in layers if not first <= layer < last)

@@ -26,7 +26,8 @@ from .prefill.run import ForwardRun
 from .prefill.start import past_of, prompt_layout
 from .prefill.state import PrefillState
 from .prefill.step import continued_step, prefill_step, repeated_step
-from .refusals import check_run
+from .refusals import check_run, check_second_look
+from .second_look import first_output, second_pass_of, with_states
 
 __all__ = ["Attachment"]
 
@@ -35,6 +36,7 @@ class Attachment(Handle):
     """A policy attached to a model by removal."""
 
     narrows = True
+    looks_again = True
 
     def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
         super().__init__(model, policy, allow_other_model)
@@ -46,6 +48,10 @@ class Attachment(Handle):
             self.anatomy, policy.needs_attention(self.anatomy.num_layers) & self._layers, self._store
         )
         undo: list[Callable[[], object]] = [self._capture.remove]
+        self._second = second_pass_of(self.anatomy, policy, self._layers)
+        if self._second is not None:
+            self._first_layer = min(self._first_layer, self._second.start)
+            undo.append(self._second.capture.remove)
         if self.skipping.layers:
             undo.append(self.anatomy.model.register_forward_pre_hook(self._before_head, with_kwargs=True).remove)
             undo.append(self.anatomy.model.register_forward_hook(self._after_head, always_call=True).remove)
@@ -72,8 +78,11 @@ class Attachment(Handle):
         if self._layers:
             check_run(run.attention, cache, anatomy.has_windows)
         behind = cache is not None and cache.get_seq_length() > 0
+        if self._second is not None:
+            recorded = whole or bool(inputs.get("output_hidden_states"))
+            check_second_look(recorded, behind and holds_images(inputs))
         if behind:
-            run.past = past_of(cache, anatomy, min(self._layers, default=anatomy.num_layers), self.policy)
+            run.past = past_of(cache, anatomy, self._first_layer, self.policy)
         if not behind or (self._layers and holds_images(inputs)):
             layout = prompt_layout(anatomy, inputs, behind)
             run.state = PrefillState.begin(layout, anatomy.num_layers, run.past, self._here.answers)
@@ -81,10 +90,13 @@ class Attachment(Handle):
                 self._warn_without_images()
         return run
 
-    def _end(self, run: ForwardRun) -> None:
-        state = run.state
+    def _end(self, run: ForwardRun, output: Any) -> Any:
+        state, changed = run.state, None
         if state is None:
-            return
+            return None
+        if self._second is not None and run.first_pass is not None:
+            state, states = self._second.run(state, run.first_pass, first_output(output), run.cache)
+            changed = with_states(output, states)
         self._finished(state, state.history)
         if torch.is_grad_enabled() and getattr(self.anatomy.model, "is_gradient_checkpointing", False):
             self._unfinished.append(state)
@@ -92,6 +104,7 @@ class Attachment(Handle):
             info = state.cache_info()
             write_cache_info(run.cache, info)
             self.skipping.sync_cache_lengths(run.cache, info)
+        return changed
 
     # a decoder layer -------------------------------------------------------------------------------------------------
 
@@ -111,6 +124,8 @@ class Attachment(Handle):
                 return self.skipping.continue_behind(call, self._here.needed).arguments()
             return continued_step(run.past, call).arguments()
         asked = self.policy if index in self._layers and run.state.has_visual_tokens else None
+        if self._second is not None:
+            run.first_pass = self._second.note(run.first_pass, call)
         seen = None if asked is None else self._capture.take(run.store, index, run.state.layout)
         run.state, call = prefill_step(run.state, call, asked, seen, attends)
         run.cache = call.cache

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, ClassVar, NoReturn, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -69,15 +69,19 @@ class Handle(ABC):
 
     narrows: bool
     """Outputs are of the kept columns alone; else of the whole prompt."""
+    looks_again: ClassVar[bool] = False
+    """Policies of two passes (`Policy.retry`) are carried out; else they are refused."""
 
     def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
-        self._layers = policy_layers(policy, self.anatomy)
+        self._layers = policy_layers(policy, self.anatomy, self.looks_again)
         check_detached(self.anatomy)
         check_not_compiled(model, self.anatomy)
         self.anatomy.check_policy(policy, allow_other_model)
         self.skipping = Skipping(self.anatomy, policy)
+        self._first_layer = min(self._layers, default=self.anatomy.num_layers)
+        """From this decoder layer on, layers get hooks."""
         self._here = _Here()
         self._record: PromptRecord | None = None
         self._records: deque[PromptRecord] = deque(maxlen=TRACES)
@@ -90,7 +94,7 @@ class Handle(ABC):
         anatomy, self._undo = self.anatomy, undo
         self._undo.append(anatomy.backbone.register_forward_pre_hook(self._before_model, with_kwargs=True).remove)
         self._undo.append(anatomy.backbone.register_forward_hook(self._after_model, always_call=True).remove)
-        first = min(self._layers, default=anatomy.num_layers)
+        first = self._first_layer
         for layer in range(anatomy.num_layers):
             if layer >= first or layer in self.skipping:
                 self._undo += self._install_layer(layer, anatomy.layers[layer])
@@ -192,10 +196,9 @@ class Handle(ABC):
         self._here.run = None
         self._here.run = self._start({**dict(zip(self._parameters, args, strict=False)), **kwargs})
 
-    def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after_model(self, module: nn.Module, args: Any, output: Any) -> Any:
         run, self._here.run = self._here.run, None
-        if run is not None and output is not None:
-            self._end(run)
+        return self._end(run, output) if run is not None and output is not None else None
 
     def _warn_without_images(self) -> None:
         """Say once that nothing can leave; later prompts without an image are follow-ups, or passes of guidance."""
@@ -218,8 +221,8 @@ class Handle(ABC):
         """A forward begins; returns what it carries from hook to hook."""
 
     @abstractmethod
-    def _end(self, run: Any) -> None:
-        """A forward ended without an error."""
+    def _end(self, run: Any, output: Any) -> Any:
+        """A forward ended without an error; returns the output that takes its place, None: it stays."""
 
     @abstractmethod
     def _install_layer(self, index: int, layer: nn.Module) -> list[Callable[[], object]]:

@@ -194,7 +194,7 @@ class Reference(Handle):
                 self._warn_without_images()
         return run
 
-    def _end(self, run: MaskedRun) -> None:
+    def _end(self, run: MaskedRun, output: Any) -> None:
         prompt = run.prompt
         if prompt is None:
             return

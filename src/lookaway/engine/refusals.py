@@ -11,7 +11,21 @@ from torch import nn
 from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
 
-__all__ = ["check_not_compiled", "check_run", "refuse_chunked_prefill"]
+__all__ = ["check_not_compiled", "check_run", "check_second_look", "refuse_chunked_prefill"]
+
+
+def check_second_look(whole: bool, later_turn: bool) -> None:
+    """Refuse what a second look cannot do: record inner outputs of both passes, or a later turn with images."""
+    if whole:
+        raise UnsupportedModel(
+            "output_hidden_states and output_attentions would show the first pass of rows that look again. Attach one "
+            "of the second look's policies alone: la.attach(model, policy.first)."
+        )
+    if later_turn:
+        raise UnsupportedModel(
+            "A second look is for a prompt at the start of its KV cache; this one comes behind earlier turns. Give the "
+            "whole conversation as one prompt, or attach one of its policies alone: la.attach(model, policy.first)."
+        )
 
 
 def check_not_compiled(model: Any, anatomy: Anatomy) -> None:

@@ -10,7 +10,7 @@ from ..core.artifact import read_policy, read_policy_yaml
 from ..core.callable_module import make_callable
 from ..core.decision import Policy
 from ..core.registry import registered_policies
-from . import attention_skip, baselines, compose, fixed, keep_schedule, visual_exit
+from . import attention_skip, baselines, compose, fixed, keep_schedule, second_look, visual_exit
 
 __all__ = [
     "attention_skip",
@@ -21,6 +21,7 @@ __all__ = [
     "list_policies",
     "load",
     "load_chain",
+    "second_look",
     "visual_exit",
 ]
 

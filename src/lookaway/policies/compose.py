@@ -39,6 +39,11 @@ class Chain(Policy):
         for part in self.parts:
             if not isinstance(part, Policy):
                 raise SettingsError(f"chain() joins policies, not {part!r}. la.load(path) reads a saved one.")
+            if part.retry() is not None:
+                raise SettingsError(
+                    "A second look cannot be a part of a chain. Chain inside it instead: "
+                    "la.SecondLook(la.chain(a, b), la.chain(c, d), threshold)."
+                )
         bases = [part.base for part in self.parts if part.base is not None]
         for base in bases[1:]:
             bases[0].check(base)

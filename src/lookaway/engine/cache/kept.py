@@ -34,7 +34,7 @@ class Kept:
 
     def select(self, index: Tensor, valid: Tensor, full: bool) -> Kept:
         """Keep the slots `index` [B, K'] of these; a slot is valid where both say so."""
-        return Kept(self.index.gather(1, index), self.valid.gather(1, index) & valid, full)
+        return Kept(self.index.gather(1, index), self.valid.gather(1, index) & valid, full, self.batch)
 
     def rows(self, rows: Tensor) -> Kept:
         """Other rows of the batch, int64 [B'], for beams."""

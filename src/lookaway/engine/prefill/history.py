@@ -41,6 +41,8 @@ class PrefillHistory:
     decided: int = 1
     """So many of the changes came from the policy; the others are those of the tail."""
     notes: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    twice: Tensor | None = None
+    """Tokens int64 [L, B] that a first pass processed for rows that ran again (`joining.py`); None: none did."""
     tail: int | None = None
     """Layer from which on only positions that are still needed run: no attention comes after it."""
 
@@ -48,6 +50,10 @@ class PrefillHistory:
     def length(self) -> int:
         """Columns of the whole prompt, padding included."""
         return self.changes[0].slots
+
+    def at(self, layer: int) -> Change:
+        """What `layer` ran on."""
+        return [change for change in self.changes if change.layer <= layer][-1]
 
     def noted(self, layer: int, notes: Mapping[str, Tensor]) -> PrefillHistory:
         """With what the policy noted before `layer`."""
@@ -73,7 +79,11 @@ class PrefillHistory:
             layer: {name: torch.as_tensor(value).detach().float().tolist() for name, value in values.items()}
             for layer, values in self.notes.items()
         }
-        return Trace(shape, exits, [c[1] for c in at], [c[2] for c in at], [c[3] for c in at], notes, tail=self.tail)
+        twice = [] if self.twice is None else self.twice.tolist()
+        return Trace(
+            shape, exits, [c[1] for c in at], [c[2] for c in at], [c[3] for c in at], notes, tail=self.tail,
+            first_pass_tokens=twice,
+        )  # fmt: skip
 
 
 def _exit_layer(visual: list[int]) -> int | None:

@@ -70,7 +70,13 @@ class PrefillState:
 
     @classmethod
     def begin(
-        cls, layout: TokenLayout, num_layers: int, past: PrunedCacheInfo | None = None, answers: Tensor | None = None
+        cls,
+        layout: TokenLayout,
+        num_layers: int,
+        past: PrunedCacheInfo | None = None,
+        answers: Tensor | None = None,
+        kept: Kept | None = None,
+        pad_right: bool | None = None,
     ) -> PrefillState:
         """The state before layer 0.
 
@@ -78,6 +84,8 @@ class PrefillState:
             layout: of the prompt.
             past: of the cache that it comes behind; None: there is none.
             answers: bool [B, S], teacher-forced answers among the prompt's columns.
+            kept: names the prompt's columns, where these rows are a part of a batch (`Kept.batch`).
+            pad_right: where that batch pads its rows; None: read off the layout.
 
         Raises:
             DataError: `answers` does not fit the prompt.
@@ -94,12 +102,13 @@ class PrefillState:
             initial=layout,
             past=past or PrunedCacheInfo.of_whole(num_layers, 0),
             answers=answers,
-            pad_right=has_visual_tokens and bool(layout.padding[:, -1].any()),
+            pad_right=has_visual_tokens and bool(layout.padding[:, -1].any()) if pad_right is None else pad_right,
             history=PrefillHistory(num_layers, has_visual_tokens, (first,)),
             initial_visual=first.visual,
             layout=layout,
             has_visual_tokens=has_visual_tokens,
             kept_at=(None,) * num_layers,
+            kept=kept,
         )
 
     @property

@@ -116,8 +116,11 @@ def _pair(
 
 
 def _kept_before(first: Policy, then: Policy, num_layers: int) -> int:
-    """The layer before which states are kept: the first before which one of the two policies may remove something."""
-    return min(min(policy.layers(num_layers, 1), default=num_layers) for policy in (first, then))
+    """The first layer that runs again: that before which one of the two may remove something, or the one before it,
+    whose attention must be seen again (`engine/second_look.py`)."""
+    layers = {*first.layers(num_layers, 1), *then.layers(num_layers, 1)}
+    begins = min(layers, default=num_layers)
+    return begins - 1 if begins in then.needs_attention(num_layers) else begins
 
 
 def _cost(found: Outcomes, shape: DecoderShape, unit: CostUnit) -> NDArray[np.float64]:
