@@ -1,0 +1,100 @@
+"""`lookaway fit` on tiny models of several families: a certified policy, resumed runs, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+import lookaway as la
+from lookaway.core.record import read_records
+from lookaway.models.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """One question a picture, 90 pictures: 54 or so to search on, 18 or so to certify on."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(3)
+    entries = []
+    for number in range(90):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        entries.append({"id": str(number), "image": f"{number}.png", "question": "what is it?"})
+    (folder / "data.json").write_text(json.dumps(entries))
+    return folder / "data.json"
+
+
+def fit(call, model, data, out, *more):
+    return call("fit", "--model", model, "--data", data, "--out", out, "--max-new-tokens", 2, "--epsilon", 0.9,
+                "--limit", 24, "--shares", 0.5, "--shares", 0.9, *more)  # fmt: skip
+
+
+def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
+    call, model_folder, pictures, tmp_path, monkeypatch
+):
+    out = tmp_path / "fit"
+    status, printed, _ = fit(call, model_folder, pictures, out, "--json", tmp_path / "fit.json")
+    assert status == 0
+    assert "can show at best" in printed.replace("\n", " ")
+    found = json.loads((tmp_path / "fit.json").read_text())
+    assert found["certificate"]["bound"] <= 0.9
+    assert found["chosen"]["share"] < 1
+    policy = la.load(out / "policy")
+    model, _ = load_model(model_folder, device="cpu")
+    with la.attach(model, policy):
+        pass
+
+    def outcomes(self, policy):
+        raise AssertionError("a trial ran again")
+
+    monkeypatch.setattr("lookaway.search.fit.outcomes.SampleRuns.outcomes", outcomes)
+    status, _, _ = fit(call, model_folder, pictures, out, "--json", tmp_path / "again.json")
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert status == 0
+    assert again["chosen"] == found["chosen"]
+    assert again["certificate"] == found["certificate"]
+
+
+def test_the_certified_answers_are_those_of_live_runs(call, model_folder, pictures, tmp_path):
+    from lookaway.data import load_samples
+    from lookaway.models.encoding import encode
+
+    status, _, _ = fit(call, model_folder, pictures, tmp_path / "fit", "--methods", "second-look")
+    assert status == 0
+    record = next(r for r in read_records(tmp_path / "fit" / "records.jsonl") if r["kind"] == "fit")
+    policy = la.load(tmp_path / "fit" / "policy")
+    model, processor = load_model(model_folder, device="cpu")
+    samples = load_samples(str(pictures), "calibration", 24, 0, distinct_images=True)
+    changed = 0
+    for sample in samples:
+        inputs = encode(processor, [sample], model.device).inputs
+        with torch.no_grad():
+            plain = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+            with la.attach(model, policy):
+                ours = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        changed += not torch.equal(plain, ours)
+    assert len(samples) == record["certificate"]["samples"]
+    assert changed <= record["certificate"]["changed"]  # the record also counts the token behind the last one
+
+
+def test_too_few_samples_are_named_before_any_work(call, model_folder, pictures, tmp_path):
+    status, _, error = call("fit", "--model", "no/such/model", "--data", pictures, "--epsilon", 0.03, "--out", tmp_path)
+    assert status == 1
+    assert "that takes 99" in error.replace("\n", " ")
+
+
+def test_a_fit_with_other_options_in_the_same_folder_is_refused(call, model_folder, pictures, tmp_path):
+    assert fit(call, model_folder, pictures, tmp_path, "--methods", "reduction")[0] == 0
+    status, _, error = fit(call, model_folder, pictures, tmp_path, "--methods", "exit")
+    assert status == 1
+    assert "differs in methods" in error.replace("\n", " ")
+
+
+def test_where_nothing_passes_the_exit_status_says_so(call, model_folder, pictures, tmp_path):
+    status, _, error = call("fit", "--model", model_folder, "--data", pictures, "--out", tmp_path, "--epsilon", 0.2,
+                            "--limit", 18, "--max-new-tokens", 2, "--methods", "exit")  # fmt: skip
+    assert status == 1
+    assert "No policy" in error
+    assert not (tmp_path / "policy").exists()
