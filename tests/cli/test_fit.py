@@ -61,7 +61,8 @@ def test_the_certified_answers_are_those_of_live_runs(call, model_folder, pictur
     from lookaway.data import load_samples
     from lookaway.models.encoding import encode
 
-    status, _, _ = fit(call, model_folder, pictures, tmp_path / "fit", "--methods", "second-look")
+    status, _, _ = fit(call, model_folder, pictures, tmp_path / "fit", "--methods", "second-look",
+                       "--shares", 0.1, "--thresholds", 0.08, "--thresholds", 0.1)  # fmt: skip
     assert status == 0
     record = next(r for r in read_records(tmp_path / "fit" / "records.jsonl") if r["kind"] == "fit")
     policy = la.load(tmp_path / "fit" / "policy")

@@ -20,10 +20,7 @@ from .candidates import Candidate
 from .options import CostUnit, FitOptions
 from .outcomes import Outcomes
 
-__all__ = ["THRESHOLDS", "Choice", "choices", "measured"]
-
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
-"""Confidences below which a row looks again."""
+__all__ = ["Choice", "choices", "measured"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def choices(
                 continue  # looking again could not help
             if then.policy.skips(shape.num_layers):
                 continue
-            for threshold in THRESHOLDS:
+            for threshold in options.thresholds:
                 allowed.append(
                     _pair(first, then, threshold, found[first.key], found[then.key], full, shape, options.cost)
                 )

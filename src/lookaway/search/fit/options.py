@@ -31,6 +31,8 @@ class FitOptions:
     """Decoder layers before which a reduction takes place."""
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
     """Shares of the visual tokens that a reduction keeps."""
+    thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+    """Confidences below which a row looks again: the ones that are tried."""
     confidence: str = "probability"
     """What a second look goes by: probability, margin or entropy of the first answer token."""
 
