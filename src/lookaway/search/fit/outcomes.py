@@ -110,10 +110,7 @@ class SampleRuns:
         for chosen in self._groups:
             encoded = encode(processor, [samples[i] for i in chosen], model.device, [answers[i] for i in chosen])
             assert encoded.answer_mask is not None
-            inputs = dict(encoded.inputs)
-            positions = self.anatomy.positions(inputs["attention_mask"])
-            if positions is not None:  # as `generate` counts them; None: the model's forward does
-                inputs["position_ids"] = positions
+            inputs = self.anatomy.with_positions(encoded.inputs)
             with torch.no_grad():
                 start, ended = pause(model, inputs, self.anatomy.first_prunable_layer, encoded.answer_mask)
             targets = AnswerTargets.of(inputs["input_ids"], encoded.answer_mask)
