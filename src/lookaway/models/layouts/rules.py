@@ -1,7 +1,7 @@
 """Names of a published checkpoint -> names of a transformers model, as a table that is checked before a tensor is read.
 
-A rule is run on the tensors' shapes first (on PyTorch's meta device), so that missing, unexpected and mis-shaped tensors
-are all listed by name before anything is loaded.
+A rule is run on the tensors' shapes first (on PyTorch's meta device), so that missing, unexpected and mis-shaped
+tensors are all listed by name before anything is loaded.
 """
 
 from __future__ import annotations
