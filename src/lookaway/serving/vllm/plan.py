@@ -1,0 +1,31 @@
+"""A policy, with everything that can be said of it before a prompt was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...core.decision import Policy
+from .static_exits import empty_from, is_static
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a policy is asked."""
+
+    policy: Policy
+    num_layers: int
+    exit_at: int | None
+    """All visual tokens leave before this layer and none before: nobody has to be asked, and a prompt may come in
+    chunks. `num_layers`: never. None: the policy looks at the prompt."""
+    asks: frozenset[int]
+    """Layers before which it is asked."""
+    looks: frozenset[int]
+    """Those before which it needs the queries and keys of the layer before."""
+
+    @classmethod
+    def of(cls, policy: Policy, num_layers: int) -> Plan:
+        exit_at = empty_from(policy, num_layers) if is_static(policy, num_layers) else None
+        asks = frozenset(policy.layers(num_layers, 1))
+        return cls(policy, num_layers, exit_at, asks, policy.looks_at(num_layers) & asks)

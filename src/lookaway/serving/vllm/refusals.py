@@ -1,0 +1,150 @@
+"""What is refused, and what to do instead: better no server than one that answers wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.artifact import BaseModel
+from ...core.errors import LookawayError, SettingsError, UnsupportedModel
+from .settings import Settings
+
+__all__ = ["ARCHITECTURES", "DECODERS", "RequestRefused", "check_config", "check_model", "check_request"]
+
+ARCHITECTURES = (
+    "InternVLForConditionalGeneration",
+    "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "Qwen2VLForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+)
+"""Those that the exactness tests run, and whose outer model does nothing but call its decoder."""
+DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
+"""vLLM's decoder classes whose loop over layers `decoder.py` repeats."""
+TESTED_VERSIONS = ("0.32",)
+
+
+class RequestRefused(LookawayError, ValueError):
+    """A request asks for what cannot be had; the OpenAI server answers it with status 400."""
+
+
+def check_config(vllm_config: Any, settings: Settings) -> None:
+    """Refuse settings of vLLM under which the result would be wrong, all of them in one message.
+
+    Raises:
+        SettingsError: with the option to change for each.
+        UnsupportedModel: the architecture is none of `ARCHITECTURES`.
+        ModelMismatch: a policy was trained for another model.
+    """
+    check_version()
+    _check_architecture(vllm_config.model_config, settings)
+    wrong = [f"{what}: {cure}" for applies, what, cure in _conditions(vllm_config, settings) if applies]
+    if wrong:
+        raise SettingsError("lookaway's vLLM plugin does not run with\n- " + "\n- ".join(wrong))
+
+
+def check_version() -> None:
+    """Refuse a version of vLLM that the plugin was not tested with: it builds on vLLM's internals."""
+    import vllm
+
+    if not vllm.__version__.startswith(TESTED_VERSIONS):
+        raise SettingsError(
+            f"lookaway's vLLM plugin was tested with vLLM {', '.join(TESTED_VERSIONS)} and not with {vllm.__version__}, "
+            "whose internals may differ. Install that version, or start the server without "
+            "additional_config['lookaway']."
+        )
+
+
+def _check_architecture(model_config: Any, settings: Settings) -> None:
+    architecture = model_config.architectures[0]
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModel(
+            f"lookaway's vLLM plugin does not support {architecture}; it supports {', '.join(ARCHITECTURES)}. Serve "
+            "other models with transformers (la.attach)."
+        )
+    text = model_config.hf_text_config
+    here = BaseModel(architecture, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+    for policy in settings.policies.values():
+        if policy.base is not None:
+            policy.base.check(here)
+
+
+def _conditions(config: Any, settings: Settings) -> list[tuple[bool, str, str]]:
+    """(whether it applies, what is set, what to do instead)."""
+    parallel, cache, scheduler = config.parallel_config, config.cache_config, config.scheduler_config
+    looks = any(policy.looks_at(settings.num_layers) for policy in settings.policies.values())
+    return [
+        (config.use_v2_model_runner, "vLLM's second model runner", "set the variable VLLM_USE_V2_MODEL_RUNNER=0"),
+        (not config.model_config.enforce_eager, "CUDA graphs or compilation", "--enforce-eager"),
+        (
+            bool(cache.enable_prefix_caching),
+            "prefix caching (which tokens a layer holds would depend on the request)",
+            "--no-enable-prefix-caching",
+        ),
+        (
+            scheduler.enable_chunked_prefill and not settings.all_static(),
+            "chunked prefill with a policy that looks at the prompt",
+            "--no-enable-chunked-prefill, or a fixed exit",
+        ),
+        (config.speculative_config is not None, "speculative decoding", "leave out --speculative-config"),
+        (config.kv_transfer_config is not None, "KV transfer", "leave out --kv-transfer-config"),
+        (config.lora_config is not None, "LoRA adapters (chosen by row)", "merge them into the model"),
+        (cache.kv_sharing_fast_prefill, "fast prefill", "leave out --kv-sharing-fast-prefill"),
+        (cache.sliding_window is not None, "a sliding window", "use a model without one"),
+        (config.model_config.use_mla, "multi-head latent attention", "use a model without it"),
+        (config.model_config.runner_type != "generate", "pooling", "--runner generate"),
+        (parallel.pipeline_parallel_size > 1, "pipeline parallelism", "--pipeline-parallel-size 1"),
+        (parallel.data_parallel_size > 1, "data parallelism", "start one server a GPU"),
+        (
+            parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1,
+            "context parallelism",
+            "set its sizes to 1",
+        ),
+        (parallel.enable_dbo or parallel.ubatch_size > 0, "micro-batching", "leave out --enable-dbo"),
+        (
+            parallel.tensor_parallel_size > 1 and looks,
+            "tensor parallelism with a policy that ranks by attention (each GPU has a part of the heads)",
+            "--tensor-parallel-size 1",
+        ),
+    ]  # fmt: skip
+
+
+def check_model(model: Any) -> Any:
+    """The decoder of a loaded model (`layers`, `norm`), after a look at its classes.
+
+    Raises:
+        UnsupportedModel: the decoder's loop is not one that `decoder.py` repeats.
+    """
+    decoder = getattr(getattr(model, "language_model", None), "model", None)
+    name = type(decoder).__name__
+    if name not in DECODERS:
+        raise UnsupportedModel(
+            f"The decoder of {type(model).__name__} is a {name}; lookaway's vLLM plugin knows {', '.join(DECODERS)}."
+        )
+    for layer in decoder.layers:
+        if layer.self_attn.attn.sliding_window is not None:
+            raise UnsupportedModel(
+                f"A layer of this {name} has a sliding window, which the vLLM plugin does not serve."
+            )
+    return decoder
+
+
+def check_request(settings: Settings, params: Any, resumable: bool) -> None:
+    """Refuse a request whose answer would be wrong.
+
+    Raises:
+        RequestRefused: an unknown policy, log-probabilities of the prompt, or an input that is sent in parts.
+    """
+    try:
+        name = settings.name_for(params)
+        policy = settings.policy(name)
+    except SettingsError as error:
+        raise RequestRefused(str(error)) from None
+    if policy is None:
+        return
+    if getattr(params, "prompt_logprobs", None) is not None:
+        raise RequestRefused(
+            "prompt_logprobs cannot be had with a lookaway policy: tokens that left have no output. Ask without, or "
+            f"choose the policy {'off'!r} for this request."
+        )
+    if resumable:
+        raise RequestRefused("A request whose input arrives in parts cannot be had with a lookaway policy.")

@@ -1,0 +1,109 @@
+"""What the user configured: `--additional-config '{"lookaway": {...}}'`, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ...core.decision import Policy
+from ...core.errors import SettingsError
+from ...policies import load
+from ...policies.compose import chain
+from .static_exits import empty_from, is_static
+
+__all__ = ["OFF", "Settings", "settings_of"]
+
+OFF = "off"
+"""The name by which a request asks for no policy."""
+KEYS = ("policy", "policies", "default", "own_kv_groups")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The policies of this server."""
+
+    policies: Mapping[str, Policy]
+    """Name -> policy. A single `policy` has the name 'default'."""
+    default: str
+    """The name that a request without a choice gets; may be 'off'."""
+    num_layers: int
+    """Decoder layers of the model."""
+    own_kv_groups: bool = True
+    """Layers that no visual token reaches get KV cache groups of their own, which need fewer blocks."""
+
+    def policy(self, name: str | None) -> Policy | None:
+        """The policy of this name, the default for None; None for 'off'.
+
+        Raises:
+            SettingsError: there is none of this name.
+        """
+        name = self.default if name is None else name
+        if name != OFF and name not in self.policies:
+            known = ", ".join([*map(repr, self.policies), repr(OFF)])
+            raise SettingsError(f"This server has no policy {name!r}. Known: {known}.")
+        return self.policies.get(name)
+
+    def name_for(self, params: Any) -> str:
+        """The policy's name that a request's sampling parameters choose (`extra_args["lookaway"]`)."""
+        chosen = (getattr(params, "extra_args", None) or {}).get("lookaway")
+        if chosen is not None and not isinstance(chosen, str):
+            raise SettingsError(f"lookaway takes a policy's name or {OFF!r}, not {chosen!r}.")
+        return self.default if chosen is None else chosen
+
+    def all_static(self) -> bool:
+        """Whether no policy looks at the prompt."""
+        return all(is_static(policy, self.num_layers) for policy in self.policies.values())
+
+    def empty_from(self, name: str) -> int:
+        """The first layer that no visual token reaches under this policy, whatever the prompt; else `num_layers`."""
+        policy = self.policy(name)
+        return self.num_layers if policy is None else empty_from(policy, self.num_layers)
+
+
+def settings_of(vllm_config: Any) -> Settings | None:
+    """The settings in a `VllmConfig`; None where lookaway was not configured.
+
+    Raises:
+        SettingsError: an unknown key, no policy, or one that does not fit the model's depth.
+        DataError: a policy's folder is missing or damaged.
+    """
+    given = (vllm_config.additional_config or {}).get("lookaway")
+    if given is None:
+        return None
+    return _read(json.dumps(given, sort_keys=True), vllm_config.model_config.hf_text_config.num_hidden_layers)
+
+
+@lru_cache(maxsize=8)  # the front end and, in one process with it, the worker ask for the same
+def _read(document: str, num_layers: int) -> Settings:
+    given = json.loads(document)
+    if not isinstance(given, dict) or set(given) - set(KEYS) or ("policy" in given) == ("policies" in given):
+        raise SettingsError(
+            f"additional_config['lookaway'] has the keys {', '.join(KEYS)}, and either 'policy' (a folder) or 'policies'"
+            f" (name -> folder); it is {given!r}."
+        )
+    sources = given["policies"] if "policies" in given else {"default": given["policy"]}
+    if not isinstance(sources, dict) or not sources or OFF in sources:
+        raise SettingsError(f"'policies' maps at least one name, but not {OFF!r}, to a folder; it is {sources!r}.")
+    policies = {name: _load(source) for name, source in sources.items()}
+    for policy in policies.values():
+        if policy.skips(num_layers):
+            raise SettingsError(
+                f"{policy!r} skips attention layers, which the vLLM plugin does not carry out. Serve it with "
+                "transformers (la.attach)."
+            )
+        policy.layers(num_layers, 1)
+        empty_from(policy, num_layers)
+    settings = Settings(
+        policies, given.get("default", next(iter(policies))), num_layers, given.get("own_kv_groups", True)
+    )
+    settings.policy(None)
+    return settings
+
+
+def _load(source: Any) -> Policy:
+    """A folder, hub id or YAML file; or a list of them, one after the other."""
+    parts = [load(part) for part in (source if isinstance(source, list) else [source])]
+    return parts[0] if len(parts) == 1 else chain(*parts)

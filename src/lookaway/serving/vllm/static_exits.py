@@ -1,0 +1,47 @@
+"""What is known about a policy before any prompt was seen: the layer from which on no visual token is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...core.decision import Policy
+from ...core.errors import SettingsError
+from ...policies.baselines.vtw import VTW
+from ...policies.compose import Chain
+from ...policies.fixed import ExitAt
+from ...policies.ranked import RankedPolicy
+
+__all__ = ["empty_from", "is_static"]
+
+
+def empty_from(policy: Policy, num_layers: int) -> int:
+    """The first layer that no visual token reaches, whatever the prompt; `num_layers` where that depends on the prompt
+    or where visual tokens stay to the end.
+
+    Raises:
+        SettingsError: the policy names rows of a batch, which in a server come and go.
+    """
+    if isinstance(policy, Chain):
+        return min((empty_from(part, num_layers) for part in policy.parts), default=num_layers)
+    if isinstance(policy, ExitAt) and isinstance(policy.layer, Sequence):
+        raise SettingsError(
+            f"ExitAt with one layer a row ({list(policy.layer)}) cannot be served: rows of a server's batch come and "
+            "go. Give one layer, or several policies by name and choose one for each request."
+        )
+    if isinstance(policy, ExitAt | VTW):
+        return num_layers if policy.layer is None else int(policy.layer)
+    if isinstance(policy, RankedPolicy):
+        entries = policy.entries(num_layers)
+        return next((layer for layer, entry in enumerate(entries) if entry == 0), num_layers)
+    return num_layers
+
+
+def is_static(policy: Policy, num_layers: int) -> bool:
+    """Whether the policy decides without looking: all visual tokens leave before `empty_from`, and none before."""
+    if isinstance(policy, Chain):
+        return all(is_static(part, num_layers) for part in policy.parts)
+    if not policy.layers(num_layers, 1):
+        return True
+    if isinstance(policy, RankedPolicy):
+        return all(entry == 0 or entry == 1.0 and isinstance(entry, float) for entry in policy.entries(num_layers))
+    return isinstance(policy, ExitAt | VTW)

@@ -1,0 +1,93 @@
+"""One step of vLLM's runner, as far as the decoder must know it: whose rows these are. Host numbers only.
+
+Everything that is needed of a step without looking at states is read from the runner's own host copies, so that no
+layer waits for the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kv_groups import visual_ranges
+
+__all__ = ["Held", "StepRequest", "requests_of"]
+
+
+@dataclass(eq=False)
+class Held:
+    """What lasts of a request from step to step."""
+
+    source: Any
+    """The runner's own record of the request; another one under the same id is another request."""
+    policy: str
+    visual: NDArray[np.bool_]  # [P]
+    """Which tokens of the prompt are visual."""
+    gone: NDArray[np.int64]  # [L]
+    """Tokens of earlier steps that each layer does not hold."""
+
+
+@dataclass(eq=False)
+class StepRequest:
+    """One request's rows in this step. Rows of a request are adjacent and in the order of its tokens."""
+
+    held: Held
+    start: int
+    """First row."""
+    rows: int
+    done: int
+    """Tokens computed in earlier steps."""
+    prompt: int
+    """Length of the whole prompt. A preempted request computes its answer again, too."""
+
+    @property
+    def visual(self) -> NDArray[np.bool_]:  # [rows]
+        """Which of the rows are visual."""
+        inside = self.held.visual[self.done : self.done + self.rows]
+        return np.pad(inside, (0, self.rows - len(inside)))
+
+    @property
+    def whole(self) -> bool:
+        """The step has the request's whole prompt."""
+        return self.done == 0 and self.rows >= self.prompt
+
+
+def requests_of(
+    runner: Any, held: dict[str, Held], num_layers: int, policy_of: Callable[[Any], str]
+) -> list[StepRequest]:
+    """The requests of a step of the V1 runner, in the order of their rows.
+
+    Args:
+        held: request id -> what its layers hold. Requests that begin (again) are reset in it, and those that ended are
+            taken out.
+        policy_of: sampling parameters -> the policy's name.
+    """
+    batch = runner.input_batch
+    starts = runner.query_start_loc.np
+    found = []
+    for row, request_id in enumerate(batch.req_ids):
+        record = runner.requests[request_id]
+        done = int(batch.num_computed_tokens_cpu[row])
+        state = held.get(request_id)
+        if state is None or state.source is not record:
+            if done:
+                raise RuntimeError(f"Request {request_id} begins at token {done}, though prefix caching is off.")
+            state = held[request_id] = _begin(record, num_layers, policy_of(record.sampling_params))
+        if done == 0:  # it begins, or begins again after preemption
+            state.gone[:] = 0
+        start, stop = int(starts[row]), int(starts[row + 1])
+        found.append(StepRequest(state, start, stop - start, done, record.num_prompt_tokens))
+    for request_id in held.keys() - runner.requests.keys():
+        del held[request_id]
+    return found
+
+
+def _begin(record: Any, num_layers: int, policy: str) -> Held:
+    visual = np.zeros(record.num_prompt_tokens, dtype=bool)
+    for start, stop in visual_ranges(record.mm_features):
+        visual[start:stop] = True
+    return Held(record, policy, visual, np.zeros(num_layers, dtype=np.int64))
