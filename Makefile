@@ -4,11 +4,13 @@ RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LMMS_VENV ?= $(VENV)-lmms
 LMMS_INSTALLED := $(LMMS_VENV)/.installed
+VLLM_VENV ?= $(VENV)-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 # One process a core, one thread each: tiny models gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 SOURCES := src tests examples benchmarks
 
-.PHONY: demo test test-oldest test-matrix test-lmms check lint types fast docs format clean help
+.PHONY: demo test test-oldest test-matrix test-lmms test-vllm check lint types fast docs format clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -21,7 +23,7 @@ demo: $(INSTALLED) ## the default model, its exit gates, with and without, and o
 	$(RUN)/lookaway demo --out out/demo
 
 test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
-	$(PYTEST) -m "not gpu and not hub"
+	$(PYTEST) -m "not gpu and not hub and not vllm"
 
 test-oldest: $(INSTALLED) ## a slice of the table of families on the oldest transformers
 	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py
@@ -37,6 +39,13 @@ $(LMMS_INSTALLED): pyproject.toml dev/install dev/install-lmms dev/constraints.t
 test-lmms: $(LMMS_INSTALLED) ## a task of lmms-eval through the plugin, offline; in an environment of its own
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LMMS_VENV)/bin/python -m pytest tests/evaluation/lmms
 
+$(VLLM_INSTALLED): pyproject.toml dev/install-vllm dev/torchvision_schemas.py dev/vllm.txt
+	dev/install-vllm $(VLLM_VENV)
+	touch $@
+
+test-vllm: $(VLLM_INSTALLED) ## the vLLM plugin on vLLM for CPUs; in an environment of its own
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/serving/vllm
+
 check: lint types fast ## lint + types + fast tests: before every commit
 
 lint: $(INSTALLED)
@@ -47,7 +56,7 @@ types: $(INSTALLED)
 	$(RUN)/mypy
 
 fast: $(INSTALLED)
-	$(PYTEST) -m "not slow and not gpu and not hub"
+	$(PYTEST) -m "not slow and not gpu and not hub and not vllm"
 
 docs: $(INSTALLED) ## the documentation site, into out/site; a warning is an error
 	$(RUN)/python -c 'import mkdocs' 2>/dev/null || $(RUN)/python -m pip -q install -c dev/constraints.txt --group docs
@@ -58,4 +67,4 @@ format: $(INSTALLED) ## let ruff write the format and the safe fixes
 	$(RUN)/ruff check --fix $(SOURCES)
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) $(LMMS_VENV) out .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) out .pytest_cache .ruff_cache .mypy_cache

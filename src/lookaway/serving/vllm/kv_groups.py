@@ -44,7 +44,7 @@ def visual_ranges(mm_features: Iterable[Any]) -> list[tuple[int, int]]:
 
 
 @cache
-def _classes() -> tuple[type, type]:
+def _classes() -> tuple[Any, Any]:
     """(spec, manager): made on first use, since their bases are vLLM's."""
     from dataclasses import dataclass
 

@@ -48,9 +48,8 @@ def check_version() -> None:
 
     if not vllm.__version__.startswith(TESTED_VERSIONS):
         raise SettingsError(
-            f"lookaway's vLLM plugin was tested with vLLM {', '.join(TESTED_VERSIONS)} and not with {vllm.__version__}, "
-            "whose internals may differ. Install that version, or start the server without "
-            "additional_config['lookaway']."
+            f"lookaway's vLLM plugin was tested with vLLM {', '.join(TESTED_VERSIONS)}, not with {vllm.__version__}, "
+            "whose internals may differ. Install that version, or start without additional_config['lookaway']."
         )
 
 
@@ -114,7 +113,7 @@ def check_model(model: Any) -> Any:
     Raises:
         UnsupportedModel: the decoder's loop is not one that `decoder.py` repeats.
     """
-    decoder = getattr(getattr(model, "language_model", None), "model", None)
+    decoder: Any = getattr(getattr(model, "language_model", None), "model", None)
     name = type(decoder).__name__
     if name not in DECODERS:
         raise UnsupportedModel(

@@ -11,7 +11,8 @@ from typing import Any
 from ...core.decision import Policy
 from ...core.errors import SettingsError
 from ...policies import load
-from ...policies.compose import chain
+from ...policies.compose import Chain, chain
+from ...policies.ranked import RankedPolicy
 from .static_exits import empty_from, is_static
 
 __all__ = ["OFF", "Settings", "settings_of"]
@@ -81,26 +82,39 @@ def _read(document: str, num_layers: int) -> Settings:
     given = json.loads(document)
     if not isinstance(given, dict) or set(given) - set(KEYS) or ("policy" in given) == ("policies" in given):
         raise SettingsError(
-            f"additional_config['lookaway'] has the keys {', '.join(KEYS)}, and either 'policy' (a folder) or 'policies'"
-            f" (name -> folder); it is {given!r}."
+            f"additional_config['lookaway'] takes the keys {', '.join(KEYS)}, and either 'policy' (a folder) or "
+            f"'policies' (name -> folder), not {given!r}."
         )
     sources = given["policies"] if "policies" in given else {"default": given["policy"]}
     if not isinstance(sources, dict) or not sources or OFF in sources:
         raise SettingsError(f"'policies' maps at least one name, but not {OFF!r}, to a folder; it is {sources!r}.")
     policies = {name: _load(source) for name, source in sources.items()}
     for policy in policies.values():
-        if policy.skips(num_layers):
-            raise SettingsError(
-                f"{policy!r} skips attention layers, which the vLLM plugin does not carry out. Serve it with "
-                "transformers (la.attach)."
-            )
-        policy.layers(num_layers, 1)
-        empty_from(policy, num_layers)
+        _check(policy, num_layers)
     settings = Settings(
         policies, given.get("default", next(iter(policies))), num_layers, given.get("own_kv_groups", True)
     )
     settings.policy(None)
     return settings
+
+
+def _check(policy: Policy, num_layers: int) -> None:
+    """Refuse a policy that does not fit the model's depth, or that the plugin does not carry out."""
+    reason = ""
+    if policy.skips(num_layers):
+        reason = "skips attention layers"
+    elif _wants_plain_states(policy):
+        reason = "ranks by queries and keys without their rotary phase, which vLLM does not hand over"
+    if reason:
+        raise SettingsError(f"{policy!r} {reason}: serve it with transformers (la.attach).")
+    policy.layers(num_layers, 1)
+    empty_from(policy, num_layers)
+
+
+def _wants_plain_states(policy: Policy) -> bool:
+    if isinstance(policy, Chain):
+        return any(map(_wants_plain_states, policy.parts))
+    return isinstance(policy, RankedPolicy) and policy.order().name.endswith("-no-rotary")
 
 
 def _load(source: Any) -> Policy:

@@ -9,7 +9,7 @@ from ...core.errors import SettingsError
 from ...policies.baselines.vtw import VTW
 from ...policies.compose import Chain
 from ...policies.fixed import ExitAt
-from ...policies.ranked import RankedPolicy
+from ...policies.ranked import RankedPolicy, is_all
 
 __all__ = ["empty_from", "is_static"]
 
@@ -23,13 +23,13 @@ def empty_from(policy: Policy, num_layers: int) -> int:
     """
     if isinstance(policy, Chain):
         return min((empty_from(part, num_layers) for part in policy.parts), default=num_layers)
-    if isinstance(policy, ExitAt) and isinstance(policy.layer, Sequence):
-        raise SettingsError(
-            f"ExitAt with one layer a row ({list(policy.layer)}) cannot be served: rows of a server's batch come and "
-            "go. Give one layer, or several policies by name and choose one for each request."
-        )
     if isinstance(policy, ExitAt | VTW):
-        return num_layers if policy.layer is None else int(policy.layer)
+        if isinstance(policy.layer, Sequence):
+            raise SettingsError(
+                f"ExitAt with one layer a row ({list(policy.layer)}) cannot be served: rows of a batch come and "
+                "go. Give one layer, or several policies by name and choose one for each request."
+            )
+        return num_layers if policy.layer is None else policy.layer
     if isinstance(policy, RankedPolicy):
         entries = policy.entries(num_layers)
         return next((layer for layer, entry in enumerate(entries) if entry == 0), num_layers)
@@ -43,5 +43,5 @@ def is_static(policy: Policy, num_layers: int) -> bool:
     if not policy.layers(num_layers, 1):
         return True
     if isinstance(policy, RankedPolicy):
-        return all(entry == 0 or entry == 1.0 and isinstance(entry, float) for entry in policy.entries(num_layers))
+        return all(entry == 0 or is_all(entry) for entry in policy.entries(num_layers))
     return isinstance(policy, ExitAt | VTW)

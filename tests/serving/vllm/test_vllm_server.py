@@ -1,0 +1,100 @@
+"""`vllm serve` as users start it: the entry point, processes of its own, the OpenAI API with a policy a request."""
+
+import base64
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from vllm_engine import LOGPROB_TOLERANCE, environment
+from vllm_judge import NEW_TOKENS
+
+pytestmark = pytest.mark.vllm
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+STARTS_IN = 240  # seconds
+
+
+@pytest.fixture(scope="module")
+def server(judges, tmp_path_factory):
+    judge = judges("llava")
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "template.jinja").write_text(TEMPLATE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"lookaway": {"policies": {"gates": judge.saved["gates"], "exit-3": judge.saved["exit-3"]}}}
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge.folder), "--host", "127.0.0.1",
+        "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager",
+        "--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "1024",
+        "--max-model-len", "512", "--block-size", "32", "--generation-config", "vllm",
+        "--chat-template", str(folder / "template.jinja"), "--additional-config", json.dumps(given),
+    ]  # fmt: skip
+    log = (folder / "log").open("w+")
+    environ = environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", VLLM_LOGGING_LEVEL="INFO")
+    process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + STARTS_IN
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"vLLM did not start:\n{(folder / 'log').read_text()[-4000:]}")
+            time.sleep(0.5)
+        yield judge, f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(url):
+    try:
+        return urllib.request.urlopen(url, timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def chat(judge, url, index, **more):
+    text, images = judge.prompts[index]
+    content = []
+    for n, words in enumerate(text.split("<image>")):
+        if n:
+            png = io.BytesIO()
+            images[n - 1].save(png, "PNG")
+            data = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+            content.append({"type": "image_url", "image_url": {"url": data}})
+        content.append({"type": "text", "text": words})
+    body = {
+        "model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": NEW_TOKENS, "temperature": 0,
+        "ignore_eos": True, "logprobs": True, "return_token_ids": True, "add_special_tokens": False, **more,
+    }  # fmt: skip
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    return json.load(urllib.request.urlopen(request, timeout=60))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_a_policy_for_each_request(server, index):
+    judge, url = server
+    for name in (None, "gates", "exit-3", "off"):
+        reply = chat(judge, url, index, **({} if name is None else {"vllm_xargs": {"lookaway": name}}))["choices"][0]
+        tokens, logprobs, _ = judge.answer(index, name or "gates")  # the first is the default
+        assert reply["token_ids"] == tokens, name
+        found = [entry["logprob"] for entry in reply["logprobs"]["content"]]
+        assert found == pytest.approx(logprobs, abs=LOGPROB_TOLERANCE)
+
+
+def test_an_unknown_policy_is_a_bad_request(server):
+    judge, url = server
+    with pytest.raises(urllib.error.HTTPError) as error:
+        chat(judge, url, 0, vllm_xargs={"lookaway": "exit-4"})
+    assert error.value.code == 400
+    assert "no policy 'exit-4'" in error.value.read().decode()
+    assert answers(f"{url}/health")
