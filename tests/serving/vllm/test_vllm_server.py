@@ -19,7 +19,7 @@ TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
 )
-STARTS_IN = 240  # seconds
+STARTS_IN = 400  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def server(judges, tmp_path_factory):
         port = free.getsockname()[1]
     given = {"lookaway": {"policies": {"gates": judge.saved["gates"], "exit-3": judge.saved["exit-3"]}}}
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(judge.folder), "--host", "127.0.0.1",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(judge.folder), "--host", "127.0.0.1",
         "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager",
         "--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "1024",
         "--max-model-len", "512", "--block-size", "32", "--generation-config", "vllm",
