@@ -7,7 +7,7 @@ import pytest
 from vllm_engine import WITHOUT_CHUNKS, core, engine, request, run_together, runner, sampling
 
 import lookaway as la
-from lookaway.core.artifact import BaseModel
+from lookaway.core.base_model import BaseModel
 from lookaway.core.errors import ModelMismatch, SettingsError, UnsupportedModel
 from lookaway.serving.vllm.refusals import check_config, check_model
 from lookaway.serving.vllm.settings import Settings

@@ -76,9 +76,7 @@ class Judge:
             for _ in range((1, 1, 2, 0)[i % 4]):
                 size = (32, 32) if self.family in FIXED_SIZE else draw.choice([(32, 32), (64, 32)])
                 images.append(Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1])))
-            text = [
-                "".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, words))) for _ in range(len(images) + 1)
-            ]
+            text = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, words))) for _ in range(len(images) + 1)]
             found.append((text[0] + "".join(picture + word for word in text[1:]), images))
         return found
 

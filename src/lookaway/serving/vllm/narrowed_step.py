@@ -71,10 +71,10 @@ class NarrowedStep:
             elif prompt.plan.exit_at is None and layer in prompt.plan.asks and prompt.visual.any():
                 own = slice(ends[prompt.index] - len(prompt.rows), ends[prompt.index])
                 states = hidden[own] if residual is None else hidden[own] + residual[own]
-                attended = None
+                inputs = None
                 if layer in prompt.plan.looks and self.seen is not None:
-                    attended = seen_by_attention(attentions[layer - 1], *(seen[own] for seen in self.seen))
-                keep = prompt.plan.policy.decide(prompt.view(layer, states, attended)).keep
+                    inputs = seen_by_attention(attentions[layer - 1], *(seen[own] for seen in self.seen))
+                keep = prompt.plan.policy.decide(prompt.view(layer, states, inputs)).keep
                 if keep is not None:
                     asked.append((prompt, keep[0]))
         if asked:  # one read for all requests

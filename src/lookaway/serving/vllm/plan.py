@@ -28,4 +28,4 @@ class Plan:
     def of(cls, policy: Policy, num_layers: int) -> Plan:
         exit_at = empty_from(policy, num_layers) if is_static(policy, num_layers) else None
         asks = frozenset(policy.layers(num_layers, 1))
-        return cls(policy, num_layers, exit_at, asks, policy.looks_at(num_layers) & asks)
+        return cls(policy, num_layers, exit_at, asks, policy.needs_attention(num_layers) & asks)

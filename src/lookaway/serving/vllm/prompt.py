@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.attended import Attended
+from ...core.attention_inputs import AttentionInputs
 from ...core.decision import LayerView
 from ...core.errors import InvalidDecision
 from ...core.layout import TokenLayout
@@ -35,7 +35,7 @@ class Prompt:
         self.total = int(self.visual.sum())
         self.spans = TokenLayout.from_masks(torch.from_numpy(self.visual)[None]).spans
 
-    def view(self, layer: int, hidden: Tensor, attended: Attended | None) -> LayerView:
+    def view(self, layer: int, hidden: Tensor, inputs: AttentionInputs | None) -> LayerView:
         """What the policy sees before `layer`: a batch of one row.
 
         Tokens of the answer, which a preempted request computes again, count as padding: the policy did not see them
@@ -48,7 +48,7 @@ class Prompt:
         answer = torch.from_numpy(self.answer).to(hidden.device)[None]
         layout = TokenLayout(visual, ~visual & ~answer, answer, self.spans)
         total = torch.tensor([self.total], device=hidden.device)
-        return LayerView(layer, self.plan.num_layers, layout, hidden[None], total, attended)
+        return LayerView(layer, self.plan.num_layers, layout, hidden[None], total, inputs)
 
     def checked(self, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The policy's answer, bool [K], with the tokens of the answer, which always stay.
@@ -65,7 +65,7 @@ class Prompt:
         self.rows, self.visual, self.answer = self.rows[stay], self.visual[stay], self.answer[stay]
 
 
-def seen_by_attention(attention: Any, query: Tensor, key: Tensor) -> Attended:
+def seen_by_attention(attention: Any, query: Tensor, key: Tensor) -> AttentionInputs:
     """What vLLM's attention of the layer before was called with, for one request.
 
     Args:
@@ -81,4 +81,4 @@ def seen_by_attention(attention: Any, query: Tensor, key: Tensor) -> Attended:
 
     real = torch.ones(1, len(query), dtype=torch.bool, device=query.device)
     queries, keys = by_head(query, attention.num_heads), by_head(key, attention.num_kv_heads)
-    return Attended(queries, keys, real, attention.impl.scale, plain)
+    return AttentionInputs(queries, keys, real, attention.impl.scale, plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core.artifact import BaseModel
+from ...core.base_model import BaseModel
 from ...core.errors import LookawayError, SettingsError, UnsupportedModel
 from .settings import Settings
 
@@ -70,7 +70,7 @@ def _check_architecture(model_config: Any, settings: Settings) -> None:
 def _conditions(config: Any, settings: Settings) -> list[tuple[bool, str, str]]:
     """(whether it applies, what is set, what to do instead)."""
     parallel, cache, scheduler = config.parallel_config, config.cache_config, config.scheduler_config
-    looks = any(policy.looks_at(settings.num_layers) for policy in settings.policies.values())
+    looks = any(policy.needs_attention(settings.num_layers) for policy in settings.policies.values())
     return [
         (config.use_v2_model_runner, "vLLM's second model runner", "set the variable VLLM_USE_V2_MODEL_RUNNER=0"),
         (not config.model_config.enforce_eager, "CUDA graphs or compilation", "--enforce-eager"),
