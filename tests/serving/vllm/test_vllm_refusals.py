@@ -144,13 +144,15 @@ def test_an_engine_with_a_refused_setting_does_not_start(judges):
 
 def test_requests(judges):
     """A refused request is the client's error; the engine goes on, and so do requests without a policy."""
+    from vllm.exceptions import VLLMValidationError
+
     judge = judges("llava")
     with engine(judge, {"policies": {"exit-3": judge.saved["exit-3"]}}, **WITHOUT_CHUNKS) as llm:
         for params, words in [
             (sampling("exit-4"), r"no policy 'exit-4'.*'exit-3', 'off'"),
             (sampling(prompt_logprobs=1), "prompt_logprobs"),
         ]:
-            with pytest.raises(ValueError, match=words):
+            with pytest.raises(VLLMValidationError, match=words):
                 llm.generate(request(judge, 0), params, use_tqdm=False)
         llm.generate(request(judge, 0), sampling("off", prompt_logprobs=1), use_tqdm=False)
         run_together(llm, judge, ["exit-3", "off"])

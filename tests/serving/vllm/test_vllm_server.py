@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from vllm_checkpoints import LAYERS
 from vllm_engine import LOGPROB_TOLERANCE, environment
 from vllm_judge import NEW_TOKENS
 
@@ -39,7 +40,10 @@ def server(judges, tmp_path_factory):
         "--chat-template", str(folder / "template.jinja"), "--additional-config", json.dumps(given),
     ]  # fmt: skip
     log = (folder / "log").open("w+")
-    environ = environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", VLLM_LOGGING_LEVEL="INFO")
+    (folder / "counters").mkdir()
+    environ = environment(
+        VLLM_ENABLE_V1_MULTIPROCESSING="1", VLLM_LOGGING_LEVEL="INFO", PROMETHEUS_MULTIPROC_DIR=str(folder / "counters")
+    )
     process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + STARTS_IN
@@ -98,3 +102,17 @@ def test_an_unknown_policy_is_a_bad_request(server):
     assert error.value.code == 400
     assert "no policy 'exit-4'" in error.value.read().decode()
     assert answers(f"{url}/health")
+
+
+def test_what_was_saved_is_counted(server):
+    """The requests of the tests above, on vLLM's own /metrics."""
+    judge, url = server
+    chat(judge, url, 0, vllm_xargs={"lookaway": "exit-3"})
+    page = urllib.request.urlopen(f"{url}/metrics", timeout=30).read().decode()
+    found = dict(line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("lookaway_"))
+    prompts = float(found['lookaway_prompts_total{exit_layer="3",policy="exit-3"}'])
+    assert prompts >= 1
+    assert float(found['lookaway_visual_tokens_total{policy="exit-3"}']) % (64 * LAYERS) == 0
+    every, dropped = (float(found[f'lookaway_visual_tokens{part}_total{{policy="exit-3"}}']) for part in ("", "_dropped"))
+    assert dropped == every / 2  # three of six layers
+    assert float(found['lookaway_prefill_flops_saved_total{policy="exit-3"}']) > 0

@@ -63,14 +63,15 @@ def test_one_policy_is_the_default_and_off_is_none(saved):
 
 
 def test_several_policies_by_name_and_a_list_is_a_chain(saved):
-    folders = {"early": saved(la.ExitAt(1), "a"), "both": [saved(la.FastV(2, 0.5), "b"), saved(la.ExitAt(4), "c")]}
+    folders = {"late": saved(la.ExitAt(1), "a"), "both": [saved(la.FastV(2, 0.5), "b"), saved(la.ExitAt(4), "c")]}
     settings = settings_of(config({"lookaway": {"policies": folders, "default": "off"}}))
     assert settings.policy(None) is None
     assert settings.policy("both") == la.chain(la.FastV(2, 0.5), la.ExitAt(4))
     assert not settings.all_static()
-    params = SimpleNamespace(extra_args={"lookaway": "early"})
-    assert settings.name_for(params) == "early"
+    params = SimpleNamespace(extra_args={"lookaway": "late"})
+    assert settings.name_for(params) == "late"
     assert settings.name_for(SimpleNamespace(extra_args=None)) == "off"
+    assert settings_of(config({"lookaway": {"policies": folders}})).default == "late"  # the first that was given
 
 
 @pytest.mark.parametrize(

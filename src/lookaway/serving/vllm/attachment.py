@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ...anatomy.families.parts import decoder_shape
 from .decoder import NarrowedDecoder
 from .kv_groups import exit_spec, first_text_layer
+from .metrics import Savings
 from .narrowing import Group, groups_of
 from .refusals import check_config, check_model
 from .settings import Settings
@@ -31,7 +33,9 @@ class Attachment:
 
     def __init__(self, runner: Any, settings: Settings, decoder: Any) -> None:
         self.runner, self.settings = runner, settings
-        self.decoder = NarrowedDecoder(decoder, settings)
+        model = runner.vllm_config.model_config
+        savings = Savings(decoder_shape(model.hf_text_config, model.dtype.itemsize))
+        self.decoder = NarrowedDecoder(decoder, settings, savings)
         self.held: dict[str, Held] = {}
         self._groups: dict[str, Group] | None = None
 

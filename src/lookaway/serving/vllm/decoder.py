@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .metrics import Savings
 from .narrowed_step import NarrowedStep
 from .narrowing import Group
 from .plan import Plan
@@ -26,10 +27,11 @@ class NarrowedDecoder:
     Args:
         model: vLLM's decoder.
         settings: the server's policies.
+        savings: counts what they saved.
     """
 
-    def __init__(self, model: Any, settings: Settings) -> None:
-        self.model = model
+    def __init__(self, model: Any, settings: Settings, savings: Savings) -> None:
+        self.model, self.savings = model, savings
         self.layers = list(model.layers)
         self.attentions = [layer.self_attn.attn for layer in self.layers]
         self.names = [attention.layer_name for attention in self.attentions]
@@ -71,7 +73,7 @@ class NarrowedDecoder:
                 if len(hidden):  # a chunk may hold visual rows only
                     with step.watch(index, self.attentions[index]):
                         hidden, residual = layer(positions, hidden, residual)
-        step.finish()
+        step.finish(self.savings)
         if len(hidden):
             hidden, _ = self.model.norm(hidden, residual)
         if len(hidden) == padded:

@@ -60,9 +60,14 @@ def _check_request(
 ) -> Any:
     """In the front end, for each request: an unknown policy is the client's error, not the engine's."""
     if processor.lookaway is not None:
-        from .refusals import check_request
+        from vllm.exceptions import VLLMValidationError
 
-        check_request(processor.lookaway, params, resumable=kwargs.get("resumable", False))
+        from .refusals import RequestRefused, check_request
+
+        try:
+            check_request(processor.lookaway, params, resumable=kwargs.get("resumable", False))
+        except RequestRefused as error:  # the kind of error that vLLM's server answers with status 400
+            raise VLLMValidationError(str(error)) from error
     return plain(processor, request_id, prompt, params, *args, **kwargs)
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .metrics import Savings
 from .narrowing import Counts, Group, metadata_for
 from .plan import Plan
 from .prompt import Prompt, seen_by_attention
@@ -124,8 +125,10 @@ class NarrowedStep:
     def _remember(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
         self.seen = (inputs[0], inputs[1])
 
-    def finish(self) -> None:
-        """Note for later steps what each layer does not hold of this one."""
+    def finish(self, savings: Savings) -> None:
+        """Count what was saved, and note for later steps what each layer does not hold of this one."""
+        for prompt in self.prompts:
+            savings.count(self.requests[prompt.index], self.lost[prompt.index])
         for request, lost in zip(self.requests, self.lost, strict=True):
             request.held.gone += lost
 

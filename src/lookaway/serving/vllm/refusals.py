@@ -23,7 +23,7 @@ DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 TESTED_VERSIONS = ("0.32",)
 
 
-class RequestRefused(LookawayError, ValueError):
+class RequestRefused(LookawayError):
     """A request asks for what cannot be had; the OpenAI server answers it with status 400."""
 
 

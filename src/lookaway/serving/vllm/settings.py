@@ -74,7 +74,7 @@ def settings_of(vllm_config: Any) -> Settings | None:
     given = (vllm_config.additional_config or {}).get("lookaway")
     if given is None:
         return None
-    return _read(json.dumps(given, sort_keys=True), vllm_config.model_config.hf_text_config.num_hidden_layers)
+    return _read(json.dumps(given), vllm_config.model_config.hf_text_config.num_hidden_layers)
 
 
 @lru_cache(maxsize=8)  # the front end and, in one process with it, the worker ask for the same

@@ -1,0 +1,73 @@
+"""What the policies saved, as Prometheus counters beside vLLM's own.
+
+They are counted in the worker. Where that is another process than the API server (vLLM's usual way), `/metrics` shows them
+if the server was started with the variable PROMETHEUS_MULTIPROC_DIR set to an empty folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.cost import DecoderShape
+
+if TYPE_CHECKING:
+    from .step import StepRequest
+
+__all__ = ["Savings", "saved_flops"]
+
+
+@dataclass(frozen=True)
+class Savings:
+    """Counts what the prefill of each prompt with visual tokens saved."""
+
+    shape: DecoderShape
+    """Of the decoder."""
+
+    def count(self, request: StepRequest, lost: NDArray[np.int64]) -> None:
+        """Count one request's part of a step.
+
+        Args:
+            request: with visual rows in this step.
+            lost: int64 [L], rows of this step that did not enter each layer.
+        """
+        prompts, every, dropped, flops = _counters()
+        policy, rows = request.held.policy, int(request.visual.sum())
+        every.labels(policy).inc(rows * len(lost))
+        dropped.labels(policy).inc(int(lost.sum()))
+        flops.labels(policy).inc(saved_flops(self.shape, request.rows, request.done, request.held.gone, lost))
+        if not request.held.visual[request.done + request.rows :].any():  # its last visual row was in this step
+            gone = np.flatnonzero(lost == rows)
+            prompts.labels(policy, str(gone[0]) if len(gone) else "never").inc()
+
+
+def saved_flops(
+    shape: DecoderShape, rows: int, done: int, gone: NDArray[np.int64], lost: NDArray[np.int64]
+) -> int:
+    """FLOPs, by the counting of `core.cost`, that one request's part of a step did not need.
+
+    Args:
+        rows: tokens of the step. done: tokens of earlier steps.
+        gone: int64 [L], tokens of earlier steps that each layer does not hold. lost: int64 [L], tokens of the step that
+            did not enter it.
+    """
+    attention = 4 * shape.num_heads * shape.head_dim  # a query and a key
+    each = shape.layer_flops(1) - attention  # projections and FFN of a token
+    left, keys = rows - lost, rows - lost + done - gone
+    return int((each * lost + attention * (rows * (rows + done) - left * keys)).sum())
+
+
+@cache  # a counter's name may be registered once a process
+def _counters() -> tuple[Any, Any, Any, Any]:
+    from prometheus_client import Counter
+
+    return (
+        Counter("lookaway_prompts", "Prompts with visual tokens, by the layer that none of them reached.", ["policy", "exit_layer"]),
+        Counter("lookaway_visual_tokens", "Visual tokens of prompts, times the decoder's layers.", ["policy"]),
+        Counter("lookaway_visual_tokens_dropped", "Of these, those that a layer did not compute.", ["policy"]),
+        Counter("lookaway_prefill_flops_saved", "FLOPs of the decoder that prompts did not need.", ["policy"]),
+    )
