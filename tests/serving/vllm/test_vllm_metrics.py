@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lookaway.anatomy import tiny
+from lookaway.anatomy.tiny import tiny
 from lookaway.core.cost import DecoderShape
 from lookaway.serving.vllm.metrics import saved_flops
 
@@ -34,4 +34,7 @@ def test_the_trace_says_the_same():
         model.model(**model.inputs())
     cost, trace = run.trace.cost(), run.trace
     lost = np.array([trace.tokens[0][0] - layer[0] for layer in trace.tokens])
-    assert saved_flops(trace.shape, trace.tokens[0][0], 0, np.zeros(4, dtype=np.int64), lost) == cost.full_flops - cost.flops
+    assert (
+        saved_flops(trace.shape, trace.tokens[0][0], 0, np.zeros(4, dtype=np.int64), lost)
+        == cost.full_flops - cost.flops
+    )

@@ -113,6 +113,8 @@ def test_what_was_saved_is_counted(server):
     prompts = float(found['lookaway_prompts_total{exit_layer="3",policy="exit-3"}'])
     assert prompts >= 1
     assert float(found['lookaway_visual_tokens_total{policy="exit-3"}']) % (64 * LAYERS) == 0
-    every, dropped = (float(found[f'lookaway_visual_tokens{part}_total{{policy="exit-3"}}']) for part in ("", "_dropped"))
+    every, dropped = (
+        float(found[f'lookaway_visual_tokens{part}_total{{policy="exit-3"}}']) for part in ("", "_dropped")
+    )
     assert dropped == every / 2  # three of six layers
     assert float(found['lookaway_prefill_flops_saved_total{policy="exit-3"}']) > 0

@@ -1,6 +1,6 @@
 """What the policies saved, as Prometheus counters beside vLLM's own.
 
-They are counted in the worker. Where that is another process than the API server (vLLM's usual way), `/metrics` shows them
+They are counted in the worker. Where that is another process than the API server, as usual in vLLM, `/metrics` shows them
 if the server was started with the variable PROMETHEUS_MULTIPROC_DIR set to an empty folder.
 """
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .step import StepRequest
 
 __all__ = ["Savings", "saved_flops"]
+
+LABELS = ("policy",)
+PROMPT_LABELS = ("policy", "exit_layer")
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,7 @@ class Savings:
             prompts.labels(policy, str(gone[0]) if len(gone) else "never").inc()
 
 
-def saved_flops(
-    shape: DecoderShape, rows: int, done: int, gone: NDArray[np.int64], lost: NDArray[np.int64]
-) -> int:
+def saved_flops(shape: DecoderShape, rows: int, done: int, gone: NDArray[np.int64], lost: NDArray[np.int64]) -> int:
     """FLOPs, by the counting of `core.cost`, that one request's part of a step did not need.
 
     Args:
@@ -65,9 +66,10 @@ def saved_flops(
 def _counters() -> tuple[Any, Any, Any, Any]:
     from prometheus_client import Counter
 
+    visual = "Visual tokens of prompts, times the decoder's layers"
     return (
-        Counter("lookaway_prompts", "Prompts with visual tokens, by the layer that none of them reached.", ["policy", "exit_layer"]),
-        Counter("lookaway_visual_tokens", "Visual tokens of prompts, times the decoder's layers.", ["policy"]),
-        Counter("lookaway_visual_tokens_dropped", "Of these, those that a layer did not compute.", ["policy"]),
-        Counter("lookaway_prefill_flops_saved", "FLOPs of the decoder that prompts did not need.", ["policy"]),
+        Counter("lookaway_prompts", "Prompts with pictures, by the layer that no visual token reached.", PROMPT_LABELS),
+        Counter("lookaway_visual_tokens", f"{visual}.", LABELS),
+        Counter("lookaway_visual_tokens_dropped", f"{visual}: those that a layer did not compute.", LABELS),
+        Counter("lookaway_prefill_flops_saved", "FLOPs of the decoder that prompts did not need.", LABELS),
     )
