@@ -1,7 +1,7 @@
 """What the policies saved, as Prometheus counters beside vLLM's own.
 
-They are counted in the worker. Where that is another process than the API server, as usual in vLLM, `/metrics` shows them
-if the server was started with the variable PROMETHEUS_MULTIPROC_DIR set to an empty folder.
+They are counted in the worker. Where that is another process than the API server, as usual in vLLM, `/metrics` shows
+them if the server was started with the variable PROMETHEUS_MULTIPROC_DIR set to an empty folder.
 """
 
 from __future__ import annotations
