@@ -118,3 +118,13 @@ def test_bad_input(tmp_path):
         train_adapters(model, processor, SAMPLES, tmp_path, replace(QUICK, skip=(9,)))
     with pytest.raises(SettingsError, match="--width must be at least 1"):
         replace(QUICK, width=0)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
+    """transformers' Trainer would run copies of the model, in threads, with one attachment."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda self: 2))
+    model = tiny("llava").model
+    with pytest.raises(SettingsError, match=r"2 GPUs are visible.*torchrun --nproc-per-node 2"):
+        train_adapters(model, tiny_processor(), SAMPLES, tmp_path, QUICK)
+    la.attach(model, la.ExitAt(2)).detach()  # nothing was left attached

@@ -274,6 +274,7 @@ def _closed(mask: Any, past: Tensor, new: Tensor, attention: str) -> Tensor:
             )
         columns = torch.arange(keys, device=new.device)
         mask = (columns <= columns[-queries:, None])[None, None]
+    past, new = past.to(mask.device), new.to(mask.device)
     first = keys - mask.shape[-1]  # sliding windows begin later
     closed = torch.cat([past, new], 1)[:, None, None, first:]  # [B, 1, 1, keys]
     mask = mask.expand(len(new), -1, -1, -1)

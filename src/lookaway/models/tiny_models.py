@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from ..core.random_state import seeded
 
 __all__ = ["tiny_lavin", "tiny_meter", "tiny_vilt"]
 
@@ -71,8 +71,7 @@ def tiny_vilt(num_layers: int = 3, seed: int = 0) -> Any:
 
 def _random(model_class: Any, config: Any, seed: int, attn_implementation: str, random_parts: str) -> Any:
     """A model whose parameters under `random_parts` are drawn too, where its own initialisation makes them constant."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = model_class._from_config(config, attn_implementation=attn_implementation)
         for name, parameter in model.named_parameters():
             if random_parts in name:

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..anatomy.find import anatomy_of
 from ..core.errors import SettingsError
+from ..core.random_state import seeded
 from ..core.record import Sample
 from ..engine.api import attach
 from ..engine.attachment import Attachment
@@ -145,8 +145,7 @@ def train_adapters(
         raise SettingsError("Give the layers to skip: --skip 19 --skip 21 ..., or search them (docs/methods/eas.md).")
     anatomy = anatomy_of(model)
     AttentionSkip(options.skip).skips(anatomy.num_layers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
     facts, identity = training_facts(model, processor, samples, options), anatomy.identity
     device = next(anatomy.model.parameters()).device

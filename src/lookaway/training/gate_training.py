@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable, labels
+from ..core.random_state import seeded
 from ..modules.gates import ExitGates
 from ..policies.visual_exit import exit_probabilities, simulate
 from .gate_options import GateOptions
@@ -84,8 +85,7 @@ def train_gates(
         train, held = torch.ones_like(train), torch.zeros_like(held)  # too few to hold any back
     good = exit_labels(table, options)
     x, y = table.features[train], good[train].float()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         gates = _new_gates(x.shape[-1] // 2, table.layers, options)
         gates.fit_norm(x)
         held_x, held_y = table.features[held], good[held].float()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError, MissingDependency
+from ..core.errors import DataError, MissingDependency, SettingsError
 from ..core.provenance import claim, provenance
 from ..core.record import Sample
 from ..models.encoding import Encoded, encode
@@ -70,6 +70,7 @@ def train_on_answers(
 
     Raises:
         StaleResults: `folder` holds checkpoints that depend on something else.
+        SettingsError: this process sees several GPUs.
     """
     from transformers import Trainer, TrainerState, TrainingArguments
 
@@ -110,6 +111,8 @@ def train_on_answers(
         **more,
     )
 
+    check_one_process_a_gpu(arguments.n_gpu)
+
     def collate(batch: list[Sample]) -> dict[str, Encoded]:
         return {"batch": encode(processor, batch, device, [str(sample.answer) for sample in batch])}
 
@@ -136,6 +139,20 @@ def training_facts(model: Any, processor: Any, samples: Sequence[Sample], option
 def _finished(checkpoint: Path) -> bool:
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return bool(state["global_step"] >= state["max_steps"] > 0)
+
+
+def check_one_process_a_gpu(gpus: int) -> None:
+    """Refuse a process that would share one model, and what is attached to it, among several GPUs.
+
+    Raises:
+        SettingsError: `gpus`, those of this process, are several: transformers' Trainer would run nn.DataParallel.
+    """
+    if gpus > 1:
+        raise SettingsError(
+            f"{gpus} GPUs are visible, and one process cannot share a model with a policy attached among them. Start "
+            f"one process a GPU: torchrun --nproc-per-node {gpus} -m lookaway train ...; or use one of them: "
+            "CUDA_VISIBLE_DEVICES=0 lookaway train ..."
+        )
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UnknownAnatomy
+from ...core.random_state import seeded
 from . import gemma, llava, qwen, tiled
 from .sizes import BATCH_KINDS, IMAGE, PAD, TEXT, VIDEO, VISION, VOCAB, Recipe
 
@@ -77,8 +78,7 @@ def tiny(family: str, num_layers: int = 4, seed: int = 0, attn_implementation: s
     attention: Any = attn_implementation
     if eager := TINY[family].without_sdpa:
         attention = {part: "eager" if part in eager else attn_implementation for part in ("", *config.sub_configs)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = model_class._from_config(config, attn_implementation=attention)
         for weight in model.parameters():
             if weight.dim() > 1 and not weight.any():  # some projectors begin at zero, and would show nothing

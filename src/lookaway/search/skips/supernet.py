@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ...anatomy.base import Anatomy
+from ...core.random_state import seeded
 from ...engine.api import attach
 from ...engine.replay.teacher_forcing import attached_loss
 from ...models.encoding import Encoded
@@ -26,8 +27,7 @@ class Supernet:
     def __init__(self, anatomy: Anatomy, arms: Sequence[int], options: SkipSearchOptions) -> None:
         assert options.lr is not None
         self.model, self.options = anatomy.model, options
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
+        with seeded(options.seed):
             adapters = SkipAdapters(anatomy.shape.hidden_size, arms, options.shape())
         self.adapters = adapters.to(next(anatomy.model.parameters()).device).train()
         self.optimiser = torch.optim.AdamW(self.adapters.parameters(), options.lr, weight_decay=options.weight_decay)
@@ -37,8 +37,8 @@ class Supernet:
         o = self.options
         assert o.lr is not None
         skipped = ranks.shared(bandit.draw(step, drawn_size(step, o)))
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed((o.seed * 1_000_003 + step) * ranks.size + ranks.rank)  # dropout
+        own = (o.seed * 1_000_003 + step) * ranks.size + ranks.rank
+        with seeded(own, next(self.adapters.parameters()).device), torch.enable_grad():  # dropout
             self.optimiser.zero_grad()
             with attach(self.model, AttentionSkip(skipped, self.adapters.train())) as attached:
                 loss = attached_loss(self.model, attached, batch)

@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from ...core.random_state import seeded
 from ...data import scenes
 from .hardware import autocast
 from .lessons import lesson
@@ -81,9 +82,10 @@ class Students(nn.Module):
 
 def with_lora(language: Any, rank: int = 16, alpha: int = 32, seed: int = 0) -> Any:
     """peft's LoRA on every linear of the decoder layers."""
-    torch.manual_seed(seed)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    return get_peft_model(language, LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM"))
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
+    with seeded(seed, next(language.parameters()).device):
+        return get_peft_model(language, config)
 
 
 def _by_family(hits: Sequence[float], families: Sequence[str]) -> dict[str, float]:

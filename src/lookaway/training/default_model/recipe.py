@@ -17,6 +17,7 @@ import transformers
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from ...core.files import write_json
+from ...core.random_state import seeded
 from ...models.mini.parts import cache_root, language_model, llava_config, make_processor
 from ...models.mini.weights_io import lora_tensors, write_weights
 from .align import AlignOptions, Students, align, with_lora
@@ -46,8 +47,8 @@ class Studio:
         self.tower_options = TowerOptions(seed=options.seed)
         tower, self.heads = train_tower(self.tower_options, folder / "tower", report)
         self.vision = vision_config(self.tower_options.width, self.tower_options.layers)
-        torch.manual_seed(options.seed)
-        projector = LlavaMultiModalProjector(llava_config(language.config, self.vision.to_diff_dict())).to(device)
+        with seeded(options.seed):
+            projector = LlavaMultiModalProjector(llava_config(language.config, self.vision.to_diff_dict())).to(device)
         train_projector(
             tower,
             projector,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from ...core.random_state import seeded
 from ...data import easy_vqa, scenes
 from .dense import ATTRIBUTES, IGNORE, PATCH, easy_labels, pixels, scene_labels
 from .hardware import best_device
@@ -70,8 +71,7 @@ def vision_config(width: int = 192, layers: int = 5) -> CLIPVisionConfig:
 
 
 def make_tower(options: TowerOptions) -> CLIPVisionModel:
-    """A fresh tower, its weights drawn from the seed."""
-    torch.manual_seed(options.seed)
+    """A fresh tower, its weights drawn from torch's random state."""
     tower = CLIPVisionModel(vision_config(options.width, options.layers))
     for name, p in tower.named_parameters():  # CLIP's own initialisation is meant for 12 layers and large data
         if p.ndim == 2 and "embedding" not in name:
@@ -141,7 +141,8 @@ def train_tower(
 ) -> tuple[CLIPVisionModel, DenseHeads]:
     """Train tower and heads; crowded scenes teach most per picture."""
     device = best_device()
-    tower, heads = make_tower(options).to(device), DenseHeads(options.width).to(device)
+    with seeded(options.seed):
+        tower, heads = make_tower(options).to(device), DenseHeads(options.width).to(device)
     for number, phase in enumerate(options.phases, 1):
 
         def step_fn(step: int, number: int = number, phase: Phase = phase) -> tuple[Tensor, dict[str, float]]:
