@@ -94,6 +94,7 @@ def test_policies_that_cannot_be_served_are_refused(saved):
     for policy, words in [
         (la.ExitAt([1, 2]), "one layer a row"),
         (la.AttentionSkip([2]), "skips attention"),
+        (la.SecondLook(la.ExitAt(1), la.ExitAt(4)), "looks a second time"),
         (la.ExitAt(7), "this model allows"),
         (la.FastV(2, 0.5, ranking="last-token-no-rotary"), "rotary phase"),
     ]:

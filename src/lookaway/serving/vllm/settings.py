@@ -103,6 +103,8 @@ def _check(policy: Policy, num_layers: int) -> None:
     reason = ""
     if policy.skips(num_layers):
         reason = "skips attention layers"
+    elif policy.retry() is not None:
+        reason = "looks a second time, which vLLM's scheduler has no place for; one of its two policies can be served"
     elif _wants_plain_states(policy):
         reason = "ranks by queries and keys without their rotary phase, which vLLM does not hand over"
     if reason:
