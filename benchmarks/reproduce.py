@@ -39,6 +39,7 @@ def steps(
     """The commands as argument lists, `lookaway` first left out."""
     names = {
         "model": weights or experiment["models"][model]["id"],
+        "source": weights or experiment.get("source", ""),
         "data": data,
         "out": out,
         "tasks": ",".join(experiment.get("tasks", ())),

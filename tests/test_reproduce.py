@@ -33,7 +33,8 @@ def test_every_command_takes_its_options(name, model, monkeypatch):
         taken = []
         cli = build_command(command, module.Options, taken.append, lambda values, path: None)
         cli.main(arguments, standalone_mode=False)
-        assert taken[0].model == EXPERIMENTS[name]["models"][model]["id"]
+        ids = (EXPERIMENTS[name]["models"][model]["id"], EXPERIMENTS[name].get("source"))
+        assert taken[0].model in ids
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -36,28 +36,27 @@ def run_tasks(options: Any) -> dict[str, Any]:
     manager = task_manager(options.include_path, options.task_defaults)
     names = known_tasks([name.strip() for name in str(options.tasks).split(",") if name.strip()], manager)
     records = options.out / "records.jsonl"
-    if options.fresh:
-        start_anew(records)
-    if records.exists():
+    if records.exists() and not options.fresh:
         raise DataError(f"{records} is of an earlier run. Give another --out, or --fresh to start anew in this one.")
     from ..evaluation.lmms.model import LookawayModel
     from ..evaluation.lmms.run import evaluate_tasks
 
-    model = LookawayModel(
-        options.model, device=options.device, batch_size=options.batch_size, vision_tower=options.vision_tower
-    )
+    model = LookawayModel(options.model, device=options.device, batch_size=options.batch_size, **options.published)
     policy, other = fit_to(model.model, policy, options.allow_other_model)
-    facts = provenance(model=model.model, processor=model.processor, policy=policy, options=options)
     results = evaluate_tasks(
         model, policy, names, manager, out=options.out, variant=options.name, limit=options.task_limit
     )
     if model.rank:
         return {}
     rows = _rows(results)
+    facts = provenance(
+        model=model.model, processor=model.processor, policy=policy, options=options, harness=f"lmms-eval {_version()}",
+        questions={result.task: result.documents for result in results},
+    )  # fmt: skip
+    header = run_header("eval", model.model, str(options.tasks), options, options.seed, options.model, facts, other)
+    start_anew(records)  # only now: a failed run leaves the earlier one's results
     with RecordWriter(records) as writer:
-        data = str(options.tasks)
-        header = run_header("eval", model.model, data, options, options.seed, options.model, facts, other)
-        writer.write("run", **header, harness=f"lmms-eval {_version()}")
+        writer.write("run", **header)
         for result in results:
             for pair in result.pairs:
                 writer.write("sample", **asdict(pair))

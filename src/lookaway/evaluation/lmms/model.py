@@ -45,7 +45,7 @@ class LookawayModel(lmms):
         pretrained: folder, hub id or name of a default model.
         policy: folder, hub id or YAML file of a policy; several, one after another, are parted by ';'.
         exit_at: instead of a policy: remove the visual tokens before this decoder layer.
-        dtype, attention, vision_tower: as `la.load_model` takes them; dtype 'auto', 'float32', 'bfloat16', ...
+        dtype, attention, vision_tower, conversation: as `la.load_model` takes them.
         records: JSONL file that gets one 'lmms-sample' record a question with a policy: exit layer, tokens, cost.
 
     Raises:
@@ -64,6 +64,7 @@ class LookawayModel(lmms):
         dtype: str | None = None,
         attention: str | None = None,
         vision_tower: str | None = None,
+        conversation: str | None = None,
         records: str | None = None,
         **others: Any,
     ) -> None:
@@ -72,13 +73,18 @@ class LookawayModel(lmms):
         if unknown:
             raise SettingsError(
                 f"The model 'lookaway' knows no argument {unknown[0]!r}; it takes pretrained, policy, exit_at, dtype, "
-                "attention, vision_tower, records, batch_size and device."
+                "attention, vision_tower, conversation, records, batch_size and device."
             )
         if policy is not None and exit_at is not None:
             raise SettingsError(f"Give either policy ({policy}) or exit_at ({exit_at}), not both.")
         self.device = self._join(device)
         model, self.processor = load_model(
-            pretrained, dtype=dtype, device=self.device, attention=attention, vision_tower=vision_tower
+            pretrained,
+            dtype=dtype,
+            device=self.device,
+            attention=attention,
+            vision_tower=vision_tower,
+            conversation=conversation,
         )
         self._held = (model,)  # lmms-eval's `clean` drops modules that lie on this object itself
         self.policy: Policy | None = load_chain(str(policy).split(";")) if policy is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ class TaskResult:
     """lmms-eval's aggregated metrics: name -> (without, with)."""
     efficiency: dict[str, float]
     """Means of the policy's costs over the task's questions (`efficiency.means`)."""
+    documents: str
+    """Digest of the questions' documents, in their order."""
     pairs: list[PairedResult]
     scores: PairedScores | None
     """By the first metric of the task that scores single questions; None where it only has totals (CIDEr)."""
@@ -127,7 +130,8 @@ def _task_result(
     if len(known) == len(known_without) == len(rows):
         average, average_without = sum(known) / len(rows), sum(known_without) / len(rows)
         paired = PairedScores(metrics[0], known, known_without, {"score": average}, {"score": average_without})
-    return TaskResult(task, _figures(task, without, found), means(_costs(costs, task)), pairs, paired)
+    documents = hashlib.sha256("".join(str(row["doc_hash"]) for row in rows.values()).encode()).hexdigest()
+    return TaskResult(task, _figures(task, without, found), means(_costs(costs, task)), documents, pairs, paired)
 
 
 def _figures(task: str, without: dict[str, Any], found: dict[str, Any]) -> dict[str, tuple[float, float]]:
