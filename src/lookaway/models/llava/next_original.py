@@ -15,9 +15,10 @@ from ..layouts.plan import MARK, Plan
 from ..layouts.request import Request, generation_config, stored_dtype
 from ..layouts.rules import Source
 from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer
+from .assembly import llama_config
 from .keys import llava_rules
 from .next_unpadding import LlavaNextForConditionalGeneration, LlavaNextProcessor
-from .original import llama_config, open_decoder, refuse_variants, tower_of
+from .original import open_decoder, refuse_variants, tower_of
 
 __all__ = ["plan_llava_next"]
 

@@ -14,16 +14,26 @@ from typing import Any
 
 from ...core.errors import PreparationError, UnsupportedModel
 from ..internvl.vision import internvit_config, internvit_rules
-from ..layouts.conversations import chat_template
-from ..layouts.plan import MARK, Plan
+from ..layouts.plan import Plan
 from ..layouts.reader import Shards
-from ..layouts.request import Request, generation_config, pick, rope, stored_dtype
+from ..layouts.request import Request, pick
 from ..layouts.rules import Rule, Source
-from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer, read_json
+from ..layouts.tokenizing import read_json
 from ..layouts.towers import find_tower
+from .assembly import ImageSide, llava_plan
 from .keys import clip_rules, llava_rules, tower_inside_rules
 
-__all__ = ["Tower", "clip_config", "llama_config", "open_decoder", "plan_llava", "refuse_variants", "tower_of"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "Tower",
+    "clip_config",
+    "image_processor",
+    "open_decoder",
+    "plan_llava",
+    "refuse_variants",
+    "tower_of",
+]
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -55,49 +65,24 @@ def plan_llava(request: Request) -> Plan:
         UnsupportedModel: a variant that has no exact counterpart; the text names the key.
         PreparationError: a part is missing.
     """
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
     config = request.config
     refuse_variants(config, None, "square", "pad")
     shards = open_decoder(request.folder)
     tower = tower_of(request, shards)
-    tokenizer = chunkwise_tokenizer(request.folder)
     strategy = "default" if config.get("mm_vision_select_feature", "patch") == "patch" else "full"
-    patches = (tower.size // 14) ** 2
-    conversation = request.conversation or "vicuna_v1"
+    patch = 14  # of CLIP-L and of InternViT
+    image = ImageSide(
+        config=tower.config,
+        pictures=image_processor(config, tower.size, tower.mean, tower.std),
+        tokens=(tower.size // patch) ** 2 + (strategy == "full"),
+        patch_size=patch,
+        layer=config["mm_vision_select_layer"],
+        strategy=strategy,
+        class_tokens=1,
+    )
+    sources = (Source(shards, (*tower.rules_inside, *llava_rules())), *([tower.source] if tower.source else []))
     layout = "internvl-chat-1.0" if "internvl" in type(tower.config).__name__.lower() else "llava-1.5"
-    dtype = stored_dtype(config, shards.specs["lm_head.weight"].dtype)
-    built = LlavaConfig(
-        vision_config=tower.config.to_dict(),
-        text_config=llama_config(config).to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=patches + (strategy == "full"),
-        vision_feature_layer=config["mm_vision_select_layer"],
-        vision_feature_select_strategy=strategy,
-        projector_hidden_act="gelu",
-        tie_word_embeddings=False,
-        architectures=["LlavaForConditionalGeneration"],
-        dtype=dtype,
-        **{MARK: layout},
-    )
-    processor = LlavaProcessor(
-        image_processor=image_processor(config, tower),
-        tokenizer=tokenizer,
-        patch_size=14,
-        num_additional_image_tokens=1,
-        vision_feature_select_strategy=strategy,
-        chat_template=chat_template(conversation),
-    )
-    return Plan(
-        layout=layout,
-        model_class=LlavaForConditionalGeneration,
-        config=built,
-        generation=generation_config(request.folder, config, tokenizer),
-        processor=processor,
-        sources=(Source(shards, (*tower.rules_inside, *llava_rules())), *([tower.source] if tower.source else [])),
-        dtype=dtype,
-        conversation=conversation,
-    )
+    return llava_plan(layout, request.folder, config, image, sources, request.conversation)
 
 
 def open_decoder(folder: Path) -> Shards:
@@ -125,19 +110,6 @@ def open_decoder(folder: Path) -> Shards:
             f"{folder} has a config.json and no weights. Download its *.safetensors or pytorch_model*.bin files too."
         )
     raise PreparationError(f"{folder} has weights, but not lm_head.weight: the decoder's are missing.")
-
-
-def llama_config(config: Mapping[str, Any], kind: Any = None) -> Any:
-    """Llama's keys of a published config -> `LlamaConfig`, or another `kind` of the same keys."""
-    from transformers import LlamaConfig
-
-    keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
-            "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "attention_bias", "attention_dropout",
-            "head_dim"]  # fmt: skip
-    window = {} if kind is None else {"sliding_window": config.get("sliding_window")}
-    same = {**pick(config, *keys), **window, "tie_word_embeddings": False}
-    return (kind or LlamaConfig)(**same, rope_parameters=rope(config))
 
 
 def tower_of(request: Request, shards: Shards) -> Tower:
@@ -185,18 +157,23 @@ def clip_config(config: Mapping[str, Any]) -> Any:
     return CLIPVisionConfig(**pick(config, *same))
 
 
-def image_processor(config: Mapping[str, Any], tower: Tower) -> Any:
-    """`image_aspect_ratio` pad: onto a square of the mean colour; else CLIP's resize and centre crop."""
+def image_processor(config: Mapping[str, Any], size: int, mean: list[float], std: list[float]) -> Any:
+    """`image_aspect_ratio` pad: onto a square of the mean colour; else CLIP's resize and centre crop.
+
+    Args:
+        size: side of the square in pixels.
+    """
     from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
-    pad = config.get("image_aspect_ratio") == "pad"
     options = {
-        "size": {"shortest_edge": tower.size},
-        "crop_size": {"height": tower.size, "width": tower.size},
-        "image_mean": tower.mean,
-        "image_std": tower.std,
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+        "image_mean": mean,
+        "image_std": std,
     }
-    return LlavaImageProcessorPil(do_pad=True, **options) if pad else CLIPImageProcessorPil(**options)
+    if config.get("image_aspect_ratio") == "pad":
+        return LlavaImageProcessorPil(do_pad=True, **options)
+    return CLIPImageProcessorPil(**options)
 
 
 def refuse_variants(config: Mapping[str, Any], *aspect_ratios: str | None) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import PreparationError, UnsupportedModel
-from ..layouts.conversations import chat_template
-from ..layouts.plan import MARK, Plan
+from ..layouts.plan import Plan
 from ..layouts.reader import Shards
-from ..layouts.request import Request, generation_config, pick, stored_dtype
+from ..layouts.request import Request, pick
 from ..layouts.rules import Rule, Source, drop, rename
-from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer, read_json
+from ..layouts.tokenizing import read_json
+from ..llava.assembly import ImageSide, llava_plan
 from ..llava.keys import clip_rules, llava_rules
-from ..llava.original import Tower, clip_config, image_processor, llama_config
+from ..llava.original import CLIP_MEAN, CLIP_STD, clip_config, image_processor
 from .config import VilaVisionConfig
 from .register import register_vila
 
@@ -36,8 +36,6 @@ def plan_vila(request: Request) -> Plan:
         UnsupportedModel: a variant that is not VILA 1.0's or 1.5's; the text names the key.
         PreparationError: a part is missing.
     """
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
     register_vila()
     shards = {part: _part(request.folder, part) for part in PARTS}
     configs = {part: read_json(request.folder / part / "config.json") for part in PARTS}
@@ -47,75 +45,38 @@ def plan_vila(request: Request) -> Plan:
             f"VILA's decoder {llm.get('architectures')} with a vocabulary of {llm.get('vocab_size')} is not one that "
             "is read: Llama 2 and its relatives (VILA1.5-3b, -13b). Llama-3-VILA1.5-8b's prompt could not be proved."
         )
-    image = _image_side(request, configs, shards)
-    tokenizer = chunkwise_tokenizer(request.folder / "llm")
-    conversation = request.conversation or "vicuna_v1"
-    dtype = stored_dtype(llm, shards["llm"].specs["lm_head.weight"].dtype)
-    built = LlavaConfig(
-        vision_config=image.tower.config,
-        text_config=llama_config(llm).to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=image.tokens,
-        vision_feature_layer=image.layer,
-        vision_feature_select_strategy=image.strategy,
-        projector_hidden_act="gelu",
-        tie_word_embeddings=False,
-        architectures=["LlavaForConditionalGeneration"],
-        dtype=dtype,
-        **{MARK: image.layout},
+    parts = _image_parts(request, configs)
+    sources = (
+        Source(shards["llm"], llava_rules()),
+        Source(shards["vision_tower"], parts.tower),
+        Source(shards["mm_projector"], parts.projector),
     )
-    processor: Any = LlavaProcessor(
-        image_processor=image.processor,
-        tokenizer=tokenizer,
-        patch_size=image.patch,
-        num_additional_image_tokens=int(image.strategy == "default"),
-        vision_feature_select_strategy=image.strategy,
-        chat_template=chat_template(conversation),
-    )
-    assert image.tower.source is not None
-    return Plan(
-        layout=image.layout,
-        model_class=LlavaForConditionalGeneration,
-        config=built,
-        generation=generation_config(request.folder / "llm", llm, tokenizer),
-        processor=processor,
-        sources=(
-            Source(shards["llm"], llava_rules()),
-            image.tower.source,
-            Source(shards["mm_projector"], image.projector),
-        ),
-        dtype=dtype,
-        conversation=conversation,
-    )
+    return llava_plan(parts.layout, request.folder / "llm", llm, parts.image, sources, request.conversation)
 
 
 @dataclass(frozen=True)
-class ImageSide:
-    """What differs between the two: tower, projector, and how many visual tokens a picture has."""
+class ImageParts:
+    """What differs between the two: the image side, and the names in its two folders."""
 
     layout: str
-    tower: Tower
+    image: ImageSide
+    tower: tuple[Rule, ...]
     projector: tuple[Rule, ...]
-    processor: Any
-    tokens: int
-    patch: int
-    layer: int
-    strategy: str
 
 
-def _image_side(request: Request, configs: Mapping[str, dict[str, Any]], shards: Mapping[str, Shards]) -> ImageSide:
+def _image_parts(request: Request, configs: Mapping[str, dict[str, Any]]) -> ImageParts:
     kinds = (configs["vision_tower"].get("model_type"), configs["mm_projector"].get("mm_projector_type"))
     if kinds == ("siglip_vision_model", "mlp_downsample"):
-        return _siglip(request, configs["vision_tower"], shards)
+        return _siglip(request, configs["vision_tower"])
     if kinds == ("clip_vision_model", "mlp2x_gelu"):
-        return _clip(request, configs["vision_tower"], shards)
+        return _clip(request, configs["vision_tower"])
     raise UnsupportedModel(
         f"VILA with the tower {kinds[0]!r} and the projector {kinds[1]!r} is not supported. Read are SigLIP with "
         "mlp_downsample (VILA 1.5) and CLIP with mlp2x_gelu (VILA 1.0)."
     )
 
 
-def _siglip(request: Request, stored: Mapping[str, Any], shards: Mapping[str, Shards]) -> ImageSide:
+def _siglip(request: Request, stored: Mapping[str, Any]) -> ImageParts:
     from transformers import SiglipImageProcessorPil, SiglipVisionConfig
 
     config = request.config
@@ -123,52 +84,53 @@ def _siglip(request: Request, stored: Mapping[str, Any], shards: Mapping[str, Sh
     keys = pick(stored, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
                 "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
     inner = SiglipVisionConfig(**keys)
-    scales = [int(scale) for scale in str(config["s2_scales"]).split(",")] if config.get("s2") else None
+    scales = sorted(map(int, str(config["s2_scales"]).split(","))) if config.get("s2") else None
     size = scales[-1] if scales else inner.image_size
     side = -(-(inner.image_size // inner.patch_size) // 2)
     vision = VilaVisionConfig(
         tower={**keys, "vision_use_head": False},
         select_layer=config["mm_vision_select_layer"],
-        scales=sorted(scales) if scales else None,
+        scales=scales,
         split_size=int(config["s2_max_split_size"]) if scales else inner.image_size,
         hidden_size=4 * inner.hidden_size * len(scales or [size]),
         image_size=size,
         patch_size=size // side,
     )
-    rules = (
+    # a picture is squeezed to the square by PIL's own default filter, whatever the tower's config says
+    square = {"size": {"height": size, "width": size}, "resample": 3}
+    pictures = SiglipImageProcessorPil(**square, **_statistics(request, [0.5] * 3, [0.5] * 3))
+    image = ImageSide(vision, pictures, side**2, size // side, layer=-1, strategy="full")
+    tower = (
         drop(r"vision_model\.(head\..+|embeddings\.position_ids)"),
         rename(r"vision_model\.(.+)", TOWER + r"tower.\1"),
     )
-    projector = (
-        rename(r"layers\.1\.(weight|bias)", TOWER + r"norm.\1"),
-        rename(r"layers\.2\.(weight|bias)", PROJECTOR + r"linear_1.\1"),
-        rename(r"layers\.4\.(weight|bias)", PROJECTOR + r"linear_2.\1"),
-    )
-    half = [0.5, 0.5, 0.5]
-    images = read_json(request.folder / "vision_tower" / "preprocessor_config.json")
-    mean, std = images.get("image_mean", half), images.get("image_std", half)
-    tower = Tower(vision, Source(shards["vision_tower"], rules), (), size, mean, std)
-    # a picture is squeezed to the square by PIL's own default filter, whatever the tower's config says
-    pictures = SiglipImageProcessorPil(size={"height": size, "width": size}, resample=3, image_mean=mean, image_std=std)
-    return ImageSide("vila-1.5", tower, projector, pictures, side**2, size // side, -1, "full")
+    projector = (rename(r"layers\.1\.(weight|bias)", TOWER + r"norm.\1"), *_linears(2, 4))
+    return ImageParts("vila-1.5", image, tower, projector)
 
 
-def _clip(request: Request, stored: Mapping[str, Any], shards: Mapping[str, Shards]) -> ImageSide:
+def _clip(request: Request, stored: Mapping[str, Any]) -> ImageParts:
     config = request.config
     _refuse_image_variants(config, stored, "pad")
     vision = clip_config(stored)
-    images = read_json(request.folder / "vision_tower" / "preprocessor_config.json")
-    tower = Tower(
-        vision, Source(shards["vision_tower"], clip_rules(TOWER)), (), vision.image_size, images["image_mean"],
-        images["image_std"],
-    )  # fmt: skip
-    projector = (
-        rename(r"layers\.0\.(weight|bias)", PROJECTOR + r"linear_1.\1"),
-        rename(r"layers\.2\.(weight|bias)", PROJECTOR + r"linear_2.\1"),
-    )
+    statistics = _statistics(request, CLIP_MEAN, CLIP_STD)
+    pictures = image_processor(config, vision.image_size, statistics["image_mean"], statistics["image_std"])
     tokens, layer = (vision.image_size // vision.patch_size) ** 2, config["mm_vision_select_layer"]
-    pictures = image_processor(config, tower)
-    return ImageSide("llava-1.5", tower, projector, pictures, tokens, vision.patch_size, layer, "default")
+    image = ImageSide(vision, pictures, tokens, vision.patch_size, layer, strategy="default", class_tokens=1)
+    return ImageParts("llava-1.5", image, clip_rules(TOWER), _linears(0, 2))
+
+
+def _linears(first: int, second: int) -> tuple[Rule, ...]:
+    """The projector's two matrices by their numbers."""
+    return (
+        rename(rf"layers\.{first}\.(weight|bias)", PROJECTOR + r"linear_1.\1"),
+        rename(rf"layers\.{second}\.(weight|bias)", PROJECTOR + r"linear_2.\1"),
+    )
+
+
+def _statistics(request: Request, mean: list[float], std: list[float]) -> dict[str, list[float]]:
+    """The tower's image statistics, by default these."""
+    images = read_json(request.folder / "vision_tower" / "preprocessor_config.json")
+    return {"image_mean": images.get("image_mean", mean), "image_std": images.get("image_std", std)}
 
 
 def _part(folder: Path, part: str) -> Shards:
