@@ -1,4 +1,4 @@
-"""lookaway: multimodal LLMs that stop looking at the image once they have seen enough.
+"""lookaway: run multimodal LLMs with fewer visual tokens.
 
 Public names are imported on first use; importing the package changes nothing and loads no heavy dependency.
 """

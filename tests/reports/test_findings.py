@@ -88,7 +88,7 @@ def test_sentences_tell_what_the_tables_hold(study_records):
     assert "correlation of -1.00" in lines
     assert "More attention than effect: windows around layers 1–5." in lines
     assert "Less attention than effect: windows around layers 6–10." in lines
-    assert "costs most: the loss of the model's own answer rises by" in lines
+    assert "has the largest effect: the loss of the model's own answer rises by" in lines
     assert "100 % of the answers change" in lines
     assert "From an exit before layer 6 of 12 on, at least 95 %" in lines
     assert "Half of the questions could do without the image from layer 5 on, nine in ten from layer 6 on" in lines
@@ -111,7 +111,7 @@ def test_what_the_data_does_not_say_is_not_claimed():
     assert "cannot be compared" in lines
     assert "no rank to compare" in lines
     data.findings["stages"] = None
-    assert words.stage_words(data) == ["Too few layers to look for stages."]
+    assert words.stage_words(data) == ["Too few layers for stages."]
 
 
 def test_tables_of_numbers_have_a_row_a_layer(study_records):

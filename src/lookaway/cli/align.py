@@ -14,10 +14,10 @@ from ..training.default_model.options import RecipeOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RecipeOptions):
-    """Train lookaway-mini by its own recipe: tower, projector, alignment, and its judgement. Resumes from --out."""
+    """Train lookaway-mini by its own recipe: tower, projector, alignment, evaluation. Resumes from --out."""
 
     out: Path
-    """Folder for checkpoints, logs, weights/ and the results; the same folder again goes on where it stopped."""
+    """Folder for checkpoints, logs, weights/ and the results; with the same folder it continues where it stopped."""
     threads: int = 0
     """CPU threads; 0: torch's own choice."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PublishedModel):
-    """Study where a model looks: attention flow, stages, knockouts, exits at every layer, rank stability; one page."""
+    """Study in which layers a model uses its image: attention, knockouts, exits at every layer, rank stability."""
 
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
@@ -23,33 +23,33 @@ class Options(PublishedModel):
     split: str = "test"
     """train, calibration, test; or all of your own file."""
     limit: int | None = 60
-    """At most so many samples; those without an image are left out."""
+    """At most this many samples; those without an image are left out."""
     policy: str | None = None
-    """Folder or hub id of a saved policy: also where it looks away, and its answers with and without."""
+    """Folder or hub id of a saved policy: also show its exits, and its answers with and without it."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     name: str = "gates"
-    """What the policy is called in tables."""
+    """Name of the policy in tables."""
     records: tuple[Path, ...] = ()
-    """Further records.jsonl of the same model and data (train, search, eval, bench), drawn on the same page."""
+    """Further records.jsonl of the same model and data (train, search, eval, bench), shown in the same report."""
     window: int = 0
-    """Layers that a knockout blinds together; 0: a sixth of the depth."""
+    """Layers that a knockout blocks together; 0: a sixth of the depth."""
     entropy_exits: tuple[int, ...] = ()
     """Exits for which the attention of the text left is measured; default: 1/4, 1/2 and 3/4 of the depth."""
     top_share: float = 0.25
     """Share of the visual tokens whose overlap between layers is counted."""
     pictures: int = 12
-    """Samples shown on the page."""
+    """Samples shown in the report."""
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path = Path("out/analyze")
-    """Folder of records.jsonl and report.html; an interrupted run goes on from its records."""
+    """Folder of records.jsonl and report.html; an interrupted run continues from its records."""
     seed: int = 0
     """Seed of the data."""
     allow_other_model: bool = False
     """Use the policy although it was made for another model (other weights); the records say so."""
     fresh: bool = False
-    """Start anew in --out: what another run left there is removed."""
+    """Start again: remove what another run left in --out."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

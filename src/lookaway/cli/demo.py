@@ -16,17 +16,17 @@ class Options:
     data: str = "mini"
     """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
     out: Path = Path("out/demo")
-    """Folder of the gates, the records and report.html; what is done already is not done again."""
+    """Folder of the gates, the records and report.html; finished steps are not repeated."""
     train: int = 320
-    """Questions that the gates learn from."""
+    """Questions to train the gates on."""
     calibration: int = 160
-    """Questions that the guarantee is made on, one an image."""
+    """Questions for the bound on changed answers, one per image."""
     test: int = 150
-    """Held-out questions that are reported."""
+    """Held-out questions to report on."""
     layers: tuple[int, ...] = ()
-    """Candidate exit layers of the gates; default: 1 to 4, then every second: half the cost of all."""
+    """Candidate exit layers of the gates; default: 1 to 4, then every second one, at half the cost."""
     epsilon: float = 0.03
-    """The guarantee: at most this share of answers differs from the full model's ..."""
+    """The bound: at most this share of answers differs from the full model's ..."""
     delta: float = 0.05
     """... with confidence 1 - delta."""
     repeats: int = 8
@@ -36,7 +36,7 @@ class Options:
     seed: int = 0
     """Seed of everything."""
     fresh: bool = False
-    """Start anew in --out: what another run left there is removed."""
+    """Start again: remove what another run left in --out."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

@@ -33,26 +33,26 @@ class Options(PublishedModel):
     task_defaults: bool = True
     """With --tasks: also lmms-eval's own tasks; without them only those of --include-path, which starts faster."""
     task_limit: int | None = None
-    """With --tasks: at most so many questions a task."""
+    """With --tasks: at most this many questions per task."""
     split: str = "test"
     """train, calibration, test; or all of your own file."""
     limit: int | None = 500
-    """At most so many samples."""
+    """At most this many samples."""
     score: str = "accuracy"
     """accuracy: by the official scorer of the data, which needs answers; agreement: compared with the unpruned model
     only; or a scorer by name: exact, letters, gqa, vqa, textvqa, pope, mme, scienceqa, anls, cider."""
     curve: bool = True
-    """Also every fixed exit, the oracle and random exits, from one tape a sample (needs answers)."""
+    """Also evaluate every fixed exit, the oracle and random exits, from one run per sample (needs answers)."""
     compare: tuple[str, ...] = ()
-    """Other saved gates for the same model, shown beside at all thresholds (from the same tape; needs --curve)."""
+    """Other saved gates for the same model, shown at all thresholds (needs --curve)."""
     out: Path = Path("out/eval")
-    """Folder of records.jsonl and report.html; an interrupted run goes on from its records."""
+    """Folder of records.jsonl and report.html; an interrupted run continues from its records."""
     name: str = "gates"
-    """What the policy is called in tables."""
+    """Name of the policy in tables."""
     pictures: int = 12
-    """Samples shown on the page."""
+    """Samples shown in the report."""
     batch_size: int = 8
-    """Samples a batch."""
+    """Samples per batch."""
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     seed: int = 0
@@ -60,7 +60,7 @@ class Options(PublishedModel):
     allow_other_model: bool = False
     """Use the policy although it was made for another model (other weights); the records say so."""
     fresh: bool = False
-    """Start anew in --out: what another run left there is removed."""
+    """Start again: remove what another run left in --out."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

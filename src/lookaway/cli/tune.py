@@ -12,7 +12,7 @@ from .model_options import PublishedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TuneOptions, PublishedModel):
-    """Teach a model to read its image early: LoRA, the visual tokens really leaving in a share of the steps."""
+    """Teach a model to use its image early: LoRA training in which visual tokens leave in a share of the steps."""
 
     model: str = "lookaway-mini-plain"
     """Model folder or hub id."""
@@ -21,11 +21,11 @@ class Options(TuneOptions, PublishedModel):
     split: str = "train"
     """train; or all of your own file."""
     limit: int | None = None
-    """At most so many samples."""
+    """At most this many samples."""
     out: Path = Path("out/tuned")
-    """Folder of checkpoints and of the adapter or merged model; the same command goes on from a kill."""
+    """Folder for checkpoints and the adapter or merged model; the same command continues after a kill."""
     fresh: bool = False
-    """Start anew in --out: what another run left there is removed."""
+    """Start again: remove what another run left in --out."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
 

@@ -1,7 +1,7 @@
 """Is the work that was saved also time saved? Measured against implied speed-up, idle overhead, and what gates cost.
 
 What the remaining work implies is measured too, on the same machine and in the same rounds: the bare decoder is timed
-on prompts of the lengths that the policy leaves. FLOPs alone promise more than any engine could give, since a layer
+on prompts of the lengths that the policy leaves. FLOPs alone suggest more than any engine could give, since a layer
 over a few text tokens is bound by reading its weights.
 """
 

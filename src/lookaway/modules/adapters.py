@@ -1,4 +1,4 @@
-"""Adapters that stand in for skipped attentions (PIA of EAS, arXiv 2403.15226): linear, so that an FFN can hold them.
+"""Adapters that replace skipped attentions (PIA of EAS, arXiv 2403.15226): linear, so that an FFN can hold them.
 
 One adapter is a bottleneck of width h without activation. With z_t the normed states, p their mean over the prompt:
 

@@ -1,4 +1,4 @@
-"""EAS: attention blocks that a task does not need do not run at all; adapters may stand in for them.
+"""EAS: attention blocks that a task does not need do not run at all; adapters may take their place.
 
 Source: arXiv 2403.15226. `docs/methods/eas.md` says what is different here and why.
 """
@@ -23,7 +23,7 @@ __all__ = ["AttentionSkip"]
 
 @register("attention-skip")
 class AttentionSkip(Policy):
-    """The attention of some layers never runs and has no KV cache; adapters may stand in for it (EAS).
+    """The attention of some layers never runs and has no KV cache; adapters may take its place (EAS).
 
     The set is the same for all inputs. Positions that only a later attention would need do not run on behind the last
     attention that is kept.
@@ -85,7 +85,7 @@ class AttentionSkip(Policy):
 
     def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> AttentionSkip:
         if set(replacements) != set(self.skipped) or self.adapters is None:
-            raise SettingsError(f"Stand-ins for layers {sorted(replacements)}, but {list(self.skipped)} are skipped.")
+            raise SettingsError(f"Adapters for layers {sorted(replacements)}, but {list(self.skipped)} are skipped.")
         parts = {str(layer): replacements[layer] for layer in self.skipped}
         if all(isinstance(part, MergedAdapter) for part in parts.values()):
             adapters: Any = MergedAdapters(parts)  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ class AttentionSkip(Policy):
             adapters = SkipAdapters(first.hidden_size, (), first.shape)
             adapters.update(parts)
         else:
-            raise SettingsError("Stand-ins of one policy are all merged or all not.")
+            raise SettingsError("The adapters of one policy must be all merged or all unmerged.")
         return AttentionSkip(self.skipped, adapters.train(self.adapters.training), self.base, self.training)
 
     # merging ---------------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ class AttentionSkip(Policy):
 
     def card(self) -> str:
         what = (
-            "nothing stands in for them" if self.adapters is None
-            else "merged adapters stand in for them: attach it to the merged model only" if self.merged
-            else f"adapters stand in for them: {self.adapters.shape}"
+            "no adapters take their place" if self.adapters is None
+            else "merged adapters take their place: attach it to the merged model only" if self.merged
+            else f"adapters take their place: {self.adapters.shape}"
         )  # fmt: skip
         return (
             f"Attention skipping (EAS, arXiv 2403.15226): the attention of layers {list(self.skipped)} does not run; "

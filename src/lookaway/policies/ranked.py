@@ -28,8 +28,8 @@ class RankedPolicy(Policy):
 
     positions: str = "original"
     """What the tokens that stay are numbered with. 'original': as in the whole prompt. 'renumbered' (PyramidDrop, the
-    first SparseVLM, pruning before the decoder) is refused: the keys of earlier layers, the slow twin and decoding
-    would each need positions of their own a layer, which the engine does not have."""
+    first SparseVLM, pruning before the decoder) is refused: the keys of earlier layers, the reference
+    implementation and decoding would each need positions of their own per layer, which the engine does not have."""
 
     def __post_init__(self) -> None:
         if self.positions not in POSITIONS:

@@ -83,8 +83,10 @@ def comparison_rows(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
     full = found["full"]["accuracy"]
     lost, fixed = (_lost(full, found[name]["accuracy"]) for name in ("policy", "best_fixed"))
     words = f"At {share(found['policy']['flops_share'])} of the prefill FLOPs the policy loses {lost} points "
-    words += f"of accuracy, the best fixed exit {fixed}. (*Mixing two fixed exits at random is allowed, which "
-    words += "is more than any one layer can do.)"
+    words += (
+        f"of accuracy, the best fixed exit {fixed}. (*Choosing between two fixed exits at random is allowed, which "
+    )
+    words += "is better than any single layer.)"
     rows = [[NAMES[name], share(o["flops_share"]), number(o["mean_exit"]), share(o["accuracy"]),
              _lost(full, o["accuracy"]), share(o["agreement"])]
             for name, o in ((name, found[name]) for name in NAMES)]  # fmt: skip

@@ -30,18 +30,18 @@ __all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions:
-    """Train adapters that stand in for skipped attentions."""
+    """Train adapters that replace skipped attentions."""
 
     preset: Literal["recommended", "published-llava", "published-lavin"] = "recommended"
-    """What the options left alone are taken from; the names are explained in docs/methods/eas.md."""
+    """Values of the options that are not given; explained in docs/methods/eas.md."""
     skip: tuple[int, ...] = ()
     """Layers whose attention is skipped (0-based); from `lookaway search --method eas`, or your own choice."""
     width: int | None = None
     """Hidden units of an adapter (recommended: 64; LLaVA: 256; LaVIN: 32)."""
     pool: Literal["text", "all", "none"] | None = None
-    """What of the prompt an adapter knows: the mean of its text (recommended), of all (published), nothing."""
+    """What an adapter knows of the prompt: the mean of its text (recommended), of all (published), or nothing."""
     once: bool | None = None
-    """That mean is taken once a run of skipped layers (recommended) instead of at each of them (published)."""
+    """Compute that mean once per series of skipped layers (recommended) instead of at each layer (published)."""
     lr: float | None = None
     """Peak learning rate (recommended: 1e-3; LLaVA: 4e-4; LaVIN: 1.125e-3)."""
     weight_decay: float | None = None
@@ -51,15 +51,15 @@ class AdapterOptions:
     epochs: float | None = None
     """Passes over the samples (recommended: 1; published: 20)."""
     warmup: float | None = None
-    """Share of the steps in which the rate rises (LaVIN: 0.1, its 2 of 20 epochs; others: 0.03)."""
+    """Share of the steps in which the learning rate rises (LaVIN: 0.1, its 2 of 20 epochs; others: 0.03)."""
     batch_size: int | None = None
-    """Samples of one forward (recommended and LaVIN: 4; LLaVA: 16)."""
+    """Samples per forward pass (recommended and LaVIN: 4; LLaVA: 16)."""
     accumulate: int | None = None
-    """Batches whose gradients make one step together (LLaVA and LaVIN: 4 and 8 on one device, as on their 4 and 2)."""
+    """Batches whose gradients are accumulated for one step (LLaVA: 4, LaVIN: 8 on one device, as on their 4 and 2)."""
     max_steps: int = -1
-    """Stop after so many steps; -1: by epochs."""
+    """Stop after this many steps; -1: use --epochs."""
     save_steps: int = 200
-    """A checkpoint every so many steps; the same command goes on from the latest."""
+    """Save a checkpoint every this many steps; the same command continues from the latest."""
     checkpointing: bool = False
     """Gradient checkpointing: less memory, more time."""
     bf16: bool = False

@@ -49,7 +49,7 @@ class CalibrationOptions:
     min_layer: int | None = None
     """No exit before a layer below this one; default: the policy's own."""
     one_per_image: bool = True
-    """Count one question of each image only: questions of one image are no independent draws."""
+    """Count only one question of each image, because questions about one image are not independent."""
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < 1 or not 0 < self.delta < 1:

@@ -15,11 +15,11 @@ class GateOptions:
     """Train exit gates on cached features."""
 
     preset: Literal["light", "published", "one-random-layer"] = "light"
-    """What the options left alone are taken from; the names are explained in docs/methods/dyvte.md."""
+    """Values of the options that are not given; explained in docs/methods/dyvte.md."""
     width: int | None = None
     """Hidden units of a gate (light: 128; published: 2048)."""
     shared: bool | None = None
-    """One gate for all layers with a learned embedding a layer (light: on), instead of one gate a layer."""
+    """One gate for all layers with a learned embedding per layer (light: on), instead of one gate per layer."""
     norm: Literal["none", "layer", "standard"] | None = None
     """How features are normalised (light: standard, fitted on the training features; published: none)."""
     two_way: bool | None = None
@@ -35,7 +35,7 @@ class GateOptions:
     monotone: bool | None = None
     """An exit is good only if every later candidate is good too (off in every preset: it costs accuracy)."""
     balance: bool | None = None
-    """Weigh good and bad exits alike at each layer (light: on; published: off)."""
+    """Give good and bad exits equal weight at each layer (light: on; published: off)."""
     lr: float | None = None
     """Peak learning rate (light: 1e-3; published: 4e-5)."""
     weight_decay: float | None = None
@@ -43,9 +43,9 @@ class GateOptions:
     epochs: int | None = None
     """Passes over the training samples (light: 60; published: 1)."""
     batch_size: int = 128
-    """Samples a step, each with all its layers."""
+    """Samples per step, each with all its layers."""
     one_random_layer: bool | None = None
-    """Each step learns from one random candidate layer only, as the published code does."""
+    """Train on one random candidate layer in each step, as the published code does."""
     patience: int = 10
     """Stop after this many epochs without a better validation loss; 0: never stop early."""
     validation: float = 0.15

@@ -35,7 +35,7 @@ class TuneOptions:
     """Teach a model to read its image early (LoRA)."""
 
     exit_aware: bool = True
-    """Let the visual tokens leave in a share of the steps; off: ordinary tuning, the fair comparison."""
+    """Let the visual tokens leave in a share of the steps; off: ordinary tuning, for comparison."""
     exit_share: float = 0.5
     """Share of steps in which they leave ..."""
     exit_first: int | None = None
@@ -51,15 +51,15 @@ class TuneOptions:
     epochs: float = 1.0
     """Passes over the samples."""
     max_steps: int = -1
-    """Stop after so many steps; -1: by epochs."""
+    """Stop after this many steps; -1: use --epochs."""
     batch_size: int = 4
-    """Samples a step."""
+    """Samples per step."""
     accumulate: int = 1
-    """Batches whose gradients make one step together."""
+    """Batches whose gradients are accumulated for one step."""
     warmup: float = 0.03
-    """Share of the steps in which the rate rises."""
+    """Share of the steps in which the learning rate rises."""
     save_steps: int = 200
-    """A checkpoint every so many steps; the same command goes on from the latest."""
+    """Save a checkpoint every this many steps; the same command continues from the latest."""
     save: Literal["adapter", "merged"] = "adapter"
     """adapter: a peft folder; merged: a whole model folder, ready for every other command."""
     bf16: bool = False

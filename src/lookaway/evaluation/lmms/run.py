@@ -55,7 +55,7 @@ def evaluate_tasks(
         tasks: names that `known_tasks` has checked.
         manager: of `task_manager`.
         out: folder of `without.json` and `POLICY.json`, lmms-eval's results with our efficiency figures in them.
-        limit: at most so many questions a task.
+        limit: at most this many questions per task.
 
     Returns:
         One result a task, in lmms-eval's order; empty on all ranks but the first.

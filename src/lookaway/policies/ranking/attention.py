@@ -54,7 +54,7 @@ def question_head_max(view: LayerView, wanted: Wanted) -> Tensor:
 
 @ranking("last-visual", "attention of the row's last visual token: the prompt's words play no part", looks=True)
 def last_visual(view: LayerView, wanted: Wanted) -> Tensor:
-    """Attention of the last visual token, the only one that sees all others; stands in for a CLS token. [B, S]"""
+    """Attention of the last visual token, the only one that sees all others; used in place of a CLS token. [B, S]"""
     rows = last_text_slot(view.layout.visual)[:, None]
     return attention_inputs_of(view).weights(rows)[:, :, 0].mean(1)
 

@@ -1,4 +1,4 @@
-"""Figures of a study: what looking causes, and when it stops mattering."""
+"""Figures of a study: the effect of the image by layer, and when it stops mattering."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def causes(data: ReportData) -> str:
     """Attention mass, knockout effect and gradient saliency of each window, as shares of their own sums."""
     found = data.findings["causes"]
     middle = _middles(found)
-    curves = {"attention on the image": ("mass", IMAGE), "rise of the loss when blinded": ("effect", OWN),
+    curves = {"attention on the image": ("mass", IMAGE), "rise of the loss when blocked": ("effect", OWN),
               "gradient saliency": ("saliency", TEXT)}  # fmt: skip
 
     def draw(figure: Any) -> None:
@@ -44,16 +44,16 @@ def changed(data: ReportData) -> str:
         _, low, high = found["changed"]
         axes.fill_between(middle, low, high, color=INK, alpha=0.13, lw=0)
         families(axes, {name: own["changed"] for name, own in found["families"].items()}, middle)
-        finish(figure, axes, f"middle of {_width(found)} blinded layers", "answers changed", bottom=0, top=1.03)
+        finish(figure, axes, f"middle of {_width(found)} blocked layers", "answers changed", bottom=0, top=1.03)
 
     words = (
-        f"Share of answers that change when {_width(found)} layers are blinded, at most {max(found['changed'][0]):.2f}"
+        f"Share of answers that change when {_width(found)} layers are blocked, at most {max(found['changed'][0]):.2f}"
     )
     return draw_svg(draw, words, SIZE)
 
 
 def saliency(data: ReportData) -> str:
-    """Where the answer hangs on reading, and how much hangs on what may still be read."""
+    """How much the answer depends on reading the image in each layer, and on what may still be read."""
     found = data.findings["saliency"]["all"]
 
     def draw(figure: Any) -> None:
@@ -69,7 +69,7 @@ def saliency(data: ReportData) -> str:
 
     peak = int(np.nanargmax(known(found["reading"][0])))
     return draw_svg(draw, f"Gradient saliency of reading the image by layer, highest in layer {peak}; below it what "
-                          "hangs on the image that enters each layer", SIZE)  # fmt: skip
+                          "depends on the image that enters each layer", SIZE)  # fmt: skip
 
 
 def stopping(data: ReportData) -> str:
@@ -118,7 +118,7 @@ def earliest(data: ReportData) -> str:
         step = max(1, depth // 6)
         ticks = [tick for tick in range(0, depth, step) if depth - tick >= step]
         axes.set_xticks([*ticks, depth], [*map(str, ticks), "never"])
-        finish(figure, axes, "earliest exit that leaves the answer as it is", "questions", bottom=0, whole=False)
+        finish(figure, axes, "earliest exit that keeps the answer", "questions", bottom=0, whole=False)
 
     return draw_svg(draw, f"Number of questions for each earliest safe exit, for {names_of(found)}", SIZE)
 

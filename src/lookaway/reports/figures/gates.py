@@ -26,7 +26,7 @@ def calibration(data: ReportData, place: int) -> str:
         upper.set(ylabel="share of answers")
         upper.set_ylim(bottom=0)
         lower.plot(places, curve.mean_exits, color=MEAN, lw=2, marker="o", ms=3.5, label="mean exit layer")
-        lower.set(ylabel="mean exit", xlabel="threshold, from safe to bold")
+        lower.set(ylabel="mean exit", xlabel="threshold, from safest to boldest")
         step = -(-len(curve.thresholds) // 4)
         lower.set_xticks(list(places)[::step], [f"{t:.4g}" for t in curve.thresholds[::step]])
         for axes in (upper, lower):

@@ -36,7 +36,7 @@ def exit_curves(data: ReportData) -> str:
 
 
 def exit_histogram(data: ReportData, variant: str) -> str:
-    """At which layer samples looked away, stacked by family."""
+    """At which layer samples exited, stacked by family."""
     counts = histograms(data, variant)
     depth = data.num_layers
 

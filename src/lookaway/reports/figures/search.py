@@ -57,7 +57,7 @@ def schedules(data: ReportData) -> str:
 
 
 def found_schedule(data: ReportData) -> str:
-    """Keep rate of each layer of what a search found, of the best random schedule, and of the published one."""
+    """Keep rate of each layer of the schedule that was found, of the best random one, and of the published one."""
     found = next(row for row in reversed(data.searches) if row.get("rates"))
 
     def draw(figure: Any) -> None:

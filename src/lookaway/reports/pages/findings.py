@@ -27,7 +27,7 @@ FLOW: tuple[Figure, ...] = (
     (
         attention.shares,
         "flow",
-        "The same attention merged by mean: shares that add up to 1. Text in front of the image (system prompt, first "
+        "The same attention merged by mean: shares that add up to 1. Text before the image (system prompt, first "
         "token) is what published curves leave out.",
     ),
     (attention.cross_by_family, "flow", "Share of the question's attention on the image, by family of questions."),
@@ -46,8 +46,8 @@ STAGES: tuple[Figure, ...] = (
     (
         attention.stages,
         "stages",
-        "The curves that are cut, each from its least to its most. Lines: change points; shaded: their 95 % bootstrap "
-        "intervals.",
+        "The curves that are divided, each scaled from its smallest to its largest value. Lines: change points; "
+        "shaded: their 95 % bootstrap intervals.",
     ),
     (
         effects.causes,
@@ -58,13 +58,13 @@ STAGES: tuple[Figure, ...] = (
     (
         effects.changed,
         "causes",
-        "Share of answers that change when the question is blinded in a window of layers. Shaded: 95 % interval over "
-        "all questions.",
+        "Share of answers that change when the question cannot attend to the image in a window of layers. "
+        "Shaded: 95 % interval over all questions.",
     ),
     (
         effects.saliency,
         "saliency",
-        "Gradients of the loss of the model's own answer: where it hangs on reading, and how much hangs on what may "
+        "Gradients of the loss of the model's own answer: how much it depends on reading the image, and on what may "
         "still be read.",
     ),
 )
@@ -82,7 +82,7 @@ STOPPING: tuple[Figure, ...] = (
     (
         effects.earliest,
         "stopping",
-        "Each question's earliest exit that leaves the answer as it is: what an oracle would take.",
+        "Each question's earliest exit that does not change the answer (the oracle's choice).",
     ),
 )
 RANKS: tuple[Figure, ...] = (
@@ -131,11 +131,11 @@ def sections(data: ReportData) -> list[Section]:
                             words.flow_rows(data)))  # fmt: skip
     if data.findings.get("causes"):
         lines = [*words.stage_words(data), *words.cause_words(data)]
-        made.append(Section("stages", "2 · Stages, and what they cause", lines, drawn(STAGES), words.CAUSE_HEAD,
+        made.append(Section("stages", "2 · Stages and their effect", lines, drawn(STAGES), words.CAUSE_HEAD,
                             words.cause_rows(data)))  # fmt: skip
     if data.findings.get("stopping"):
-        made.append(Section("stopping", "3 · When looking stops mattering", words.stopping_words(data), drawn(STOPPING),
-                            words.STOP_HEAD, words.stopping_rows(data)))  # fmt: skip
+        made.append(Section("stopping", "3 · When the image stops mattering", words.stopping_words(data),
+                            drawn(STOPPING), words.STOP_HEAD, words.stopping_rows(data)))  # fmt: skip
     if data.findings.get("ranks"):
         made.append(Section("ranks", "4 · Do layers agree on what matters?", words.rank_words(data), drawn(RANKS),
                             words.RANK_HEAD, words.rank_rows(data)))  # fmt: skip

@@ -32,7 +32,7 @@ def study_tiles(data: ReportData) -> list[tuple[str, str]]:
     found, tiles = data.findings, []
     if found.get("flow"):
         cross = found["flow"]["all"]["mean"]["cross"]["mean"]
-        tiles.append((share(_mean(cross), 0), "of the question's attention falls on the image"))
+        tiles.append((share(_mean(cross), 0), "of the question's attention goes to the image"))
     if found.get("stopping"):
         whole = found["stopping"]["all"]
         depth = whole["layers"][-1]
@@ -55,7 +55,7 @@ def flow_words(data: ReportData) -> list[str]:
         f"{_highest(cross)} ({share(max(cross))}), least in layer {_lowest(cross)} ({share(min(cross))})."
     ]
     lines.append(
-        f"{share(_mean(before))} goes to text in front of the image, which published curves leave out, "
+        f"{share(_mean(before))} goes to text before the image, which published curves leave out, "
         f"{share(_mean(own['text_to_first']['mean']))} to the first token alone."
     )
     return lines
@@ -74,7 +74,7 @@ def flow_rows(data: ReportData) -> list[list[str]]:
 def stage_words(data: ReportData) -> list[str]:
     found = data.findings.get("stages")
     if not found:
-        return ["Too few layers to look for stages."]
+        return ["Too few layers for stages."]
     (first, second), (low, high) = found["changes"], (found["low"], found["high"])
     cross = found["means"]["cross"]
     lines = [
@@ -88,7 +88,7 @@ def stage_words(data: ReportData) -> list[str]:
     )
     seen = "is there" if found["pattern"] else "is not there"
     lines.append(
-        f"The published pattern (text looks at the image early, then less, then more again) {seen}: the mean is "
+        f"The published pattern (text attends to the image early, then less, then more again) {seen}: the mean is "
         f"{', '.join(number(level, 2) for level in cross)} in the three stages, and the pattern holds in "
         f"{share(found['pattern_share'], 0)} of draws."
     )
@@ -104,8 +104,9 @@ def cause_words(data: ReportData) -> list[str]:
     effect, low, high = found["effect"]
     most = _highest(effect)
     lines = [
-        f"Blinding the question in {_window(found, most)} costs most: the loss of the model's own answer rises by "
-        f"{number(effect[most], 2)} (95 % interval {number(low[most], 2)} to {number(high[most], 2)}) and "
+        f"Blocking attention to the image in {_window(found, most)} has the largest effect: the loss of the model's "
+        f"own answer rises by {number(effect[most], 2)} (95 % interval {number(low[most], 2)} to "
+        f"{number(high[most], 2)}) and "
         f"{share(found['changed'][0][most], 0)} of the answers change."
     ]
     for name, words in (("mass", "Attention mass"), ("saliency", "Gradient saliency")):
@@ -117,9 +118,7 @@ def cause_words(data: ReportData) -> list[str]:
                 f"{words} and the effect of knockouts rank the windows with a correlation of {number(value, 2)} "
                 f"(95 % interval {number(lowest, 2)} to {number(highest, 2)})."
             )
-    lines.append(
-        f"{share(found['distance'], 0)} of the attention mass would have to move to lie where the effect lies."
-    )
+    lines.append(f"{share(found['distance'], 0)} of the attention mass would have to move for the two to agree.")
     over, under = (_around(found, found[name]) for name in ("overrated", "underrated"))
     lines.append(f"More attention than effect: {over}. Less attention than effect: {under}.")
     return lines
@@ -145,7 +144,7 @@ def stopping_words(data: ReportData) -> list[str]:
     words = (
         f"From an exit before layer {enough} of {depth} on, at least 95 % of the answers are the full model's."
         if enough < depth
-        else "No fixed exit leaves 95 % of the answers as they are."
+        else "No fixed exit keeps 95 % of the answers."
     )
     counts = found["earliest"]
     lines = [

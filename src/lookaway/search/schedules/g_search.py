@@ -28,24 +28,24 @@ class GSearchOptions:
     """Search a keep schedule from shallow to deep."""
 
     form: Literal["bisection", "bayes"] = "bisection"
-    """bisection: the least rate within the tolerance; bayes: the published optimisation of effectiveness + lambda x
-    efficiency."""
+    """bisection: the smallest rate within the tolerance (recommended); bayes: the published optimisation of
+    effectiveness + lambda x efficiency, which is less exact."""
     tolerance: float = 0.01
     """A schedule is good enough where its effectiveness is at least 1 minus this."""
     stride: int = 1
-    """Every how manyth layer is searched; the layers between keep what the one before them does."""
+    """Search every n-th layer; the layers between keep as many tokens as the one before."""
     resolution: float = 0.01
     """Keep rates are found to this share of the visual tokens (never finer than one token)."""
     sections: int = 1
     """Trials of one bisection step; more than one lets several workers share a step."""
     probes: int = 1
-    """Trials a layer below the rate that was found: is less really worse? What is found there counts."""
+    """Trials per layer below the rate that was found, to check that fewer tokens are really worse."""
     layer_trials: int = 8
-    """Trials a layer of the published form, three of them at set places."""
+    """Trials per layer of the published form, three of them at fixed points."""
     efficiency_weight: float | None = None
-    """The published form's lambda; where none is given: the largest tried whose schedule is within the tolerance."""
+    """The published form's lambda; default: the largest that was tried whose schedule is within the tolerance."""
     rounds: int = 5
-    """Values of lambda that are tried where it is searched for."""
+    """Values of lambda to try if none is given."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:

@@ -32,7 +32,7 @@ class PSigmoidOptions:
     amplitude: Literal["one", "free"] = "one"
     """one: the published formula; free: the height of the curve is searched too."""
     trials: int = 15
-    """Schedules that are judged; the first four at set places, then by Bayesian optimisation."""
+    """Schedules to evaluate; the first four at fixed points, then by Bayesian optimisation."""
     steepest: float = 1.5
     """Largest k; the paper's optima lie between 0.35 and 0.95."""
     flattest: float = 0.02

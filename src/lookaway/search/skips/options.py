@@ -16,19 +16,19 @@ class SkipSearchOptions:
     """Search the attentions that your data needs least (EAS)."""
 
     preset: Literal["recommended", "published-llava", "published-lavin", "published-meter"] = "recommended"
-    """What the options left alone are taken from; the names are explained in docs/methods/eas.md."""
+    """Values of the options that are not given; explained in docs/methods/eas.md."""
     skip: int = 4
-    """How many attentions shall be skipped."""
+    """How many attentions to skip."""
     arms: tuple[int, ...] = ()
     """Layers that may be skipped; empty: all."""
     train: bool = True
-    """Train a supernet of adapters meanwhile, as published; off: plain skipping is judged, nothing is trained."""
+    """Train shared adapters meanwhile (a supernet), as published; off: evaluate plain skipping, train nothing."""
     steps: int = 1000
     """Training steps (without training: updates of the scores)."""
     gate: Literal["sigmoid", "softmax"] | None = None
     """Score -> probability (LaVIN: softmax of 10 x score; others: sigmoid)."""
     subsets: int | None = None
-    """Different subsets that are compared in one update of the scores (LLaVA: 5; LaVIN, METER: 3)."""
+    """Subsets that are compared in one update of the scores (LLaVA: 5; LaVIN, METER: 3)."""
     turn: int | None = None
     """Steps between two updates (LLaVA: 3; LaVIN, METER: 10)."""
     score_lr: float | None = None
@@ -44,13 +44,13 @@ class SkipSearchOptions:
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     batch_size: int = 4
-    """Samples a training step and rank."""
+    """Samples per training step and process."""
     reward_batch: int = 16
-    """Held-out samples that one update compares its subsets on, a rank."""
+    """Held-out samples per process on which one update compares its subsets."""
     held_out: float = 0.2
     """Share of the samples, chosen by id, that rewards come from and nothing is trained on."""
     save_steps: int = 100
-    """The state is saved every so many steps; the same command goes on from there."""
+    """Save the state every this many steps; the same command continues from there."""
     seed: int = 0
     """Seed of adapters, draws and batches."""
 

@@ -41,7 +41,7 @@ class AlignOptions:
     images: int = 3
     """Pictures a step."""
     columns: int = 170
-    """Text tokens a picture at most."""
+    """Text tokens per image, at most."""
     asked: int = 16
     """Questions a picture at most."""
     described: float = 0.0

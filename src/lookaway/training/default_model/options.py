@@ -18,11 +18,11 @@ class RecipeOptions:
     common_schedule: int = 770
     """Length of the first phase's learning-rate schedule and curriculum."""
     common_steps: int = 348
-    """Steps really made of it: questions of all families."""
+    """Steps of the first phase that are run: questions of all families."""
     binding_schedule: int = 530
     """Length of the second phase's learning-rate schedule and curriculum."""
     binding_steps: int = 251
-    """Second phase: descriptions are mixed in and names in questions predicted, to learn what goes with what."""
+    """Second phase: descriptions are mixed in and names in questions predicted, to learn what belongs together."""
     described: float = 0.4
     """Share of descriptions in the second phase."""
     binding_easy: float = 0.15
@@ -30,7 +30,7 @@ class RecipeOptions:
     pairs_schedule: int = 300
     """Length of the third phase's learning-rate schedule and curriculum."""
     pairs_steps: int = 160
-    """Third phase: questions about two things come more often, and where a thing is is asked."""
+    """Third phase: more questions about two objects, and about where an object is."""
     order_steps: int = 220
     """Fourth phase: 'smaller', 'right of' and 'below' are left out at first and come back by its end."""
     pairs: float = 2.0
@@ -48,9 +48,9 @@ class RecipeOptions:
     exit_steps: int = 350
     """Steps of the exit-aware phase, which goes on from the plain variant."""
     images: int = 3
-    """Pictures a step, each with about 15 questions."""
+    """Images per step, each with about 15 questions."""
     columns: int = 170
-    """Text tokens a picture at most."""
+    """Text tokens per image, at most."""
     easy: float = 0.25
     """Share of easy-VQA pictures; the others are scenes."""
     rank: int = 16
@@ -62,12 +62,12 @@ class RecipeOptions:
     branch_lr: float = 6e-4
     """Peak learning rate of LoRA in the last two phases."""
     exit_share: float = 0.7
-    """Exit-aware phase: share of steps in which the visual tokens really leave before a random layer."""
+    """Exit-aware phase: share of steps in which the visual tokens leave before a random layer."""
     exit_first: int = 2
     """The first layer before which they may leave."""
     exit_last: int = 29
     """The last layer before which they may leave."""
     judge_scenes: int = 60
-    """Test scenes in the final judgement, ten questions each; a third of them for the accuracy by exit layer."""
+    """Test scenes in the final evaluation, ten questions each; a third of them for the accuracy by exit layer."""
     judge_easy: int = 60
-    """easy-VQA test pictures in the final judgement with all their questions; a third of them by exit layer."""
+    """easy-VQA test pictures in the final evaluation with all their questions; a third of them by exit layer."""
