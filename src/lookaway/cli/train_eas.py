@@ -58,8 +58,8 @@ def run(options: Options) -> dict[str, Any]:
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     console, summary = Console(highlight=False), found.summary
     console.print(
-        f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights stand in "
-        f"for the attention of layers {summary['skipped']}"
+        f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights replace "
+        f"the attention of layers {summary['skipped']}"
     )
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}; merge it: la.merge(model, policy)")
     return {"policy": str(saved), **{k: v for k, v in summary.items() if k != "options"}}
