@@ -7,6 +7,7 @@ import pytest
 import torch
 from local_policies import Attentive, Exit, Keep, KeepButAsk, Thin
 from masked_by_hand import masked_by_hand
+from transformers import DynamicCache
 
 import lookaway as la
 from lookaway.anatomy.tiny import IMAGE, tiny
@@ -183,3 +184,29 @@ def test_a_cache_goes_on_only_as_it_was_filled():
             cache = example.model(**inputs, use_cache=True).past_key_values
         with torch.no_grad(), second(example.model, Exit(1)), pytest.raises(AttachError, match=f"under {name}"):
             example.model(**more, past_key_values=cache)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch", ["single", "left_padded"])
+def test_a_cache_that_lost_columns_stays_marked_and_goes_on_rightly_or_not_at_all(attention, batch):
+    """After detaching, too: its layers hold different columns. A cache that lost nothing is as transformers made it."""
+    example = tiny("llava", attn_implementation=attention)
+    inputs = example.inputs(batch)
+    rows = len(inputs["input_ids"])
+    new = torch.full((rows, 1), 20)
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+    with torch.no_grad(), attach(example.model, Exit(1)):
+        cache = example.model(**inputs, use_cache=True).past_key_values
+        again = copy.deepcopy(cache)
+        expected = example.model(input_ids=new, attention_mask=mask, past_key_values=cache).logits
+    assert isinstance(again, DynamicCache)
+    assert type(again) is not DynamicCache
+    more = {"input_ids": new, "attention_mask": mask, "past_key_values": again}
+    if attention == "sdpa" and batch == "single":  # no mask, so nothing depends on how much each layer holds
+        with torch.no_grad():
+            torch.testing.assert_close(example.model(**more).logits, expected, **TOLERANCE)
+    else:
+        with torch.no_grad(), pytest.raises(RuntimeError, match="must match the size"):
+            example.model(**more)
+    with torch.no_grad(), attach(example.model, KeepButAsk()):
+        assert type(example.model(**inputs, use_cache=True).past_key_values) is DynamicCache

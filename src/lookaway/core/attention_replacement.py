@@ -13,7 +13,7 @@ __all__ = ["AttentionReplacement"]
 class AttentionReplacement(Protocol):
     """Changes what the FFN of a layer reads where the layer's attention is skipped. Knows no model.
 
-    A layer is `x + attention(norm_a(x))`, then `+ FFN(norm_f(.))`. Without its attention and with a stand-in f it is
+    A layer is `x + attention(norm_a(x))`, then `+ FFN(norm_f(.))`. Without its attention and with a replacement f it is
     `x + FFN(f(norm_f(x), c))`, or `x + FFN(g_f * f(norm_a(x), c))` where `reads` is 'attention' (g_f: the gain of
     norm_f). The context c is what a token knows of the others: it comes from one pooled vector of the prompt.
     """

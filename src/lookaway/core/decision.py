@@ -110,11 +110,11 @@ class Policy(ABC):
         return ()
 
     def replacement(self, layer: int) -> AttentionReplacement | None:
-        """What stands in for the skipped attention of `layer`; None: nothing, the residual stream goes on."""
+        """What replaces the skipped attention of `layer`; None: nothing, the residual stream goes on."""
         return None
 
     def with_replacements(self, replacements: Mapping[int, AttentionReplacement]) -> Policy:
-        """The same policy with other stand-ins, layer -> stand-in (`engine.merging`)."""
+        """The same policy with other replacements, by layer (`la.merge`)."""
         raise SettingsError(f"{type(self).__name__} has no adapters that could be merged.")
 
     @property

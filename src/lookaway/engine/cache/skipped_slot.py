@@ -1,4 +1,4 @@
-"""The place of a skipped attention in a KV cache: no keys and values, but what stands in knows of the prompt.
+"""The place of a skipped attention in a KV cache: no keys and values, but what its replacement knows of the prompt.
 
 It answers for its length as the first layer whose attention runs, and what left before that one counted too:
 transformers derives positions and masks from layer 0's length, and layer 0 may be skipped.

@@ -132,8 +132,8 @@ def require_observable(anatomy: Anatomy) -> None:
         config = getattr(attention, "config", None)
         if getattr(config, "_attn_implementation", None) is None:
             raise UnsupportedModel(
-                f"Decoder layer {index} of {name} has no attention that chooses its function by its config, so nobody "
-                "can look over its shoulder. Exit curves need no attention: lookaway eval."
+                f"Decoder layer {index} of {name} has no attention that chooses its function by its config, so its "
+                "queries and keys cannot be read. Exit curves need no attention: lookaway eval."
             )
         if getattr(config, "attn_logit_softcapping", None) is not None or hasattr(attention, "sinks"):
             raise UnsupportedModel(

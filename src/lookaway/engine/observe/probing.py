@@ -1,4 +1,4 @@
-"""Read-only probes: how much the text looks at the image, layer by layer, without an S x S map.
+"""Read-only probes: the attention that text pays to the image, layer by layer, without an S x S map.
 
 `attention_spy.py` shows the queries and keys of single attention modules; the rows that are asked for are recomputed
 from them beside the model's usual attention.
@@ -66,7 +66,7 @@ def observe(model: Any, layers: Sequence[int] | None = None) -> Observation:
 
     Args:
         model: a supported model with SDPA or eager attention and no policy attached.
-        layers: decoder layers to look at; None: all.
+        layers: decoder layers to observe; None: all.
 
     Raises:
         UnsupportedModel: another attention implementation.
@@ -107,13 +107,13 @@ _observed: WeakValueDictionary[int, Observation] = WeakValueDictionary()
 def _probe(
     seen: Observation, layer: int, module: nn.Module, query: Tensor, key: Tensor, mask: Any, scaling: float
 ) -> None:
-    """A look at the rows that are asked for, in prefill."""
+    """The rows that are asked for, in prefill."""
     if seen.layout is not None and query.shape[2] == seen.layout.visual.shape[1] == key.shape[2]:
         with torch.no_grad():
-            seen.looks[layer] = _looks(seen.layout, query, key, mask, scaling)
+            seen.looks[layer] = _text_to_image(seen.layout, query, key, mask, scaling)
 
 
-def _looks(
+def _text_to_image(
     layout: TokenLayout, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
 ) -> TextToImageAttention:
     """Rows of the attention map that belong to question text, on visual columns.

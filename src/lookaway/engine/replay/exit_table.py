@@ -56,7 +56,7 @@ def collect_exit_table(
         cache_dir: one file a batch is kept there, so a run that was killed goes on; files of another model, other
             samples or other settings are not used.
         target: what the answers are, written into the table.
-        share_images: False: each batch as one padded run (the slow twin).
+        share_images: False: each batch as one padded run (the reference implementation).
         dtype: of the features.
 
     Raises:

@@ -1,8 +1,8 @@
 """Tapes of many questions about one image, for the price of one image: the prefix up to the image runs once.
 
 The questions run as one batch behind the prefix's KV cache. Text before the image never sees the image, so its keys and
-values are the same for every exit and every question: the replayed suffixes take them from the full run. The slow twin
-is `record_tape` on each sample alone.
+values are the same for every exit and every question: the replayed suffixes take them from the full run. The
+reference implementation is `record_tape` on each sample alone.
 """
 
 from __future__ import annotations
