@@ -1,9 +1,10 @@
 """Gradient saliency of the image: how the answer's loss changes with the attention that text pays it, layer by layer.
 
-The first-order counterpart of the knockout. A text row i, an image column j and a layer have one number: the derivative
-of the loss by the score s_ij (before the softmax, the same shift in all heads). One layer's graph lives at a time: a
-forward without gradients keeps the states entering each layer, then layers are run again from the last to the first, each with
-the gradient that the one above handed down. So no autograd graph of the whole depth exists, and no map but one layer's.
+The first-order counterpart of the knockout. A text row i, an image column j and a layer have one number: the
+derivative of the loss by the score s_ij (before the softmax, the same shift in all heads). One layer's graph lives at
+a time: a forward without gradients keeps the states entering each layer, then layers are run again from the last to
+the first, each with the gradient that the one above handed down. So no autograd graph of the whole depth exists, and
+no map but one layer's.
 """
 
 from __future__ import annotations
