@@ -9,7 +9,7 @@ copy to the host comes on top.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedModel
 
-__all__ = ["identity_digest", "tensors_digest", "weights_digest"]
+__all__ = ["identity_digest", "identity_of_tensors", "tensors_digest", "weights_digest"]
 
 LENGTH = 32
 """Hexadecimal digits of a digest."""
@@ -53,13 +53,26 @@ def identity_digest(*modules: nn.Module) -> str:
         parts = [_digest(module, exact=False) for module in modules]
     except UnsupportedModel:
         return ""
-    return sha256("".join(parts).encode()).hexdigest()[:LENGTH]
+    return _joined(parts)
+
+
+def identity_of_tensors(*parts: Mapping[str, Tensor]) -> str:
+    """`identity_digest` of modules whose `state_dict`s hold these tensors, e.g. read from a checkpoint's files."""
+    return _joined([_named((name, _hash(value, False)) for name, value in _plain(part)) for part in parts])
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Changes with any byte, dtype, shape or name of these tensors."""
-    found = [(name, _hash(value, True)) for name, value in sorted(_plain(tensors))]
-    return sha256(repr(found).encode()).hexdigest()[:LENGTH]
+    return _named((name, _hash(value, True)) for name, value in _plain(tensors))
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return sha256("".join(digests).encode()).hexdigest()[:LENGTH]
+
+
+def _named(digests: Iterable[tuple[str, str]]) -> str:
+    """Of (name, digest) pairs in any order."""
+    return sha256(repr(sorted(digests)).encode()).hexdigest()[:LENGTH]
 
 
 def _digest(module: nn.Module, exact: bool) -> str:
@@ -76,8 +89,7 @@ def _digest(module: nn.Module, exact: bool) -> str:
     with torch.no_grad(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for name, digest in zip(stale, pool.map(lambda name: _hash(tensors[name], exact), stale), strict=True):
             known[name, exact] = (stamps[name], digest)
-    found = [(name, known[name, exact][1]) for name in sorted(tensors)]
-    return sha256(repr(found).encode()).hexdigest()[:LENGTH]
+    return _named((name, known[name, exact][1]) for name in tensors)
 
 
 def _plain(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from vllm_engine import WITHOUT_CHUNKS, core, engine, request, run_together, run
 import lookaway as la
 from lookaway.core.base_model import BaseModel
 from lookaway.core.errors import ModelMismatch, SettingsError, UnsupportedModel
-from lookaway.serving.vllm.refusals import check_config, check_model
+from lookaway.serving.vllm.refusals import check_config, check_model, check_weights
 from lookaway.serving.vllm.settings import Settings
 
 pytestmark = pytest.mark.vllm
@@ -109,6 +109,17 @@ def test_a_policy_of_another_model(config):
         with pytest.raises(ModelMismatch, match="made for"):
             check_config(config, settings(policy))
     check_config(config, settings(la.VisualExit(la.ExitGates(128, [1]), None, base=base)))
+
+
+def test_a_policy_of_other_weights(config, judges):
+    """The digest of the files is that of the loaded model, as training saves it."""
+    identity = la.anatomy(judges("llava").model).identity
+    ours = la.VisualExit(la.ExitGates(128, [1]), 0.5, base=identity)
+    check_weights(config.model_config, settings(ours))
+    theirs = la.VisualExit(la.ExitGates(128, [1]), 0.5, base=replace(identity, weights="0" * 32))
+    with pytest.raises(ModelMismatch, match="allow_other_model"):
+        check_weights(config.model_config, settings(theirs))
+    check_weights(config.model_config, replace(settings(theirs), allow_other_model=True))
 
 
 def test_another_version_of_vllm(config, monkeypatch):

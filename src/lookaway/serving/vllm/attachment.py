@@ -11,7 +11,7 @@ from .decoder import NarrowedDecoder
 from .kv_groups import exit_spec, first_text_layer
 from .metrics import Savings
 from .narrowing import Group, groups_of
-from .refusals import check_config, check_model
+from .refusals import check_config, check_model, check_weights
 from .settings import Settings
 from .step import Held, requests_of
 
@@ -25,6 +25,7 @@ def attach(runner: Any, settings: Settings) -> Attachment:
         LookawayError: what `refusals.py` refuses.
     """
     check_config(runner.vllm_config, settings)
+    check_weights(runner.vllm_config.model_config, settings)
     return Attachment(runner, settings, check_model(runner.get_model()))
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.base_model import BaseModel
-from ...core.errors import LookawayError, SettingsError, UnsupportedModel
+from ...core.errors import LookawayError, ModelMismatch, SettingsError, UnsupportedModel
+from .identity import model_at
 from .settings import Settings
 
-__all__ = ["ARCHITECTURES", "DECODERS", "RequestRefused", "check_config", "check_model", "check_request"]
+__all__ = [
+    "ARCHITECTURES",
+    "DECODERS",
+    "RequestRefused",
+    "check_config",
+    "check_model",
+    "check_request",
+    "check_weights",
+]
 
 ARCHITECTURES = (
     "InternVLForConditionalGeneration",
@@ -64,7 +73,24 @@ def _check_architecture(model_config: Any, settings: Settings) -> None:
     here = BaseModel(architecture, text.num_hidden_layers, text.hidden_size, text.vocab_size)
     for policy in settings.policies.values():
         if policy.base is not None:
-            policy.base.check(here)
+            policy.base.check(here, settings.allow_other_model)
+
+
+def check_weights(model_config: Any, settings: Settings) -> None:
+    """Refuse a policy that was trained for other weights, however alike the model is. Reads the model's files once.
+
+    Raises:
+        ModelMismatch: with the setting that allows it all the same.
+    """
+    trained = [policy.base for policy in settings.policies.values() if policy.base is not None and policy.base.weights]
+    if not trained or settings.allow_other_model:
+        return
+    here = model_at(model_config)
+    for base in trained:
+        try:
+            base.check(here)
+        except ModelMismatch as error:
+            raise ModelMismatch(f"{error} In vLLM: 'allow_other_model': true beside 'policy'.") from None
 
 
 def _conditions(config: Any, settings: Settings) -> list[tuple[bool, str, str]]:

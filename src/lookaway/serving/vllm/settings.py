@@ -19,7 +19,7 @@ __all__ = ["OFF", "Settings", "settings_of"]
 
 OFF = "off"
 """The name by which a request asks for no policy."""
-KEYS = ("policy", "policies", "default", "own_kv_groups")
+KEYS = ("policy", "policies", "default", "own_kv_groups", "allow_other_model")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Settings:
     """Decoder layers of the model."""
     own_kv_groups: bool = True
     """Layers that no visual token reaches get KV cache groups of their own, which need fewer blocks."""
+    allow_other_model: bool = False
+    """Policies that were trained for another model of the same depth and width will do."""
 
     def policy(self, name: str | None) -> Policy | None:
         """The policy of this name, the default for None; None for 'off'.
@@ -91,9 +93,8 @@ def _read(document: str, num_layers: int) -> Settings:
     policies = {name: _load(source) for name, source in sources.items()}
     for policy in policies.values():
         _check(policy, num_layers)
-    settings = Settings(
-        policies, given.get("default", next(iter(policies))), num_layers, given.get("own_kv_groups", True)
-    )
+    more = {key: given[key] for key in ("own_kv_groups", "allow_other_model") if key in given}
+    settings = Settings(policies, given.get("default", next(iter(policies))), num_layers, **more)
     settings.policy(None)
     return settings
 
