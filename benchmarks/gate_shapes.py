@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from lookaway.cli.common import cache_folder, progress
+from lookaway.cli.common import cache_folder
 from lookaway.cli.demo import default_layers
+from lookaway.cli.progress import progress
 from lookaway.core.exit_table import ExitTable
 from lookaway.data import load_samples
 from lookaway.models.loading import load_model

@@ -34,8 +34,8 @@ def fit(call, model, data, out, *more):
 def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
     call, model_folder, pictures, tmp_path, monkeypatch
 ):
-    out = tmp_path / "fit"
-    status, printed, _ = fit(call, model_folder, pictures, out, "--json", tmp_path / "fit.json")
+    out, more = tmp_path / "fit", ("--methods", "reduction", "--json")
+    status, printed, _ = fit(call, model_folder, pictures, out, *more, tmp_path / "fit.json")
     assert status == 0
     assert "can show at best" in printed.replace("\n", " ")
     found = json.loads((tmp_path / "fit.json").read_text())
@@ -45,12 +45,18 @@ def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
     model, _ = load_model(model_folder, device="cpu")
     with la.attach(model, policy):
         pass
+    config = json.loads((out / "policy" / "config.json").read_text())
+    changed = json.loads(json.dumps(config).replace("0.9", "0.8").replace("0.5", "0.4"))
+    assert changed != config
+    (out / "policy" / "config.json").write_text(json.dumps(changed))
+    with pytest.warns(UserWarning, match="changed after it was certified"):
+        la.load(out / "policy")
 
     def outcomes(self, policy):
         raise AssertionError("a trial ran again")
 
     monkeypatch.setattr("lookaway.search.fit.outcomes.SampleRuns.outcomes", outcomes)
-    status, _, _ = fit(call, model_folder, pictures, out, "--json", tmp_path / "again.json")
+    status, _, _ = fit(call, model_folder, pictures, out, *more, tmp_path / "again.json")
     again = json.loads((tmp_path / "again.json").read_text())
     assert status == 0
     assert again["chosen"] == found["chosen"]
@@ -90,7 +96,13 @@ def test_a_fit_with_other_options_in_the_same_folder_is_refused(call, model_fold
     assert fit(call, model_folder, pictures, tmp_path, "--methods", "reduction")[0] == 0
     status, _, error = fit(call, model_folder, pictures, tmp_path, "--methods", "exit")
     assert status == 1
-    assert "differs in methods" in error.replace("\n", " ")
+    assert "methods" in error
+    assert "--fresh" in error
+    assert fit(call, model_folder, pictures, tmp_path, "--methods", "exit", "--fresh")[0] in (0, 1)
+    kinds = {
+        row["method"] for r in read_records(tmp_path / "records.jsonl") if r["kind"] == "fit" for row in r["tried"]
+    }
+    assert "exit" in kinds
 
 
 def test_where_nothing_passes_the_exit_status_says_so(call, model_folder, pictures, tmp_path):

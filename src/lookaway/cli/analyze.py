@@ -69,7 +69,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.collect import collect
     from ..reports.pages.findings_text import conclusions
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_records, fit_to, progress
+    from .common import choose_policy, earlier_records, fit_to
+    from .progress import progress
 
     settings = StudyOptions(options.window, options.entropy_exits, options.top_share, options.max_new_tokens)
     samples = [s for s in load_samples(options.data, options.split, options.limit, options.seed) if s.images]
@@ -108,7 +109,7 @@ def _policy_exits(
 
     from ..evaluation.runner import evaluate_policy, results_from_records
     from ..evaluation.summary import summarise
-    from .common import progress
+    from .progress import progress
 
     with progress("answering with and without", len(samples)) as advance:
         results = evaluate_policy(

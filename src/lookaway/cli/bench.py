@@ -52,7 +52,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed
     from ..models.loading import load_model
-    from .common import choose_policy, fit_to, progress
+    from .common import choose_policy, fit_to
+    from .progress import progress
 
     model, processor = load_model(
         options.model,

@@ -58,7 +58,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.formatting import guarantee_text
     from ..training.calibration import calibrate, calibrated, samples_needed, what_can_be_shown
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
-    from .common import cache_folder, fit_to, load_policies, progress, tell
+    from .common import cache_folder, fit_to, load_policies, tell
+    from .progress import progress
 
     # 1. Whatever can be refused without a model is.
     policy, out = _gates(options.policy), options.out or default_out(options.policy)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..core.errors import DataError
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from ..evaluation.scores import PairedScores
     from ..evaluation.summary import SummaryRow
 
-__all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "progress", "show_summary",
+__all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "show_summary",
            "tell"]  # fmt: skip
 
 
@@ -84,15 +82,6 @@ def cache_folder() -> Path:
 def tell(line: str) -> None:
     """A plain line on stderr, at once: what is about to be done."""
     print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields what advances it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(words, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def earlier_records(records: Path, facts: Mapping[str, Any], fresh: bool) -> list[dict[str, Any]]:

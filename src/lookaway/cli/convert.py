@@ -25,7 +25,7 @@ def run(options: Options) -> dict[str, str]:
     from ..models.layouts.convert import convert
     from ..models.layouts.detection import plan_for
     from ..models.layouts.fetching import published_folder
-    from .common import progress
+    from .progress import progress
 
     folder = published_folder(options.source)
     plan = plan_for(folder, **options.published) if folder is not None else None

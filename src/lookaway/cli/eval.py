@@ -85,7 +85,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_records, fit_to, progress, show_summary
+    from .common import choose_policy, earlier_records, fit_to, show_summary
+    from .progress import progress
 
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     samples = load_samples(options.data, options.split, options.limit, options.seed)

@@ -46,12 +46,17 @@ class Options(FitOptions):
     """Seed of the data."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
+    fresh: bool = False
+    """Start anew where --out holds a fit of something else."""
 
 
 def run(options: Options) -> dict[str, Any]:
     from rich.console import Console
 
+    from ..anatomy.find import anatomy_of
+    from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
+    from ..core.provenance import claim, policy_digest
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
@@ -62,7 +67,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.queue import TrialQueue
     from ..search.trials.samples import check_disjoint, with_images
     from ..search.trials.storage import open_storage
-    from .common import load_policies, progress
+    from .common import load_policies
+    from .progress import progress
 
     console = Console(highlight=False)
     # 1. What the data can show at all is said before any work.
@@ -76,8 +82,9 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
-    own_settings = {name: repr(policy) for name, policy in own.items()}
-    facts = trial_facts(model, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
+    own_settings = {name: policy_digest(policy) for name, policy in own.items()}
+    facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
+    claim(options.out, facts, options.fresh, [options.out / "trials.journal"])
     queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts)
 
     def runs(which: int, words: str) -> SampleRuns:
@@ -104,11 +111,16 @@ def run(options: Options) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     summary = _summary(result, options)
     with RecordWriter(options.out / "records.jsonl") as writer:
-        writer.write("run", **run_header("fit", model, options.data, options, options.seed, options.model))
+        header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
+        writer.write("run", **header)
         writer.write("fit", **summary)
     if result.policy is None:
         raise PreparationError(_why_none(result, options))
+    object.__setattr__(
+        result.policy, "base", anatomy_of(model).identity
+    )  # certified for this model; policies are frozen
     saved = result.policy.save_pretrained(options.out / "policy")
+    write_certificate(saved, result.policy, {**summary["certificate"], "provenance": facts})
     console.print(_result_line(summary, options))
     console.print(
         f"saved {saved}; next: lookaway eval --model {options.model} --policy {saved} --data {options.data}",

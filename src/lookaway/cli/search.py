@@ -24,7 +24,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.queue import TrialQueue
     from ..search.trials.samples import check_disjoint, choose_target, targets, with_images
     from ..search.trials.storage import open_storage
-    from .common import progress
+    from .progress import progress
     from .search_compare import compare_all
 
     # 1. Whatever can be refused without a model is.
@@ -79,7 +79,7 @@ def _search(options: Options, model: Any, evaluator: Any, queue: Any, samples: A
     from ..anatomy.find import anatomy_of
     from ..evaluation.header import run_header
     from ..search.schedules.session import save, search, summary_of
-    from .common import progress
+    from .progress import progress
     from .search_compare import parts
 
     sigmoid, greedy = parts(options)
@@ -112,7 +112,7 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     from ..search.schedules.session import save
     from ..search.schedules.vtw import find_withdrawal
     from ..search.trials.samples import fingerprint
-    from .common import progress
+    from .progress import progress
 
     model, processor = load_model(options.model, device=options.device, **options.published)
     with progress("divergence of all layers", len(samples)) as advance:

@@ -33,7 +33,7 @@ def compare_all(
     from ..search.schedules.g_search import g_search
     from ..search.schedules.methods import METHODS, entries_at
     from ..search.trials.samples import fingerprint
-    from .common import progress
+    from .progress import progress
 
     sigmoid, greedy_options = parts(options)
     methods, console = options.methods or tuple(METHODS), Console(stderr=True, highlight=False)

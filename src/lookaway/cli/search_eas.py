@@ -61,7 +61,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.skips.search import search_skips
     from ..search.trials.ranks import Ranks
     from ..search.trials.samples import fingerprint, with_images
-    from .common import progress
+    from .progress import progress
 
     # 1. What can be refused without a model.
     check_out(options.out)

@@ -64,7 +64,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..policies.visual_exit import VisualExit
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
     from ..training.gate_training import train_gates
-    from .common import cache_folder, fit_to, load_policies, progress
+    from .common import cache_folder, fit_to, load_policies
+    from .progress import progress
 
     gate_options = GateOptions(**{field.name: getattr(options, field.name) for field in fields(GateOptions)})
     label_options = LabelOptions(

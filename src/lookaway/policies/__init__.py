@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.artifact import read_policy, read_policy_yaml
 from ..core.callable_module import make_callable
+from ..core.certificate import read_certificate
 from ..core.decision import Policy
 from ..core.registry import registered_policies
 from . import attention_skip, baselines, compose, fixed, keep_schedule, second_look, visual_exit
@@ -48,6 +49,8 @@ def load(path_or_hub_id: str | Path) -> Policy:
             )
     if policy.inert:
         warnings.warn(f"{path_or_hub_id}: {policy.inert}", UserWarning, stacklevel=2)
+    if path.is_dir():
+        read_certificate(path, policy)  # warns where the folder was changed afterwards
     return policy.confirmed(str(path_or_hub_id))
 
 
