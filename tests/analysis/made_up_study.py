@@ -33,7 +33,7 @@ def made_up(number, seed=0, family="a", depth=DEPTH):
         "knockout": {"windows": [list(w) for w in windows], "loss": (0.3 + effect).tolist(), "full_loss": 0.3,
                      "same": [first < 5 for first, _ in windows], "right": [first < 5 for first, _ in windows],
                      "full_right": True},
-        "saliency": {"reading": cross.tolist(), "remaining": np.linspace(1, 0.1, depth).tolist()},
+        "saliency": {"reading": cross.tolist()},
         "exits": {"layers": exits, "loss": [1.0 / k for k in exits], "full_loss": 0.0,
                   "same": [k >= 4 + number % 3 for k in exits], "right": [k >= 4 for k in exits], "full_right": True},
         "ranks": {"top_share": 0.25, "last": own, "text": own},

@@ -116,7 +116,10 @@ def test_saliency_gives_each_sample_one_voice():
     records[0]["saliency"] = {name: [1000 * v for v in curve] for name, curve in records[0]["saliency"].items()}
     assert saliency_table(records)["all"]["reading"][0] == pytest.approx(plain["all"]["reading"][0])
     assert sum(plain["all"]["reading"][0]) == pytest.approx(1.0)
-    assert plain["all"]["remaining"][0][0] == 1.0
+    reading, remaining = plain["all"]["reading"][0], plain["all"]["remaining"][0]
+    assert remaining == pytest.approx([sum(reading[layer:]) for layer in range(DEPTH)])
+    assert (remaining[0], remaining[-1]) == pytest.approx((1.0, reading[-1]))
+    assert remaining[-1] > 0  # what the last layer reads is still to be read there
     records[1]["saliency"]["reading"] = [0.0] * DEPTH  # hangs on nothing: left out
     assert np.isfinite(saliency_table(records)["all"]["reading"][0]).all()
 

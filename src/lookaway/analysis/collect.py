@@ -191,8 +191,7 @@ def _answers(model: Any, processor: Any, sample: Sample, own: list[int], options
             table, blinded = exit_outcomes(model, truth, "answer"), knockout_outcomes(model, truth, windows)
         exits |= {"right": table.match.tolist(), "full_right": table.full_match}
         knockout |= {"right": blinded.match.tolist(), "full_right": blinded.full_match}
-    saliency = {"reading": plain(salient.reading.sum(1)), "remaining": plain(salient.remaining)}
-    return {"exits": exits, "knockout": knockout, "saliency": saliency}
+    return {"exits": exits, "knockout": knockout, "saliency": {"reading": plain(salient.reading.sum(1))}}
 
 
 @dataclass(frozen=True)

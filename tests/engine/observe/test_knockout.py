@@ -120,7 +120,7 @@ def test_saliency_is_the_gradient_of_the_whole_model(family, attention):
     layout = anatomy.layout(batch.inputs["input_ids"])
     rows, visual = layout.question_mask()[0], layout.visual[0]
     length = len(rows)
-    shifts, states = [], []
+    shifts = []
 
     def shifted(module, args, kwargs):
         shift = torch.zeros(1, 1, length, length, requires_grad=True)
@@ -129,10 +129,7 @@ def test_saliency_is_the_gradient_of_the_whole_model(family, attention):
             mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-        hidden = args[0] if args else kwargs["hidden_states"]
-        hidden.retain_grad()
         shifts.append(shift)
-        states.append(hidden)
         return args, {**kwargs, "attention_mask": mask + shift}
 
     hooks = [layer.register_forward_pre_hook(shifted, with_kwargs=True) for layer in anatomy.layers]
@@ -142,8 +139,6 @@ def test_saliency_is_the_gradient_of_the_whole_model(family, attention):
     for layer in range(DEPTH):
         by_hand = shifts[layer].grad[0, 0][rows][:, visual].abs().sum(0)
         torch.testing.assert_close(found.reading[layer], by_hand, atol=1e-6, rtol=1e-3)
-        remaining = (states[layer].grad * states[layer])[0, visual].sum(-1).abs().sum()
-        torch.testing.assert_close(found.remaining[layer], remaining.detach(), atol=1e-6, rtol=1e-3)
     assert bool((found.reading > 0).any())
 
 

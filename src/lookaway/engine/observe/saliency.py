@@ -31,10 +31,11 @@ class Saliency:
     """Of one sample with V visual tokens, fp32."""
 
     reading: Tensor  # [L, V]
-    """Sum over text rows of |d loss / d s_ij|: how much the loss hangs on text reading token j in this layer."""
-    remaining: Tensor  # [L]
-    """Sum over visual tokens of |gradient . state| entering the layer: how much hangs on what this layer and later ones
-    may still read. To first order, what setting the image to zero here would change."""
+    """Sum over text rows of |d loss / d s_ij|: how much the loss hangs on text reading token j in this layer.
+
+    What hangs on this layer and later ones is the sum of theirs (`analysis.saliency`). Gradient times the state that
+    enters a layer is no measure of it: each layer reads its states through a norm, which no scale of theirs changes,
+    so in the last layer that product is zero whatever the image does there."""
 
 
 def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
@@ -77,7 +78,7 @@ def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
     gradient = _pull(loss, entering.pop())[0]
 
     # 3. Back through one layer at a time.
-    reading, remaining = [], []
+    reading = []
     for layer in reversed(range(anatomy.num_layers)):
         hidden, state = entering.pop(), states[layer]
         mask = _additive(_full_mask(state.mask, hidden.shape[1], hidden.device), hidden.dtype)
@@ -97,8 +98,7 @@ def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
 
         gradient, by_score = _pull(run, hidden, shift, weights=gradient)
         reading.append(by_score[0, 0][:, visual].float().abs().sum(0))
-        remaining.append((gradient * hidden)[0, visual].float().sum(-1).abs().sum())
-    return Saliency(torch.stack(reading[::-1]).cpu(), torch.stack(remaining[::-1]).cpu())
+    return Saliency(torch.stack(reading[::-1]).cpu())
 
 
 def _pull(function: Callable[..., Tensor], *inputs: Tensor, weights: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -53,13 +53,13 @@ def changed(data: ReportData) -> str:
 
 
 def saliency(data: ReportData) -> str:
-    """How much the answer depends on reading the image in each layer, and on what may still be read."""
+    """How much the answer depends on reading the image in each layer, and in it and all later ones together."""
     found = data.findings["saliency"]["all"]
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(2, 1, sharex=True)
         for axes, name, colour, label in ((left, "reading", TEXT, "reading, share"),
-                                          (right, "remaining", OWN, "still to read")):  # fmt: skip
+                                          (right, "remaining", OWN, "still to read, share")):  # fmt: skip
             band(axes, found[name], colour)
             axes.set(ylabel=label)
             axes.set_ylim(bottom=0)
@@ -68,8 +68,8 @@ def saliency(data: ReportData) -> str:
         whole_numbers(right)
 
     peak = int(np.nanargmax(known(found["reading"][0])))
-    return draw_svg(draw, f"Gradient saliency of reading the image by layer, highest in layer {peak}; below it what "
-                          "depends on the image that enters each layer", SIZE)  # fmt: skip
+    return draw_svg(draw, f"Gradient saliency of reading the image by layer, highest in layer {peak}; below it the "
+                          "share that lies in each layer and all later ones", SIZE)  # fmt: skip
 
 
 def stopping(data: ReportData) -> str:
