@@ -13,7 +13,7 @@ from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.errors import DataError, SettingsError
 from lookaway.engine.replay.teacher_forcing import answer_loss
 from lookaway.models.encoding import encode
-from lookaway.modules.adapters import published_shape
+from lookaway.modules.adapters import llava_shape
 from lookaway.training import adapter_training
 from lookaway.training.adapter_training import AdapterOptions, train_adapters
 
@@ -21,7 +21,7 @@ QUICK = AdapterOptions(skip=(1, 3), max_steps=4, batch_size=2, save_steps=2, wid
 
 
 @pytest.mark.parametrize("exits", [None, 2])
-@pytest.mark.parametrize("shape", [la.AdapterShape(width=4, start="random"), published_shape(4, "random")])
+@pytest.mark.parametrize("shape", [la.AdapterShape(width=4, start="random"), llava_shape(4, "random")])
 def test_the_loss_is_that_of_the_slow_twin(shape, exits):
     """Answers and what else comes late do not change what an adapter knows of the prompt: prompt and answer apart."""
     model = tiny("llava").model

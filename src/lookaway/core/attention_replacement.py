@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
-__all__ = ["AttentionReplacement"]
+__all__ = ["AttentionReplacement", "pooled_prompt"]
 
 
 class AttentionReplacement(Protocol):
@@ -24,11 +25,13 @@ class AttentionReplacement(Protocol):
     """Over what the prompt is pooled: nothing, its text, or all that is left of it. Never padding or answers."""
     once: bool
     """Pooled where a run of skipped layers begins, for all layers of the run; else at each layer."""
+    without_first: bool
+    """The context also takes the mean without the prompt's first position (the router of LaVIN-EAS)."""
     merged: bool
     """The weights of the FFN hold f already; what is left of it are `biases`."""
 
     def context(self, pooled: Tensor) -> Tensor:
-        """What `changed` or `biases` take of the prompt, [B, C], from its mean [B, D]."""
+        """What `changed` or `biases` take of the prompt, [B, C], from `pooled_prompt`: [B, D], or [B, 2, D]."""
         ...
 
     def changed(self, states: Tensor, context: Tensor | None) -> Tensor:
@@ -61,3 +64,25 @@ class AttentionReplacement(Protocol):
     def flops(self, tokens: int) -> int:
         """FLOPs (2 a multiply-add) for `tokens` positions of one row."""
         ...
+
+
+def pooled_prompt(states: Tensor, mask: Tensor, without_first: bool) -> Tensor:
+    """The mean of a prompt's states, in fp32 at least.
+
+    Args:
+        states: [B, S, D]; what is not in the mask may hold anything.
+        mask: bool [B, S], positions that count.
+        without_first: also the mean without each row's first position that counts.
+
+    Returns:
+        [B, D], or [B, 2, D] where both means are asked for.
+    """
+    states = states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def mean(counted: Tensor) -> Tensor:
+        total = states.masked_fill(~counted[..., None], 0.0).sum(1)
+        return total / counted.sum(1, keepdim=True).clamp(min=1)
+
+    if not without_first:
+        return mean(mask)
+    return torch.stack([mean(mask), mean(mask & (mask.cumsum(1) > 1))], dim=1)

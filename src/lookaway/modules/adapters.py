@@ -5,24 +5,26 @@ One adapter is a bottleneck of width h without activation. With z_t the normed s
     u_t     = 1/2 (A p + a + C z_t + c)
     f(z)_t  = z_t + s * sum_j w_j (B_j u_t + b_j)
 
-Published: two experts B_j of two groups each, w = softmax(E p / 10); f reads norm_a(x) and its result is scaled by the
-gain of norm_f; p is taken over the whole prompt at each layer. Recommended (`AdapterShape()`): one expert, no router,
-f reads norm_f(x), and p is taken over the text where a run of skipped layers begins.
+Published (`llava_shape`): two experts B_j of two groups each, w = softmax(E p / 10); f reads norm_a(x) and its result
+is scaled by the gain of norm_f; p is taken over the whole prompt at each layer. LaVIN's (`lavin_shape`) differs in w:
+its router reads the mean without the first position. Recommended (`AdapterShape()`): one expert, no router, f reads
+norm_f(x), and p is taken over the text where a run of skipped layers begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..core.attention_replacement import pooled_prompt
 from ..core.errors import DataError, SettingsError
 from .merged import MergedAdapter
 
-__all__ = ["Adapter", "AdapterShape", "SkipAdapters", "published_shape"]
+__all__ = ["Adapter", "AdapterShape", "SkipAdapters", "lavin_shape", "llava_shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class AdapterShape:
     """Blocks of an up-projection: each part of the output reads only its part of the hidden units."""
     router: bool = False
     """Weigh the experts by the prompt; off: one expert, so that the adapter merges once for all prompts."""
+    router_without_first: bool = False
+    """The router reads the mean without the prompt's first position (LaVIN-EAS)."""
     reads: Literal["ffn", "attention"] = "ffn"
     """Whose norm the states go through. ffn: the start is the layer without its attention; attention: as published."""
     pool: Literal["text", "all", "none"] = "text"
@@ -64,13 +68,20 @@ class AdapterShape:
             )
         if self.router and self.pool == "none":
             raise SettingsError("A router reads the pooled prompt: pool must be 'text' or 'all'.")
+        if self.router_without_first and not self.router:
+            raise SettingsError("router_without_first is about a router; this shape has none.")
 
 
-def published_shape(width: int, start: Literal["identity", "random"] = "identity") -> AdapterShape:
-    """The published adapter. LaVIN: width 32, identity; LLaVA: width 256 (ScienceQA) or 128, random."""
+def llava_shape(width: int, start: Literal["identity", "random"] = "random") -> AdapterShape:
+    """LLaVA-EAS's adapter: width 256 (ScienceQA) or 128, up-projections drawn at random."""
     return AdapterShape(
         width=width, experts=2, groups=2, router=True, reads="attention", pool="all", once=False, start=start
     )
+
+
+def lavin_shape(width: int = 32, start: Literal["identity", "random"] = "identity") -> AdapterShape:
+    """LaVIN-EAS's adapter: its router reads the mean without the first position, the rest reads the mean of all."""
+    return replace(llava_shape(width, start), router_without_first=True)
 
 
 class Adapter(nn.Module):
@@ -89,6 +100,7 @@ class Adapter(nn.Module):
             raise SettingsError(f"{shape.groups} groups do not divide a hidden size of {hidden_size}.")
         self.hidden_size, self.shape = hidden_size, shape
         self.reads, self.pool, self.once = shape.reads, shape.pool, shape.once
+        self.without_first = shape.router_without_first
         h, d, groups = shape.width, hidden_size, shape.groups
         self.token = nn.Linear(d, h)  # C, c
         if shape.pool != "none":
@@ -107,10 +119,11 @@ class Adapter(nn.Module):
 
     def context(self, pooled: Tensor) -> Tensor:
         """A p + a and, with a router, the experts' weights behind it: [B, h] or [B, h + experts]."""
-        p = pooled.to(self.token.weight.dtype)
+        pooled = pooled.to(self.token.weight.dtype)
+        p, routed = pooled.unbind(1) if self.without_first else (pooled, pooled)
         context = self.pooled(p)
         if self.shape.router:
-            context = torch.cat([context, (self.router(p) / self.shape.temperature).softmax(-1)], dim=-1)
+            context = torch.cat([context, (self.router(routed) / self.shape.temperature).softmax(-1)], dim=-1)
         return context
 
     def changed(self, states: Tensor, context: Tensor | None) -> Tensor:
@@ -129,8 +142,7 @@ class Adapter(nn.Module):
         z, pooled = states.to(self.token.weight.dtype), None
         if self.pool != "none":
             real = torch.ones_like(other[..., 0], dtype=torch.bool) if mask is None else mask
-            total = other.masked_fill(~real[..., None], 0.0).sum(1)
-            pooled = self.context(total / real.sum(1, keepdim=True).clamp(min=1))
+            pooled = self.context(pooled_prompt(other, real, self.without_first))
         return self._added(z, pooled).to(states.dtype)
 
     def _added(self, z: Tensor, context: Tensor | None) -> Tensor:

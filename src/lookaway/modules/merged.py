@@ -27,6 +27,7 @@ class MergedAdapter(nn.Module):
     PROBE: ClassVar[int] = 8
     merged: bool = True
     reads: Literal["ffn", "attention"] = "ffn"
+    without_first: bool = False
 
     bias: Tensor
     mixed: Tensor

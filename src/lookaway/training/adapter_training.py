@@ -21,7 +21,7 @@ from ..engine.api import attach
 from ..engine.attachment import Attachment
 from ..engine.replay.teacher_forcing import attached_loss, frozen
 from ..models.encoding import Encoded
-from ..modules.adapters import AdapterShape, SkipAdapters, published_shape
+from ..modules.adapters import AdapterShape, SkipAdapters, lavin_shape, llava_shape
 from ..policies.attention_skip import AttentionSkip
 from .trainer import check_answered, train_on_answers, training_facts
 
@@ -87,8 +87,8 @@ class AdapterOptions:
         assert o.once is not None
         if o.preset == "recommended":
             return AdapterShape(width=o.width, pool=o.pool, once=o.once)
-        start: Literal["identity", "random"] = "random" if o.preset == "published-llava" else "identity"
-        return replace(published_shape(o.width, start), pool=o.pool, once=o.once)
+        published = {"published-llava": llava_shape, "published-lavin": lavin_shape}[o.preset]
+        return replace(published(o.width), pool=o.pool, once=o.once)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

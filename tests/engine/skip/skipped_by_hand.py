@@ -4,8 +4,8 @@ import torch
 from torch.nn.functional import linear
 
 
-def adapter_by_hand(adapter, z, p):
-    """f of EAS, written with explicit block matrices."""
+def adapter_by_hand(adapter, z, p, routed=None):
+    """f of EAS, written with explicit block matrices; `routed`: what the router reads, where it is not p."""
     s, h = adapter.shape, adapter.shape.width
     u = linear(z, adapter.token.weight, adapter.token.bias)
     if p is not None:
@@ -13,7 +13,7 @@ def adapter_by_hand(adapter, z, p):
     u = u / 2
     weights = torch.ones(len(z), 1)
     if s.router:
-        weights = (linear(p, adapter.router.weight, adapter.router.bias) / 10).softmax(-1)
+        weights = (linear(p if routed is None else routed, adapter.router.weight, adapter.router.bias) / 10).softmax(-1)
     out = z.clone()
     for j in range(s.experts):
         full = torch.zeros(z.shape[-1], h, dtype=z.dtype)
@@ -57,13 +57,15 @@ def logits_by_hand(model, inputs, skipped, adapters=None, context_from=None):
         adapter = adapters.replacement(index)
         shape = adapter.shape
         z = (norm_f if shape.reads == "ffn" else norm_a)(hidden)
-        p = None
+        p = routed = None
         if shape.pool != "none":
             mask = prompt & ~visual if shape.pool == "text" else prompt
             p = torch.stack([row[m].mean(0) for row, m in zip(z, mask, strict=True)])
+            if shape.router_without_first:
+                routed = torch.stack([row[m][1:].mean(0) for row, m in zip(z, mask, strict=True)])
             if shape.once and index - 1 in skipped:
                 p = shared
             shared = p
-        changed = adapter_by_hand(adapter, z, p)
+        changed = adapter_by_hand(adapter, z, p, routed)
         hidden = hidden + ffn(changed if shape.reads == "ffn" else norm_f.weight * changed)
     return model.lm_head(model.model.language_model.norm(hidden))

@@ -8,7 +8,7 @@ import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.core.errors import AttachError, DataError, ModelMismatch, SettingsError, UnsupportedModel
 from lookaway.engine.api import attach
-from lookaway.modules.adapters import AdapterShape, SkipAdapters, published_shape
+from lookaway.modules.adapters import AdapterShape, SkipAdapters, lavin_shape
 
 MERGEABLE = {
     "recommended": AdapterShape(width=8, start="random"),
@@ -143,7 +143,7 @@ def test_what_forbids_merging_leaves_the_weights_alone():
     before, names = state(model), attributes(model)
     chosen = trained(MERGEABLE["recommended"], (1, 3))
     with pytest.raises(SettingsError, match="weigh their experts by the prompt"):
-        la.merge(model, trained(published_shape(8), (1,)))
+        la.merge(model, trained(lavin_shape(8), (1,)))
     with pytest.raises(SettingsError, match="no adapters: there is nothing to merge"):
         la.merge(model, la.AttentionSkip((1,)))
     with pytest.raises(SettingsError, match="no adapters"):

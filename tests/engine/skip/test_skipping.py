@@ -16,15 +16,16 @@ from lookaway.core.errors import AttachError, DataError, ModelMismatch, Settings
 from lookaway.engine.api import attach, reference
 from lookaway.engine.cache.skipped_slot import SkippedSlot
 from lookaway.evaluation.cost import counted_flops
-from lookaway.modules.adapters import published_shape
+from lookaway.modules.adapters import lavin_shape, llava_shape
 
 SHAPES = {
     "none": None,
     "recommended": la.AdapterShape(width=8, start="random"),
     "each-layer": la.AdapterShape(width=8, start="random", once=False),
     "no-pool": la.AdapterShape(width=8, start="random", pool="none", groups=2),
-    "published": published_shape(8, start="random"),
-    "published-text": replace(published_shape(8, start="random"), pool="text"),
+    "published": llava_shape(8),
+    "published-lavin": lavin_shape(8, start="random"),
+    "published-text": replace(llava_shape(8), pool="text"),
 }
 TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}  # in fp64: in fp32 padding alone moves logits by 1e-5
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
@@ -108,7 +109,7 @@ def test_recommended_adapters_start_as_the_layer_without_its_attention():
             plain = example.model(**inputs).logits
         with attach(example.model, la.AttentionSkip((1, 2), start)):
             assert torch.equal(example.model(**inputs).logits, plain)
-        published = la.SkipAdapters(32, (1, 2), published_shape(8)).double().eval()
+        published = la.SkipAdapters(32, (1, 2), lavin_shape(8)).double().eval()
         # Give the two norms gains that differ, as trained models have: published adapters then start elsewhere.
         example.model.model.language_model.layers[1].input_layernorm.weight.mul_(1.5)
         with attach(example.model, la.AttentionSkip((1, 2), published)):
@@ -538,7 +539,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_changed():
     norm = example.model.model.language_model.layers[1].post_attention_layernorm
     example.model.model.language_model.layers[1].post_attention_layernorm = torch.nn.LayerNorm(32)
     with pytest.raises(UnsupportedModel, match="LayerNorm is no plain RMS norm"):
-        attach(example.model, la.AttentionSkip((1,), la.SkipAdapters(32, (1,), published_shape(8)).eval()))
+        attach(example.model, la.AttentionSkip((1,), la.SkipAdapters(32, (1,), lavin_shape(8)).eval()))
     example.model.model.language_model.layers[1].post_attention_layernorm = norm
     del example.model.model.language_model.layers[2].input_layernorm
     with pytest.raises(UnsupportedModel, match=r"Decoder layer 2 .* has no norm"):

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...anatomy.base import Anatomy
 from ...anatomy.blocks import AttentionBlock, attention_block, norm_gain
-from ...core.attention_replacement import AttentionReplacement
+from ...core.attention_replacement import AttentionReplacement, pooled_prompt
 from ...core.errors import AttachError, ModelMismatch, UnsupportedModel
 
 __all__ = ["CONTEXT", "SkippedLayer"]
@@ -46,12 +45,16 @@ class SkippedLayer:
         return self.replacement is not None and self.replacement.pool != "none"
 
     def mean(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Mean [B, D], in fp32 at least, of the normed states that the replacement reads, over `mask` bool [B, S]."""
+        """Of the normed states that the replacement reads, over `mask` bool [B, S]: what its `context` takes."""
         assert self.replacement is not None
         states = self._norms[self.replacement.reads](hidden)
-        states = states.to(torch.promote_types(states.dtype, torch.float32))
-        total = states.masked_fill(~mask[:, :, None], 0.0).sum(1)  # padding may hold anything
-        return total / mask.sum(1, keepdim=True).clamp(min=1)
+        return pooled_prompt(states, mask, self.replacement.without_first)
+
+    @property
+    def kind(self) -> tuple[str, str, bool]:
+        """Layers of one kind pool alike."""
+        assert self.replacement is not None
+        return self.replacement.pool, self.replacement.reads, self.replacement.without_first
 
     def install(self) -> list[Callable[[], object]]:
         undo = [

@@ -172,7 +172,7 @@ class Skipping:
         mask = mask.to(hidden.device)
         if not layer.replacement.once:
             return layer.replacement.context(layer.mean(hidden, mask)), None, means
-        key = (self._run(index), layer.replacement.pool, layer.replacement.reads)
+        key = (self._run(index), *layer.kind)
         shared = means.get(key)
         pooled = layer.mean(hidden, mask) if shared is None else shared.to(hidden.device)
         return layer.replacement.context(pooled), shared, {**means, key: pooled}
@@ -217,9 +217,10 @@ class Skipping:
         assert layer.replacement is not None
         if not layer.replacement.once:
             return True
-        kind = (layer.replacement.pool, layer.replacement.reads)
-        earlier = [self.layers[i].replacement for i in range(self._run(layer.index), layer.index)]
-        return not any(other is not None and other.once and (other.pool, other.reads) == kind for other in earlier)
+        earlier = [self.layers[i] for i in range(self._run(layer.index), layer.index)]
+        return not any(
+            other.replacement is not None and other.replacement.once and other.kind == layer.kind for other in earlier
+        )
 
     # what happened ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...core.errors import SettingsError
-from ...modules.adapters import AdapterShape, published_shape
+from ...modules.adapters import AdapterShape, lavin_shape, llava_shape
 
 __all__ = ["PRESETS", "SkipSearchOptions"]
 
@@ -72,7 +72,9 @@ class SkipSearchOptions:
         assert o.width is not None
         if o.preset == "recommended":
             return AdapterShape(width=o.width)
-        return published_shape(o.width, "random" if o.preset == "published-llava" else "identity")
+        if o.preset == "published-lavin":
+            return lavin_shape(o.width)
+        return llava_shape(o.width, "random" if o.preset == "published-llava" else "identity")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
