@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +58,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.schedules.session import check_out
     from ..search.skips.compare import STATE, compare_skips
     from ..search.skips.search import search_skips
-    from ..search.trials.ranks import Ranks
+    from ..search.skips.supernet import processes
     from ..search.trials.samples import fingerprint, with_images
     from .progress import progress
 
@@ -72,14 +71,14 @@ def run(options: Options) -> dict[str, Any]:
             f"{len(samples)} samples, of which {kept} would be kept apart to judge the sets: at least {2 * kept} are "
             "needed. Give more samples, a smaller --judged, or --no-compare."
         )
-    _join_ranks(options.device)
+    ranks = processes(cpu=True if options.device == "cpu" else None)
     # 2. The search.
     model, processor = load_model(options.model, device=options.device, **options.published)
     chosen = SkipSearchOptions(**{field.name: getattr(options, field.name) for field in fields(SkipSearchOptions)})
     with progress("steps of the search", options.steps) as advance:
         found = search_skips(model, processor, samples[kept:], options.out, chosen, progress=advance,
                             fresh=options.fresh)  # fmt: skip
-    if not Ranks().first:
+    if not ranks.is_main_process:
         return {"skipped": list(found.layers)}
     adapters = found.adapters.cpu() if found.adapters is not None else None
     policy = AttentionSkip(found.layers, adapters, anatomy_of(model).identity, found.summary)
@@ -108,20 +107,6 @@ def run(options: Options) -> dict[str, Any]:
 
 def _row(verdict: Any, full: Any) -> dict[str, Any]:
     return {**asdict(verdict), "accuracy": list(verdict.accuracy), "p_full": verdict.p_against(full)}
-
-
-def _join_ranks(device: str | None) -> None:
-    """Under torchrun: meet the other processes."""
-    from torch import distributed
-
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
-        return
-    import torch
-
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
 
 
 def _save(out: Path, policy: Any, summary: dict[str, Any], header: dict[str, Any], history: Any) -> Path:

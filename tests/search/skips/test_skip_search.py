@@ -216,10 +216,15 @@ def test_bad_input(tmp_path):
 # several ranks -------------------------------------------------------------------------------------------------------
 
 
-def _rank(rank, folder, results):
+def _rank(rank, port, folder, results):
+    """One process as torchrun starts it."""
+    import os
+
     from torch import distributed
 
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     try:
         torch.manual_seed(rank)  # ranks that draw by their own random state would differ
         with RecordWriter(f"{folder}/records-{rank}.jsonl") as writer:
@@ -231,11 +236,16 @@ def _rank(rank, folder, results):
 
 @pytest.mark.slow
 def test_ranks_draw_and_score_alike(tmp_path):
+    import socket
+
     import torch.multiprocessing as mp
 
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
-        mp.spawn(_rank, args=(str(tmp_path), results), nprocs=2)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.spawn(_rank, args=(port, str(tmp_path), results), nprocs=2)
         (first, weights), (second, others) = results[0], results[1]
     assert first == second
     assert len(first) == 3

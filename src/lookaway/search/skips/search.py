@@ -26,11 +26,10 @@ from ...engine.replay.teacher_forcing import answer_loss, frozen
 from ...models.encoding import Encoded, encode
 from ...modules.adapters import SkipAdapters
 from ...policies.attention_skip import AttentionSkip
-from ..trials.ranks import Ranks
 from .bandit import Bandit
 from .options import PRESETS, SkipSearchOptions
 from .state import forget_state, load_state, save_state
-from .supernet import Supernet
+from .supernet import Supernet, processes
 
 __all__ = ["PRESETS", "SkipSearchOptions", "SkipSearchRun", "search_skips", "subset_rewards"]
 
@@ -72,11 +71,12 @@ def search_skips(
         DataError: too few samples, or one without an answer.
         StaleResults: the state in `out` is of another search.
         SettingsError: more skips than attentions, or fewer different subsets than asked for.
+        MissingDependency: accelerate is not installed.
     """
     options = (options or SkipSearchOptions()).filled()
     assert options.gate is not None
     assert options.score_lr is not None
-    anatomy, ranks, out = anatomy_of(model), Ranks(), Path(out)
+    anatomy, ranks, out = anatomy_of(model), processes(), Path(out)
     train, held = split_samples(samples, options)
     arms = options.arms or tuple(range(anatomy.num_layers))
     if arms and max(arms) >= anatomy.num_layers:
@@ -90,26 +90,25 @@ def search_skips(
     _ = bandit.subsets(0, options.subsets or 1)  # refuses before anything runs
     supernet = Supernet(anatomy, arms, options) if options.train else None
     facts = provenance(
-        model=model, processor=processor, samples=samples, options=options, free=("save_steps",), ranks=ranks.size
-    )
-    if fresh and ranks.first:
+        model=model, processor=processor, samples=samples, options=options, free=("save_steps",),
+        ranks=ranks.num_processes,
+    )  # fmt: skip
+    if fresh and ranks.is_main_process:
         forget_state(out)
     step, history = load_state(out, facts, bandit, supernet)
     encoder = _Encoder(processor, anatomy.model.device)
     with frozen(anatomy.model):
         while step < options.steps:
             if supernet is not None:
-                supernet.step(
-                    step, encoder(_batch(train, step, options.batch_size, ranks, options.seed)), bandit, ranks
-                )
+                supernet.step(step, encoder(_batch(train, step, options.batch_size, ranks, options.seed)), bandit)
             step += 1
             if _due(step, options):
                 batch = encoder(_batch(held, step, options.reward_batch, ranks, options.seed + 1))
                 adapters = supernet.adapters if supernet else None
-                history.append(_update(model, batch, step, bandit, adapters, options, ranks))
-                if writer is not None and ranks.first:
+                history.append(_update(model, batch, step, bandit, adapters, options))
+                if writer is not None and ranks.is_main_process:
                     writer.write("skip-search", **history[-1])
-            if ranks.first and (step % options.save_steps == 0 or step == options.steps):
+            if ranks.is_main_process and (step % options.save_steps == 0 or step == options.steps):
                 save_state(out, facts, step, history, bandit, supernet)
             progress(1)
     best = bandit.best()
@@ -166,15 +165,18 @@ def split_samples(samples: Sequence[Sample], options: SkipSearchOptions) -> tupl
 
 
 def _update(
-    model: Any, batch: Encoded, step: int, bandit: Bandit, adapters: SkipAdapters | None, o: SkipSearchOptions,
-    ranks: Ranks,
+    model: Any, batch: Encoded, step: int, bandit: Bandit, adapters: SkipAdapters | None, o: SkipSearchOptions
 ) -> dict[str, Any]:  # fmt: skip
+    from accelerate.utils import broadcast_object_list, gather_object
+
     assert o.subsets is not None
-    subsets = ranks.shared(bandit.subsets(step, o.subsets))
+    (subsets,) = broadcast_object_list([bandit.subsets(step, o.subsets)])
     losses, rewards = subset_rewards(model, batch, subsets, adapters)
     if not all(map(math.isfinite, losses)):
         raise DataError(f"The loss of a subset at step {step} is {losses}. Lower --lr, or load the model in fp32.")
-    losses, rewards = ranks.averaged(losses), ranks.averaged(rewards)
+    losses, rewards = (
+        [sum(column) / len(column) for column in zip(*gather_object([own]), strict=True)] for own in (losses, rewards)
+    )  # the mean over the processes, the same bits in each
     bandit.update(subsets, rewards)
     return {
         "step": step, "subsets": [list(subset) for subset in subsets], "losses": losses, "rewards": rewards,
@@ -190,10 +192,11 @@ def _due(step: int, o: SkipSearchOptions) -> bool:
     return step > o.warm * o.steps and step % o.turn == 0
 
 
-def _batch(samples: Sequence[Sample], step: int, size: int, ranks: Ranks, seed: int) -> list[Sample]:
+def _batch(samples: Sequence[Sample], step: int, size: int, ranks: Any, seed: int) -> list[Sample]:
     """The samples of one step and rank: passes over all of them, each in an order of its own."""
     chosen = []
-    for place in range((step * ranks.size + ranks.rank) * size, (step * ranks.size + ranks.rank + 1) * size):
+    first = (step * ranks.num_processes + ranks.process_index) * size
+    for place in range(first, first + size):
         epoch, at = divmod(place, len(samples))
         order = list(range(len(samples)))
         random.Random(f"{seed}:{epoch}").shuffle(order)

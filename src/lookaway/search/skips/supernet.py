@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from ...anatomy.base import Anatomy
+from ...core.errors import MissingDependency
 from ...core.random_state import seeded
 from ...engine.api import attach
 from ...engine.replay.teacher_forcing import attached_loss
 from ...models.encoding import Encoded
 from ...modules.adapters import SkipAdapters
 from ...policies.attention_skip import AttentionSkip
-from ..trials.ranks import Ranks
 from .bandit import Bandit
 from .options import SkipSearchOptions
 
-__all__ = ["Supernet", "drawn_size"]
+__all__ = ["Supernet", "drawn_size", "processes"]
 
 
 class Supernet:
@@ -32,22 +33,43 @@ class Supernet:
         self.adapters = adapters.to(next(anatomy.model.parameters()).device).train()
         self.optimiser = torch.optim.AdamW(self.adapters.parameters(), options.lr, weight_decay=options.weight_decay)
 
-    def step(self, step: int, batch: Encoded, bandit: Bandit, ranks: Ranks) -> float:
-        """One training step with a random subset skipped; returns its loss."""
+    def step(self, step: int, batch: Encoded, bandit: Bandit) -> float:
+        """One training step with a random subset skipped, the same in all processes; returns this one's loss."""
+        from accelerate.utils import broadcast_object_list, reduce
+
         o = self.options
         assert o.lr is not None
-        skipped = ranks.shared(bandit.draw(step, drawn_size(step, o)))
-        own = (o.seed * 1_000_003 + step) * ranks.size + ranks.rank
+        ranks = processes()
+        (skipped,) = broadcast_object_list([bandit.draw(step, drawn_size(step, o))])
+        own = (o.seed * 1_000_003 + step) * ranks.num_processes + ranks.process_index
         with seeded(own, next(self.adapters.parameters()).device), torch.enable_grad():  # dropout
             self.optimiser.zero_grad()
             with attach(self.model, AttentionSkip(skipped, self.adapters.train())) as attached:
                 loss = attached_loss(self.model, attached, batch)
                 loss.backward()  # with the skip still in place: checkpointed layers run again
-        ranks.average_gradients(self.adapters.parameters())
+        for parameter in self.adapters.parameters():
+            if parameter.grad is not None:  # the same ones in all processes: those of the subset
+                parameter.grad = reduce(parameter.grad, "mean")
         for group in self.optimiser.param_groups:
             group["lr"] = o.lr * _rate(step, o.steps)
         self.optimiser.step()
         return float(loss.detach())
+
+
+def processes(cpu: bool | None = None) -> Any:
+    """This process among those of a distributed run (torchrun), as accelerate's `PartialState`; joins them first.
+
+    Args:
+        cpu: meet on the CPU; None: where there is no GPU.
+
+    Raises:
+        MissingDependency: accelerate is not installed.
+    """
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise MissingDependency.of("accelerate", "train") from None
+    return PartialState(cpu=not torch.cuda.is_available() if cpu is None else cpu)
 
 
 def drawn_size(step: int, o: SkipSearchOptions) -> int:
