@@ -1,5 +1,6 @@
 """A dataclass is the one source for flag, YAML key and help."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from lookaway.cli import app as cli_app
-from lookaway.cli.options import argument, build_command, field_help, from_mapping, load_config
+from lookaway.cli.options import (
+    ADVANCED,
+    FIRST,
+    PANELS,
+    argument,
+    build_command,
+    field_help,
+    from_mapping,
+    load_config,
+)
 from lookaway.core.errors import DataError, LookawayError
 
 
@@ -107,7 +117,6 @@ def test_bad_values_are_named(values, message):
 
 
 def test_every_command_has_a_module_with_options_that_explain_themselves():
-    import dataclasses
     import importlib
 
     for name in cli_app.COMMANDS:
@@ -116,6 +125,47 @@ def test_every_command_has_a_module_with_options_that_explain_themselves():
         described = field_help(module.Options)
         silent = [f.name for f in dataclasses.fields(module.Options) if not described.get(f.name)]
         assert not silent, f"{name}: no docstring under {silent}"
+
+
+def options_classes():
+    import importlib
+
+    for name in cli_app.COMMANDS:
+        module = importlib.import_module(f"lookaway.cli.{name}")
+        yield name, module
+        for method, other in getattr(module, "METHODS", {}).items():
+            yield f"{name} --method {method}", importlib.import_module(other)
+
+
+@pytest.mark.parametrize(("name", "module"), options_classes(), ids=lambda part: part if isinstance(part, str) else "")
+def test_help_begins_with_model_data_and_output_and_ends_with_what_few_change(name, module, capsys, monkeypatch):
+    """Read off the printed help, whatever order the fields of the class have."""
+    import re
+
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        build_command(name, module.Options, module.run, cli_app.finish)(["--help"])
+    assert stopped.value.code == 0
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    panels = re.split(r"╭─ (\w+) ", printed)[1:]
+    shown = {
+        title: [flag.replace("-", "_") for flag in re.findall(r"^│[ *]+--([a-z][a-z0-9-]*)", text, re.MULTILINE)]
+        for title, text in zip(panels[::2], panels[1::2], strict=True)
+    }
+    assert [title for title in shown if title != "Arguments"] == [p for p in PANELS if p in shown]
+    first = [flag for flag in shown["Options"] if flag not in ("config", "json", "help")]
+    assert first == [flag for flag in FIRST if flag in first]
+    options = {f.name for f in dataclasses.fields(module.Options) if not f.metadata.get("argument")}
+    assert set(first) == options & set(FIRST)
+    assert set(shown.get("Advanced", [])) == options & ADVANCED
+    assert set(shown.get("Settings", [])) == options - set(FIRST) - ADVANCED
+    if "method" in options:
+        assert shown["Settings"][0] == "method"
+
+
+def test_every_name_in_the_groups_is_an_option_of_some_command():
+    names = {field.name for _, module in options_classes() for field in dataclasses.fields(module.Options)}
+    assert set(FIRST) | ADVANCED <= names
 
 
 def test_help_lists_all_commands_without_loading_torch():

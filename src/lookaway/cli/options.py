@@ -17,9 +17,41 @@ import yaml
 
 from ..core.errors import DataError
 
-__all__ = ["argument", "build_command", "field_help", "from_mapping", "load_config"]
+__all__ = [
+    "ADVANCED", "FIRST", "PANELS", "argument", "build_command", "field_help", "from_mapping", "load_config", "panel_of",
+    "shown_order",
+]  # fmt: skip
 
 REQUIRED = dataclasses.MISSING
+
+FIRST = (
+    "model", "records", "policy", "exit_at", "after", "skip_from", "image", "data", "split", "limit", "test_data",
+    "test_split", "test_limit", "out",
+)  # fmt: skip
+"""Options that --help shows first, in this order: which model and policy, on which data, and where the result goes."""
+ADVANCED = frozenset({
+    "accumulate", "attention", "batch_size", "beta2", "bf16", "cache", "checkpointing", "device", "dtype",
+    "label_batch", "lease", "memory", "reward_batch", "save_steps", "seed", "storage", "threads", "vision_tower",
+    "warmup", "weight_decay",
+})  # fmt: skip
+"""Options that --help shows last: how a job runs here, and what few ever change. All others are the command's own."""
+PANELS = ("Options", "Settings", "Advanced")
+"""Titles of the three groups of options. The first is typer's own, which it prints first whatever comes."""
+
+
+def panel_of(name: str) -> str:
+    """The group of an option (a field's name)."""
+    return PANELS[0] if name in FIRST else PANELS[2] if name in ADVANCED else PANELS[1]
+
+
+def shown_order(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields of an options class as --help shows them: positional arguments, then the three groups."""
+
+    def place(field: dataclasses.Field[Any]) -> tuple[bool, int, int]:
+        first = FIRST.index(field.name) if field.name in FIRST else int(field.name != "method")
+        return not field.metadata.get("argument"), PANELS.index(panel_of(field.name)), first
+
+    return sorted(dataclasses.fields(cls), key=place)
 
 
 def argument() -> Any:
@@ -94,7 +126,7 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
     """
     hints, help_texts = get_type_hints(cls), field_help(cls)
     parameters = []
-    for field in dataclasses.fields(cls):
+    for field in shown_order(cls):
         kind, text = _cli_type(hints[field.name]), help_texts.get(field.name, "")
         if field.metadata.get("argument"):
             annotation: Any = Annotated[kind, typer.Argument(help=text)]
@@ -103,7 +135,8 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
         shown = _default(field)
         flag = f"--{field.name.replace('_', '-')}"
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-        annotation = Annotated[kind | None, typer.Option(flags, help=text, show_default=shown)]
+        option = typer.Option(flags, help=text, show_default=shown, rich_help_panel=panel_of(field.name))
+        annotation = Annotated[kind | None, option]
         parameters.append(_parameter(field.name, annotation, None))
     config_option = typer.Option("--config", help="YAML file whose keys are these options.", show_default=False)
     parameters.append(_parameter("config_", Annotated[Path | None, config_option], None))
