@@ -32,23 +32,3 @@ def data_file(tmp_path_factory):
                         "family": ("even", "odd")[number % 2]})  # fmt: skip
     (folder / "data.json").write_text(json.dumps(entries))
     return folder / "data.json"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `lookaway ...` in this process: (exit status, stdout, stderr)."""
-    import sys
-
-    from lookaway.cli import app
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lookaway", *map(str, arguments)])
-        try:
-            app.main()
-            status = 0
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return run

@@ -41,6 +41,15 @@ def test_the_best_schedule_is_found(options):
 
 
 @pytest.mark.parametrize("form", ["bisection", "bayes"])
+def test_the_best_of_many_counts_is_found_too(form):
+    """65 counts a layer, of which a Gaussian process sees a handful."""
+    needs = (64, 64, 45, 19)
+    evaluator = Needs(needs, units=64, price=2 / 64)
+    found = g_search(evaluator, TrialQueue("memory", "t"), GSearchOptions(form=form, efficiency_weight=0.3))
+    assert found.schedule.counts == needs
+
+
+@pytest.mark.parametrize("form", ["bisection", "bayes"])
 def test_the_walk_goes_from_shallow_to_deep_and_settles_each_layer(form):
     evaluator = Needs(NEEDS)
     seen = []

@@ -1,0 +1,267 @@
+"""What runs each command and holds its result against the judge. One function a row of COMMANDS in table.py."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from judge import Judge, evenly
+
+import lookaway as la
+from lookaway.core.exit_table import ExitTable
+from lookaway.core.record import read_records
+from lookaway.search.skips.options import SkipSearchOptions
+from lookaway.search.skips.search import split_samples
+
+NEW = 2
+"""Tokens of an answer."""
+EXIT = 2
+NEAR = {"abs": 1e-4}
+"""Nats: batches and replays round otherwise than single runs."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A family's folder, the data, the judge, and the command line."""
+
+    family: str
+    judge: Judge
+    first: int
+    """The first layer before which something may leave."""
+    model: Path
+    data: Path
+    samples: list[Any]
+    call: Any
+    out: Path
+
+    def run(self, command, *arguments, split=True, out="out"):
+        """The command's folder, when it did its job."""
+        places = ["--split", "all"] if split else []
+        status, _, errors = self.call(
+            *command.split(), "--model", self.model, "--data", self.data, *places, "--out", self.out / out, *arguments
+        )
+        assert status == 0, errors
+        return self.out / out
+
+    def records(self, kind, out="out"):
+        return [record for record in read_records(self.out / out / "records.jsonl") if record["kind"] == kind]
+
+    def exit_loss(self, sample, tokens, layer):
+        """Loss of an answer whose image left before `layer`."""
+        return self.judge.loss(sample, tokens, lambda inputs: self.judge.at_exit(inputs, layer))
+
+    def mean_loss(self, seen=None, samples=None, without=()):
+        found = [self.judge.loss(s, self.judge.tokens(s.answer), seen, without) for s in samples or self.samples]
+        return float(np.mean(found))
+
+
+# one question --------------------------------------------------------------------------------------------------------
+
+
+def ask(w):
+    sample = w.samples[0]
+    status, _, errors = w.call("ask", "--model", w.model, "--exit-at", EXIT, "--image", sample.images[0],
+                               "--max-new-tokens", NEW, "--json", w.out / "a.json", sample.question)  # fmt: skip
+    assert status == 0, errors
+    found = json.loads((w.out / "a.json").read_text())
+    assert found["exit_layer"] == EXIT
+    assert found["answer"] == w.judge.text(w.judge.greedy(sample, NEW, EXIT))
+    assert found["answer_without"] == w.judge.text(w.judge.greedy(sample, NEW))
+
+
+# evaluation ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(w):
+    w.run("eval", "--exit-at", EXIT, "--max-new-tokens", NEW, "--batch-size", 4)
+    records = {record["id"]: record for record in w.records("sample")}
+    for sample in w.samples:
+        found = records[sample.id]
+        assert found["answer_without"] == w.judge.text(w.judge.greedy(sample, NEW))
+        assert found["answer_with"] == w.judge.text(w.judge.greedy(sample, NEW, EXIT))
+        assert found["exit_layer"] == EXIT
+        visual = len(w.judge.visual(w.judge.prompt(sample)))
+        assert found["visual_tokens"] == [visual] * EXIT + [0] * (w.judge.depth - EXIT)
+    curve = next(record for record in w.records("curve") if record["family"] == "all")
+    point = curve["fixed"][curve["layers"].index(EXIT)]
+    right = [_says(w, sample, EXIT) for sample in w.samples]
+    assert point["accuracy"] == pytest.approx(np.mean(right))
+
+
+def _says(w, sample, layer):
+    """Whether the argmax is the truth at each of its tokens, the image gone before `layer`."""
+    tokens = w.judge.tokens(sample.answer)
+    logits = w.judge.answer_logits(sample, tokens, lambda inputs: w.judge.at_exit(inputs, layer))
+    return logits.argmax(-1).tolist() == tokens
+
+
+def report(w):
+    w.run("eval", "--exit-at", EXIT, "--max-new-tokens", NEW, "--no-curve", "--limit", 2)
+    status, _, errors = w.call("report", "--records", w.out / "out" / "records.jsonl", "--out", w.out / "r.html")
+    assert status == 0, errors
+    page = (w.out / "r.html").read_text()
+    assert type(w.judge.model).__name__ in page or w.model.name in page
+    assert "</html>" in page
+
+
+# gates ---------------------------------------------------------------------------------------------------------------
+
+
+def train(w):
+    gates = w.run("train", "--width", 4, "--epochs", 1, "--max-new-tokens", NEW, "--label-batch", 4,
+                  "--cache", w.out / "cache", "--target", "answer")  # fmt: skip
+    _check_tables(w, {sample.id: w.judge.tokens(sample.answer) for sample in w.samples})
+    policy = la.load(gates)
+    assert policy.gates.layers == tuple(range(w.first, w.judge.depth))
+
+
+def calibrate(w):
+    gates = w.run("train", "--width", 4, "--epochs", 1, "--cache", w.out / "other", "--target", "answer", "--limit", 4)
+    w.run("calibrate", "--policy", gates, "--max-new-tokens", NEW, "--cache", w.out / "cache", "--label-batch", 4,
+          "--no-one-per-image", out="calibrated")  # fmt: skip
+    end = w.judge.processor.tokenizer.eos_token_id
+    _check_tables(w, {sample.id: [*w.judge.greedy(sample, NEW), end] for sample in w.samples})
+    found = w.records("calibration", "calibrated")[-1]
+    assert found["samples"] == len(w.samples)
+    assert la.load(w.out / "calibrated").threshold == (found["threshold"] or la.load(w.out / "calibrated").threshold)
+
+
+def _check_tables(w, answers):
+    table = ExitTable.concat([ExitTable.load(file) for file in sorted((w.out / "cache").rglob("*.safetensors"))])
+    rows = {name: row for row, name in enumerate(table.ids)}
+    assert set(rows) == set(answers)
+    for sample in w.samples:
+        row, tokens = rows[sample.id], answers[sample.id]
+        assert float(table.full_loss[row]) == pytest.approx(w.judge.loss(sample, tokens), **NEAR)
+        for column, layer in enumerate(table.layers):
+            assert float(table.loss[row, column]) == pytest.approx(w.exit_loss(sample, tokens, layer), **NEAR)
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+
+def train_eas(w):
+    out = w.run("train --method eas", "--skip", 1, "--width", 2, "--max-steps", 1, "--batch-size", len(w.samples),
+                "--accumulate", 1)  # fmt: skip
+    first = w.records("training")[0]["history"][0]["loss"]  # adapters begin as nothing in the attention's place
+    assert first == pytest.approx(w.mean_loss(without=(1,)), **NEAR)
+    assert la.load(out).skipped == (1,)
+
+
+def tune(w):
+    out = w.run("tune", "--exit-share", 1, "--exit-first", EXIT, "--exit-last", EXIT, "--max-steps", 1, "--rank", 2,
+                "--batch-size", len(w.samples), "--save", "merged")  # fmt: skip
+    first = w.records("training")[0]["history"][0]["loss"]  # LoRA begins as nothing
+    assert first == pytest.approx(w.mean_loss(lambda inputs: w.judge.at_exit(inputs, EXIT)), **NEAR)
+    sample = w.samples[0]
+    status, _, errors = w.call("ask", "--model", out / "merged", "--exit-at", EXIT, "--image", sample.images[0],
+                               "--max-new-tokens", 1, sample.question)  # fmt: skip
+    assert status == 0, errors
+
+
+# searches ------------------------------------------------------------------------------------------------------------
+
+SMALL = ("--ranking", "uniform", "--random-trials", 1, "--max-new-tokens", NEW, "--batch-size", 4)
+
+
+def _schedule(w, method, *arguments):
+    """The schedule that was found costs the answers what the judge says it does."""
+    out = w.run(f"search --method {method}", *SMALL, "--first-layer", w.first, *arguments)
+    found = json.loads((out / "search.json").read_text())
+    for rates, verdict in ((found["rates"], found["verdict"]), (found["random_rates"], found["random"])):
+        expected = w.mean_loss(lambda inputs, rates=rates: evenly(rates, w.judge.visual(inputs)))
+        assert verdict["loss"] == pytest.approx(expected, **NEAR)
+    assert list(la.load(out).keep) == found["rates"]
+
+
+def p_sigmoid(w):
+    _schedule(w, "p-sigmoid", "--trials", 2, "--budget", 0.9)
+
+
+def g_search(w):
+    _schedule(w, "g-search", "--tolerance", 0.2, "--resolution", 0.4)
+
+
+def g_search_bayes(w):
+    _schedule(w, "g-search", "--form", "bayes", "--layer-trials", 4, "--efficiency-weight", 0.3)
+
+
+def random(w):
+    _schedule(w, "random", "--trials", 2, "--budget", 0.9)
+
+
+def single_layer(w):
+    _schedule(w, "single-layer", "--trials", 2, "--budget", 0.9)
+
+
+def vtw(w):
+    out = w.run("search --method vtw", "--threshold", 1e3, "--batch-size", 4)
+    found = json.loads((out / "search.json").read_text())
+    assert la.load(out).layer == found["layer"] == w.first
+    for layer, divergence in found["divergence"].items():
+        gaps = []
+        for sample in w.samples:
+            inputs = w.judge.prompt(sample)
+            full = w.judge.logits(inputs)[-1].log_softmax(-1)
+            gone = w.judge.logits(inputs, w.judge.at_exit(inputs, int(layer)))[-1].log_softmax(-1)
+            gaps.append(float((full.exp() * (full - gone)).sum()))
+        assert divergence == pytest.approx(np.mean(gaps), **NEAR)
+
+
+def search_eas(w):
+    _, held = split_samples(w.samples, SkipSearchOptions(held_out=0.5))
+    w.run("search --method eas", "--no-train", "--no-compare", "--steps", 1, "--skip", 1, "--subsets", 2,
+          "--held-out", 0.5, "--reward-batch", len(held))  # fmt: skip
+    for update in w.records("skip-search"):
+        for subset, loss in zip(update["subsets"], update["losses"], strict=True):
+            assert loss == pytest.approx(w.mean_loss(samples=held, without=subset), **NEAR)
+
+
+def compare(w):
+    """What a fixed exit and the full model get right is the judge's count. Searched and judged samples are apart."""
+    entries = json.loads(w.data.read_text())
+    halves = {"calibration": entries[:2], "test": entries[2:]}
+    for name, half in halves.items():
+        (w.out / f"{name}.json").write_text(
+            json.dumps([{**entry, "image": str(w.data.parent / entry["image"])} for entry in half])
+        )
+    status, _, errors = w.call(
+        "search", "--compare", "--model", w.model, "--data", w.out / "calibration.json", "--split", "all",
+        "--test-data", w.out / "test.json", "--test-split", "all", "--budgets", 0.95, "--methods", "fixed-exit",
+        "--methods", "linear", "--first-layer", w.first, "--out", w.out / "out", *SMALL,
+    )  # fmt: skip
+    assert status == 0, errors
+    rows = {row["method"]: row for row in w.records("equal-cost")}
+    layer = next((i for i, rate in enumerate(rows["fixed-exit"]["rates"]) if rate == 0), w.judge.depth)
+    for method, exit_layer in (("fixed-exit", layer), ("full", w.judge.depth)):
+        right = [_says(w, sample, exit_layer) for sample in w.samples[2:]]
+        assert rows[method]["accuracy"][0] == pytest.approx(np.mean(right))
+
+
+# observation ---------------------------------------------------------------------------------------------------------
+
+
+def analyze(w):
+    w.run("analyze", "--limit", 1, "--max-new-tokens", NEW)
+    (study,) = w.records("study")
+    sample = next(sample for sample in w.samples if sample.id == study["id"])
+    said = w.judge.greedy(sample, NEW)
+    tokens = [*said, w.judge.processor.tokenizer.eos_token_id]
+    assert study["answer"] == w.judge.text(said)
+    assert study["exits"]["full_loss"] == pytest.approx(w.judge.loss(sample, tokens), **NEAR)
+    for layer, loss in zip(study["exits"]["layers"], study["exits"]["loss"], strict=True):
+        assert loss == pytest.approx(w.exit_loss(sample, tokens, layer), **NEAR)
+    assert study["knockout"]["full_loss"] == pytest.approx(w.judge.loss(sample, tokens), **NEAR)
+
+
+def bench(w):
+    w.run("bench", "--exits", EXIT, "--repeats", 1, "--new-tokens", 2, split=False)
+    rows = {(row["variant"], row["part"]): row for row in w.records("timing")}
+    assert {part for _, part in rows} == {"decoder", "first token", "decode"}
+    for part in ("decoder", "first token", "decode"):
+        assert rows[f"exit at {EXIT}", part]["exit_layer"] == EXIT
+        assert rows["idle", part]["exit_layer"] is None

@@ -1,0 +1,60 @@
+"""A folder for each family: its tiny model as a user would have it, and questions about pictures."""
+
+import json
+from functools import cache
+
+import pytest
+from checks import Workplace
+from prepared import picture, prepared
+
+from lookaway.core.record import Sample
+
+ANSWERS = ("ab", "cd")
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory):
+    """Six questions about three pictures."""
+    folder = tmp_path_factory.mktemp("matrix-data")
+    entries = []
+    for number in range(6):
+        picture(number // 2).save(folder / f"{number // 2}.png")
+        words = f"what is {number}" + "?" * (1 + 3 * (number % 3))
+        entries.append({"id": str(number), "image": f"{number // 2}.png", "question": words,
+                        "answer": ANSWERS[number % 2]})  # fmt: skip
+    (folder / "data.json").write_text(json.dumps(entries))
+    return folder / "data.json"
+
+
+@pytest.fixture(scope="session")
+def samples(data_file):
+    """The same questions as the judge reads them: not through the package's own loading."""
+
+    def sample(entry):
+        content = [{"type": "image"}, {"type": "text", "text": entry["question"]}]
+        picture = str(data_file.parent / entry["image"])
+        return Sample(entry["id"], [{"role": "user", "content": content}], (picture,), entry["answer"])
+
+    return [sample(entry) for entry in json.loads(data_file.read_text())]
+
+
+@pytest.fixture(scope="session")
+def model_folder_of(tmp_path_factory):
+    @cache
+    def make(family):
+        folder = tmp_path_factory.mktemp(family)
+        ready = prepared(family)
+        ready.model.save_pretrained(folder)
+        ready.processor.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def workplace(model_folder_of, data_file, samples, call, tmp_path):
+    def at(family):
+        ready = prepared(family)
+        return Workplace(family, ready.judge, ready.first, model_folder_of(family), data_file, samples, call, tmp_path)
+
+    return at

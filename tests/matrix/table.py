@@ -1,0 +1,58 @@
+"""The table: every command on every family. A new family or command gets all its tests by one entry here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import checks
+
+from lookaway.anatomy.tiny import TINY
+
+__all__ = ["COMMANDS", "FAMILIES", "REFUSED", "ROWS", "Row"]
+
+FAMILIES = (*sorted(TINY), "lavin")
+"""Names of tiny models; 'lavin' is the package's own model class."""
+
+COMMANDS = {
+    "ask": checks.ask,
+    "eval": checks.evaluate,
+    "report": checks.report,
+    "train": checks.train,
+    "calibrate": checks.calibrate,
+    "train eas": checks.train_eas,
+    "tune": checks.tune,
+    "search p-sigmoid": checks.p_sigmoid,
+    "search g-search": checks.g_search,
+    "search g-search bayes": checks.g_search_bayes,
+    "search random": checks.random,
+    "search single-layer": checks.single_layer,
+    "search vtw": checks.vtw,
+    "search eas": checks.search_eas,
+    "search compare": checks.compare,
+    "analyze": checks.analyze,
+    "bench": checks.bench,
+}
+"""Name -> what runs it in a `Workplace` and holds the result against the judge."""
+
+REFUSED = {
+    # Cohere's layers have one norm in front of attention and FFN together, so nothing can stand in for an attention.
+    ("train eas", "aya_vision"): "no norm before its attention and its FFN .* so its attention cannot be skipped",
+    ("search eas", "aya_vision"): "no norm before its attention and its FFN .* so its attention cannot be skipped",
+}
+"""(command, family) -> what the error says, where the command cannot work for the family."""
+
+
+@dataclass(frozen=True)
+class Row:
+    command: str
+    family: str
+
+    @property
+    def refusal(self) -> str | None:
+        return REFUSED.get((self.command, self.family))
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.command.replace(' ', '-')}"
+
+
+ROWS = [Row(command, family) for family in FAMILIES for command in COMMANDS]
