@@ -30,9 +30,9 @@ FIRST = (
 )  # fmt: skip
 """Options that --help shows first, in this order: which model and policy, on which data, and where the result goes."""
 ADVANCED = frozenset({
-    "accumulate", "attention", "batch_size", "beta2", "bf16", "cache", "checkpointing", "device", "dtype",
-    "label_batch", "lease", "memory", "reward_batch", "save_steps", "seed", "storage", "threads", "vision_tower",
-    "warmup", "weight_decay",
+    "accumulate", "allow_other_model", "attention", "batch_size", "beta2", "bf16", "cache", "checkpointing",
+    "conversation", "device", "dtype", "fresh", "label_batch", "lease", "memory", "reward_batch", "save_steps", "seed",
+    "storage", "threads", "vision_tower", "warmup", "weight_decay",
 })  # fmt: skip
 """Options that --help shows last: how a job runs here, and what few ever change. All others are the command's own."""
 PANELS = ("Options", "Settings", "Advanced")

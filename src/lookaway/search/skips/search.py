@@ -95,6 +95,7 @@ def search_skips(
     )  # fmt: skip
     if fresh and ranks.is_main_process:
         forget_state(out)
+    ranks.wait_for_everyone()  # nobody reads what is being removed
     step, history = load_state(out, facts, bandit, supernet)
     encoder = _Encoder(processor, anatomy.model.device)
     with frozen(anatomy.model):
