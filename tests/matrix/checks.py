@@ -122,7 +122,7 @@ def train(w):
 def calibrate(w):
     gates = w.run("train", "--width", 4, "--epochs", 1, "--cache", w.out / "other", "--target", "answer", "--limit", 4)
     w.run("calibrate", "--policy", gates, "--max-new-tokens", NEW, "--cache", w.out / "cache", "--label-batch", 4,
-          "--no-one-per-image", out="calibrated")  # fmt: skip
+          "--no-one-per-image", "--epsilon", 0.9, out="calibrated")  # fmt: skip
     end = w.judge.processor.tokenizer.eos_token_id
     _check_tables(w, {sample.id: [*w.judge.greedy(sample, NEW), end] for sample in w.samples})
     found = w.records("calibration", "calibrated")[-1]

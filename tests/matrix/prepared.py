@@ -11,14 +11,10 @@ import torch
 from family_processor import family_processor
 from judge import Judge
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from lookaway.anatomy.find import anatomy_of
 from lookaway.anatomy.tiny import tiny
 from lookaway.core.record import Sample
-from lookaway.models.lavin.processor import LavinProcessor, lavin_image_processor
-from lookaway.models.tiny_models import tiny_lavin
 
 __all__ = ["LAYERS", "Prepared", "picture", "prepared", "question"]
 
@@ -36,12 +32,9 @@ class Prepared:
 
 @cache
 def prepared(name):
-    """The tiny model `name` with its processor and its judge; 'lavin' is this package's own class."""
-    if name == "lavin":
-        model, processor = tiny_lavin(num_layers=LAYERS), tiny_lavin_processor()
-    else:
-        made = tiny(name, num_layers=LAYERS)
-        model, processor = made.model, family_processor(made)
+    """The tiny model `name` with its processor and its judge."""
+    made = tiny(name, num_layers=LAYERS)
+    model, processor = made.model, family_processor(made)
     anatomy = anatomy_of(model)
     visual = (anatomy.image_token_id, *anatomy.other_visual_ids)
     with torch.no_grad():  # random weights would say tokens that stand for pictures, which no real model does
@@ -49,17 +42,6 @@ def prepared(name):
         head[[token for token in (*visual, *range(90, 97)) if token < len(head)]] = 0.0
     judge = Judge(model, processor, anatomy.layers, visual, answer_type=int(model.config.model_type == "paligemma"))
     return Prepared(model, processor, judge, anatomy.first_prunable_layer)
-
-
-def tiny_lavin_processor():
-    """LaVIN's own processor around 97 characters, so that the image token is id 97."""
-    letters = [chr(code) for code in range(32, 127)][:93]
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, "\n": 3, **{letter: 4 + i for i, letter in enumerate(letters)}}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    return LavinProcessor(lavin_image_processor(16), tokenizer, image_seq_length=2)
 
 
 def picture(number):

@@ -10,8 +10,8 @@ from lookaway.anatomy.tiny import TINY
 
 __all__ = ["COMMANDS", "FAMILIES", "REFUSED", "ROWS", "Row"]
 
-FAMILIES = (*sorted(TINY), "lavin")
-"""Names of tiny models; 'lavin' is the package's own model class."""
+FAMILIES = tuple(sorted(TINY))
+"""Names of tiny models."""
 
 COMMANDS = {
     "ask": checks.ask,
