@@ -91,6 +91,26 @@ class Attentive(Policy):
         return Decision(keep=~view.layout.visual | (looks > mean))
 
 
+class Merge(Policy):
+    """Of two visual tokens beside each other the first leaves, and the second becomes their mean; again later."""
+
+    name = "merge"
+
+    def __init__(self, layers=(0, 2)):
+        self.at = layers
+
+    def layers(self, num_layers, first_prunable):
+        return self.at
+
+    def decide(self, view):
+        visual = view.layout.visual
+        odd = (visual.cumsum(1) % 2 == 1) & visual
+        leaves = odd[:, :-1] & visual[:, 1:]
+        leaves = torch.nn.functional.pad(leaves, (0, 1))
+        values = (view.hidden + view.hidden.roll(1, 1)) / 2
+        return Decision(keep=~leaves, values=torch.where(leaves.roll(1, 1)[:, :, None], values, view.hidden))
+
+
 POLICIES = {
     "keep": Keep,
     "keep-but-ask": KeepButAsk,
@@ -100,6 +120,10 @@ POLICIES = {
     "exit-rows-late": lambda: Exit([3, 1, None, 1]),
     "thin": Thin,
     "attentive": Attentive,
+    "before": lambda: Thin((0,)),
+    "before-and-inside": lambda: Thin((0, 3)),
+    "before-rows": lambda: Exit([0, None, 3, 1]),
+    "merge": Merge,
 }
 
 

@@ -14,7 +14,7 @@ OLD = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 17)
 
 THOROUGH = ("llava", "llava_next", "qwen3_vl", "gemma3")
 """Families on which every policy and batch is tried; the others get those that find most."""
-MOST_TELLING = ("keep-but-ask", "exit-rows", "thin")
+MOST_TELLING = ("keep-but-ask", "exit-rows", "thin", "before")
 
 families = pytest.mark.parametrize("family", list(TINY))
 thorough_families = pytest.mark.parametrize("family", [name for name in TINY if name in THOROUGH])

@@ -17,7 +17,17 @@ from ..core.errors import DataError, UnsupportedModel
 from ..core.layout import TokenLayout
 from ..core.weights import identity_digest
 
-__all__ = ["Anatomy"]
+__all__ = ["Anatomy", "VisionTower"]
+
+
+@dataclass(frozen=True, eq=False)
+class VisionTower:
+    """An attention of the vision tower whose tokens become the decoder's visual tokens, one by one and in order."""
+
+    attention: nn.Module
+    """The attention of the layer whose states the projector reads."""
+    class_token: bool
+    """Its first token is a class token, which becomes no visual token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +47,8 @@ class Anatomy:
     head: nn.Module
     image_token_id: int
     first_prunable_layer: int
-    """Smallest layer before which visual tokens may be removed; layer 0 always keeps the full length."""
+    """Smallest layer inside the decoder before which visual tokens may be removed; 'before layer 0', which is before
+    the decoder, they always may."""
     shape: DecoderShape
     base: BaseModel
     """Fingerprint without the digest of the weights, which `identity` has."""
@@ -55,6 +66,8 @@ class Anatomy:
     """Layers whose attention gives its queries and keys no rotary phase."""
     softcap: float | None = None
     """Logits are bent into (-softcap, softcap) by a tanh, where the model does that."""
+    vision: VisionTower | None = None
+    """The vision tower's attention, for policies that ask for it; None: not known, or its tokens are merged later."""
     found_by: str = "family"
     """'family': by a function for this architecture; 'rule': by the common pattern, proven when a policy comes."""
 
@@ -179,6 +192,6 @@ class Anatomy:
             f"{s.num_heads} heads / {s.num_kv_heads} KV heads of {s.head_dim}, FFN {s.intermediate_size}, "
             f"vocabulary {s.vocab_size}\n"
             f"  image     token id {self.image_token_id}{grid}\n"
-            f"  removal   before layers {self.first_prunable_layer} to {s.num_layers - 1}\n"
+            f"  removal   before the decoder, and before layers {self.first_prunable_layer} to {s.num_layers - 1}\n"
             f"  attention {self.attention}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BY_ROW", "IMAGE_INPUTS", "holds_images", "records_inner_outputs"]
+__all__ = ["BY_ROW", "IMAGE_INPUTS", "holds_images", "records_hidden_states", "records_inner_outputs"]
 
 IMAGE_INPUTS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "mm_encoder_outputs")
 """Pictures, or what a vision tower made of them."""
@@ -28,7 +28,16 @@ def _holds(value: Any) -> bool:
 
 def records_inner_outputs(inputs: Mapping[str, Any], *configs: Any) -> bool:
     """A forward is asked, by argument or by config, to record attentions or the like, one entry a layer."""
+    return _records(_INNER_OUTPUTS, inputs, configs)
+
+
+def records_hidden_states(inputs: Mapping[str, Any], *configs: Any) -> bool:
+    """A forward is asked, by argument or by config, to record the states that enter and leave decoder layers."""
+    return _records(("output_hidden_states",), inputs, configs)
+
+
+def _records(names: tuple[str, ...], inputs: Mapping[str, Any], configs: tuple[Any, ...]) -> bool:
     return any(
         inputs.get(name) or (inputs.get(name) is None and any(getattr(config, name, False) for config in configs))
-        for name in _INNER_OUTPUTS
+        for name in names
     )

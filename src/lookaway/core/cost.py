@@ -6,7 +6,8 @@ Two FLOPs numbers are printed side by side, because papers differ by a factor of
   n x n of attention. Equal to `torch.utils.flop_counter` (tests/core/test_cost.py).
 - *FastV formula*: 4nd^2 + 2n^2d + 2ndm multiply-adds a layer (FastV, Eq. 5), for comparing with papers.
 
-The vision tower, the projector and the language head are outside both: no policy here changes them.
+The vision tower, the projector and the language head are outside both: no policy here changes them, those that choose
+before the decoder included.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def prefill_cost(
     skipped: Collection[int] = (),
     replacement_flops: Sequence[Sequence[int]] | None = None,
     prompt_slots: Sequence[int] | None = None,
+    prompt_tokens: Sequence[int] | None = None,
+    prompt_visual: Sequence[int] | None = None,
 ) -> Cost:
     """Cost of a prefill from what each layer processed.
 
@@ -98,10 +101,12 @@ def prefill_cost(
         skipped: layers whose attention did not run; they cache nothing.
         replacement_flops: [L][B] counted FLOPs of what stood in for them; None: nothing did.
         prompt_slots: [B] positions of the unpruned prompt; None: those of layer 0.
+        prompt_tokens: [B] real tokens of the unpruned prompt; None: those of layer 0.
+        prompt_visual: [B] visual tokens of the unpruned prompt; None: those of layer 0.
     """
     slots = tokens if cache_slots is None else cache_slots
     rows, layers = len(tokens[0]), len(tokens)
-    full, full_slots = tokens[0], prompt_slots or slots[0]  # layer 0 always sees everything
+    full, full_slots = prompt_tokens or tokens[0], prompt_slots or slots[0]
     extra = sum(n for layer in replacement_flops or () for n in layer)
     runs = [layer not in skipped for layer in range(layers)]
     return Cost(
@@ -112,5 +117,5 @@ def prefill_cost(
         kv_bytes=sum(shape.kv_bytes(n) for i, layer in enumerate(slots) if runs[i] for n in layer),
         full_kv_bytes=layers * sum(shape.kv_bytes(n) for n in full_slots),
         visual_tokens=sum(n for layer in visual for n in layer) / (layers * rows),
-        full_visual_tokens=sum(visual[0]) / rows,
+        full_visual_tokens=sum(prompt_visual or visual[0]) / rows,
     )

@@ -17,6 +17,7 @@ from .attention_replacement import AttentionReplacement
 from .base_model import BaseModel
 from .errors import SettingsError
 from .layout import TokenLayout
+from .vision_inputs import VisionInputs
 
 __all__ = ["KEEP", "Decision", "LayerView", "Policy", "Retry"]
 
@@ -26,16 +27,20 @@ class LayerView:
     """What a policy sees before decoder layer `layer` (0-based). Tensors are read-only."""
 
     layer: int
-    """The layer about to run: what is dropped now is never seen by it; `layer` layers have seen it."""
+    """The layer about to run: what is dropped now is never seen by it; `layer` layers have seen it. 0: before the
+    decoder."""
     num_layers: int
     layout: TokenLayout
     """Layout of what is LEFT, over [B, S]."""
     hidden: Tensor  # [B, S, D]
-    """Residual stream entering the layer, before its norm; visual rows included."""
+    """Residual stream entering the layer, before its norm; visual rows included. Before the decoder: the projector's
+    outputs, and the embeddings of the text."""
     initial_visual: Tensor  # int64 [B]
     """Visual tokens each row had before anything was dropped."""
     attention_inputs: AttentionInputs | None = None
     """Queries and keys of the layer before, where the policy asked for them with `needs_attention`; else None."""
+    vision: VisionInputs | None = None
+    """What the vision tower's attention says, where the policy asked for it with `needs_vision`; else None."""
 
     @property
     def has_visual_tokens(self) -> Tensor:
@@ -51,6 +56,9 @@ class Decision:
     """Positions that stay (True). Text must stay; padding is ignored. None: everything stays."""
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     """Numbers a row for the trace, each [B], e.g. {'exit_probability': p}. Not used by the engine."""
+    values: Tensor | None = None  # [B, S, D]
+    """New states of the visual tokens that stay, for methods that merge what leaves into them; other slots are ignored,
+    and so is all of it where nothing leaves. None: states stay as they are."""
 
     @classmethod
     def drop_visual(cls, view: LayerView, rows: Tensor, **notes: Tensor) -> Decision:
@@ -84,15 +92,19 @@ class Policy(ABC):
 
     @abstractmethod
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
-        """The layers before which the policy wants to be asked, ascending, each in [first_prunable, num_layers).
+        """The layers before which the policy wants to be asked, ascending, each 0 or in [first_prunable, num_layers).
 
-        An empty tuple means that it never drops anything. Raises ValueError where its own settings do not fit a decoder
-        of this depth.
+        0 is 'before the decoder': what leaves there never enters it. An empty tuple means that it never drops anything.
+        Raises ValueError where its own settings do not fit a decoder of this depth.
         """
 
     def needs_attention(self, num_layers: int) -> frozenset[int]:
         """Those of its layers before which it needs `attention_inputs`: queries and keys of the layer before."""
         return frozenset()
+
+    def needs_vision(self) -> bool:
+        """Before the decoder it needs `vision`: what the vision tower's own attention says of its tokens."""
+        return False
 
     @abstractmethod
     def decide(self, view: LayerView) -> Decision:

@@ -56,7 +56,8 @@ class Trace:
 
     shape: DecoderShape
     exit_layers: list[int | None]
-    """[B]: the visual tokens were removed before this layer (k layers saw them); None: they never all left."""
+    """[B]: the visual tokens were removed before this layer (k layers saw them; 0: none ever entered the decoder);
+    None: they never all left."""
     visual_tokens: list[list[int]]
     """`[L][B]`: visual tokens that each layer processed."""
     tokens: list[list[int]]
@@ -77,11 +78,20 @@ class Trace:
     """Positions of the whole prompt, padding included; None: as layer 0's cache."""
     tail: int | None = None
     """From this layer on only positions that generation needs ran: no attention comes after it. None: all ran on."""
+    prompt_tokens: list[int] | None = None
+    """[B]: visual and text tokens of the prompt; None: those of layer 0 (nothing left before the decoder)."""
+    prompt_visual_tokens: list[int] | None = None
+    """[B]: visual tokens of the prompt; None: those of layer 0."""
+
+    @property
+    def initial_visual_tokens(self) -> list[int]:
+        """[B]: visual tokens of the prompt, those included that never entered the decoder."""
+        return self.visual_tokens[0] if self.prompt_visual_tokens is None else self.prompt_visual_tokens
 
     @property
     def nothing_to_drop(self) -> bool:
         """True where no row had a visual token: a policy was attached and could do nothing."""
-        return not any(self.visual_tokens[0])
+        return not any(self.initial_visual_tokens)
 
     def cost(self) -> Cost:
         """FLOPs and KV bytes of this prefill, beside those of the unpruned run."""
@@ -89,15 +99,21 @@ class Trace:
         slots = [[n] * rows for n in self.cache_slots]
         whole = None if self.columns is None else [self.columns] * rows
         return prefill_cost(
-            self.shape, self.tokens, self.visual_tokens, slots, self.skipped, self._extra_flops(), whole
-        )
+            self.shape, self.tokens, self.visual_tokens, slots, self.skipped, self._extra_flops(), whole,
+            self.prompt_tokens, self.prompt_visual_tokens,
+        )  # fmt: skip
 
     def row_cost(self, row: int) -> Cost:
         """The same of one row alone, padding apart."""
         tokens, visual, extra = (
             [[layer[row]] for layer in part] for part in (self.tokens, self.visual_tokens, self._extra_flops())
         )
-        return prefill_cost(self.shape, tokens, visual, skipped=self.skipped, replacement_flops=extra)
+        prompt = [
+            None if counts is None else [counts[row]] for counts in (self.prompt_tokens, self.prompt_visual_tokens)
+        ]
+        return prefill_cost(
+            self.shape, tokens, visual, None, self.skipped, extra, prompt[0], prompt[0], prompt[1]
+        )
 
     @property
     def looked_again(self) -> list[bool]:

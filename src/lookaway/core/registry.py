@@ -21,13 +21,19 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._former: dict[str, str] = {}
 
     def add(self, name: str, entry: T) -> None:
         if name in self._entries and self._entries[name] is not entry:
             raise LookawayError(f"A {self.kind} named {name!r} is registered already.")
         self._entries[name] = entry
 
+    def renamed(self, former: str, name: str) -> None:
+        """What was saved under the name `former` is read as `name`; only new names are listed."""
+        self._former[former] = name
+
     def __getitem__(self, name: str) -> T:
+        name = self._former.get(name, name)
         try:
             return self._entries[name]
         except KeyError:

@@ -50,10 +50,10 @@ def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -
         )
     first, last = anatomy.first_prunable_layer, anatomy.num_layers
     layers = frozenset(policy.layers(last, first))
-    wrong = sorted(layer for layer in layers if not first <= layer < last)
+    wrong = sorted(layer for layer in layers if layer and not first <= layer < last)
     if wrong:
         raise AttachError(
-            f"{policy!r} wants to remove before layers {wrong}; this model allows {first} to {last - 1} "
-            f"({type(anatomy.language_model).__name__}, {last} layers)."
+            f"{policy!r} wants to remove before layers {wrong}; this model allows 0 (before the decoder) and {first} "
+            f"to {last - 1} ({type(anatomy.language_model).__name__}, {last} layers)."
         )
     return layers

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..anatomy.inputs import holds_images, records_inner_outputs
+from ..anatomy.inputs import holds_images, records_hidden_states, records_inner_outputs
 from ..core.decision import Policy
 from ..core.errors import AttachError
 from .cache.pruned_cache import write_cache_info
 from .handle import Handle
 from .observe.qk_capture import QKCapture, QKStore
+from .observe.vision_capture import VisionCapture
+from .prefill.before_decoder import Deepstack
 from .prefill.decoder_call import LayerCall
 from .prefill.row_groups import CannotSplit, GroupRun
 from .prefill.run import ForwardRun
@@ -47,7 +49,11 @@ class Attachment(Handle):
         self._capture = QKCapture(
             self.anatomy, policy.needs_attention(self.anatomy.num_layers) & self._layers, self._store
         )
-        undo: list[Callable[[], object]] = [self._capture.remove]
+        self._vision = VisionCapture(self.anatomy, policy.needs_vision())
+        undo: list[Callable[[], object]] = [self._capture.remove, self._vision.remove]
+        if 0 in self._layers:
+            decoder = self.anatomy.language_model
+            undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
         self._second = second_pass_of(self.anatomy, policy, self._layers)
         if self._second is not None:
             self._first_layer = min(self._first_layer, self._second.start)
@@ -75,6 +81,7 @@ class Attachment(Handle):
         anatomy, cache = self.anatomy, inputs.get("past_key_values")
         whole = records_inner_outputs(inputs, anatomy.language_model.config)
         run = ForwardRun(anatomy.attention, whole=whole, store=QKStore())
+        self._vision.begin(inputs)
         if self._layers:
             check_run(run.attention, cache, anatomy.has_windows)
         behind = cache is not None and cache.get_seq_length() > 0
@@ -106,11 +113,19 @@ class Attachment(Handle):
             self.skipping.sync_cache_lengths(run.cache, info)
         return changed
 
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run: ForwardRun | None = self._here.run
+        if run is None or run.state is None:
+            return None
+        run.embeds_recorded = records_hidden_states(kwargs, module.config)
+        run.deepstack, kwargs = Deepstack.taken_from(kwargs)
+        return args, kwargs
+
     # a decoder layer -------------------------------------------------------------------------------------------------
 
     def _install_layer(self, index: int, layer: nn.Module) -> list[Callable[[], object]]:
         before = layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
-        after = layer.register_forward_hook(self._after_layer, prepend=True)  # others see the whole batch
+        after = layer.register_forward_hook(partial(self._after_layer, index), prepend=True)  # others see all rows
         return [before.remove, after.remove]
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -127,7 +142,8 @@ class Attachment(Handle):
         if self._second is not None:
             run.first_pass = self._second.note(run.first_pass, call)
         seen = None if asked is None else self._capture.take(run.store, index, run.state.layout)
-        run.state, call = prefill_step(run.state, call, asked, seen, attends)
+        vision = None if asked is None or index else self._vision.take(run.state.layout)
+        run.state, call = prefill_step(run.state, call, asked, seen, attends, vision)
         run.cache = call.cache
         if not attends:
             run.state, call = self.skipping.enter(run.state, call, self._here.needed)
@@ -139,18 +155,23 @@ class Attachment(Handle):
                 self.split = False  # this decoder runs as one rectangle
         return call.arguments()
 
-    def _after_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _after_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         run: ForwardRun | None = self._here.run
-        if run is None or run.groups is None:
+        if run is None:
             return None
-        groups, run.groups = run.groups, None
-        return groups.finish(output)
+        if run.groups is not None:
+            groups, run.groups = run.groups, None
+            output = groups.finish(output)
+        if run.deepstack is not None and run.state is not None:
+            output = run.deepstack.add(index, output, run.state.kept_at[index])
+        return output
 
     def _runs_in_groups(self, run: ForwardRun, index: int) -> bool:
         state = run.state
         assert state is not None
         watched = index + 1 in self._capture.layers and state.has_visual_tokens  # it is read as one rectangle
-        whole = run.whole or watched or torch.is_grad_enabled() or state.past.length > 0
+        recorded = index == 0 and run.embeds_recorded
+        whole = run.whole or recorded or watched or torch.is_grad_enabled() or state.past.length > 0
         return self.split and len(state.groups) > 1 and not whole
 
     def _run_again(self, call: LayerCall) -> LayerCall:

@@ -21,9 +21,11 @@ from ..core.decision import LayerView, Policy
 from ..core.errors import AttachError, DataError, InvalidDecision, UnsupportedModel
 from ..core.layout import TokenLayout
 from ..core.record import Trace
+from ..core.vision_inputs import VisionInputs
 from .cache.pruned_cache import read_cache_info, write_cache_info
 from .handle import Handle
 from .observe.qk_capture import QKCapture, QKStore
+from .observe.vision_capture import VisionCapture
 from .prefill.start import prompt_layout
 from .refusals import check_run
 from .skip.skipped_layer import CONTEXT
@@ -43,6 +45,10 @@ class MaskedCacheInfo:
     @property
     def batch(self) -> int:
         return next((len(gone) for gone in self.gone_at if gone is not None), 0)
+
+    @property
+    def missing(self) -> int:
+        return 0
 
     def rows(self, rows: Tensor) -> MaskedCacheInfo:
         """The same about other rows int64 [B']."""
@@ -96,25 +102,37 @@ class MaskedPrompt:
         index = torch.tensor(self.slots, device=self.left.device)
         return index, self.left.gather(1, index)
 
-    def ask(self, policy: Policy, layer: int, hidden: Tensor, seen: AttentionInputs | None) -> None:
-        """Ask before `layer`, whose rows are `hidden` [B, S, D]; the policy sees the rectangle of what is left."""
+    def ask(
+        self,
+        policy: Policy,
+        layer: int,
+        whole: Tensor,
+        seen: AttentionInputs | None,
+        vision: VisionInputs | None,
+    ) -> Tensor:
+        """Ask before `layer`, whose rows are `whole` [B, S, D]; the policy sees the rectangle of what is left.
+
+        Returns:
+            The rows that the layer runs on: as they were, or with those in them that the policy changed.
+        """
         index, real = self.columns()
+        hidden = whole
         hidden = torch.stack([row[columns] for row, columns in zip(hidden, index.to(hidden.device), strict=True)])
         answers = torch.zeros_like(self.left) if self.answers is None else self.answers.to(self.left.device)
         visual, hidden_text = self.layout.visual.gather(1, index) & real, answers.gather(1, index) & real
         text = self.layout.text.gather(1, index) & real & ~hidden_text
         layout = TokenLayout(visual, text, ~(visual | text), self.layout.spans).to(hidden.device)
         initial = self.layout.visual.sum(1).to(hidden.device)
-        decision = policy.decide(LayerView(layer, self.num_layers, layout, hidden, initial, seen))
+        decision = policy.decide(LayerView(layer, self.num_layers, layout, hidden, initial, seen, vision))
         if decision.notes:
             self.notes[layer] = decision.notes
         if decision.keep is None:
-            return
+            return whole
         stays = (decision.keep.to(self.left.device) | hidden_text) & real
         if bool((real & ~visual & ~stays).any()):
             raise InvalidDecision(f"Policy {policy.name or type(policy).__name__} dropped text before layer {layer}.")
         if torch.equal(stays, real):
-            return
+            return whole
         most = int(stays.sum(1).max())
         for row, keep in enumerate(stays.tolist()):
             first = [c for c, stay in zip(self.slots[row], keep, strict=True) if stay == self.pad_right]
@@ -126,20 +144,31 @@ class MaskedPrompt:
             left[row, index[row][stays[row]]] = True
         self.left, self.removed = left, True
         self.changes.append(self._counts(layer))
+        if decision.values is None:
+            return whole
+        whole = whole.clone()
+        for row in range(len(left)):
+            changed = stays[row] & visual[row]
+            whole[row, index[row][changed]] = decision.values[row][changed].to(whole.dtype)
+        return whole
 
     def trace(self, shape: DecoderShape) -> Trace:
         """What happened, counted from which columns each layer could see."""
         at = [[change for change in self.changes if change[0] <= layer][-1] for layer in range(self.num_layers)]
         visual = [change[1] for change in at]
         exits: list[int | None] = []
-        for row, count in enumerate(visual[0]):
+        _, visual_before, tokens_before, length = self.changes[0]
+        for row, count in enumerate(visual_before):
             counts = [layer[row] for layer in visual]
             exits.append(counts.index(0) if count and 0 in counts else None)
         notes = {
             layer: {name: torch.as_tensor(value).detach().float().tolist() for name, value in values.items()}
             for layer, values in self.notes.items()
         }
-        return Trace(shape, exits, visual, [change[2] for change in at], [change[3] for change in at], notes)
+        trace = Trace(shape, exits, visual, [change[2] for change in at], [change[3] for change in at], notes)
+        if at[0] is self.changes[0]:
+            return trace
+        return replace(trace, columns=length, prompt_tokens=tokens_before, prompt_visual_tokens=visual_before)
 
     def _counts(self, layer: int) -> tuple[int, list[int], list[int], int]:
         visual, real = (self.left & self.layout.visual).sum(1), self.left.sum(1)
@@ -167,7 +196,8 @@ class Reference(Handle):
         super().__init__(model, policy, allow_other_model)
         layers = policy.needs_attention(self.anatomy.num_layers) & self._layers
         self._capture = QKCapture(self.anatomy, layers, self._store)
-        self._install([self._capture.remove])
+        self._vision = VisionCapture(self.anatomy, policy.needs_vision())
+        self._install([self._capture.remove, self._vision.remove])
 
     def _store(self) -> QKStore | None:
         run: MaskedRun | None = self._here.run
@@ -178,6 +208,7 @@ class Reference(Handle):
         run = MaskedRun(anatomy.attention)
         if self._layers:
             check_run(run.attention, cache, anatomy.has_windows)
+        self._vision.begin(inputs)
         length = 0 if cache is None else cache.get_seq_length()
         behind = length > 0
         if behind:
@@ -228,7 +259,12 @@ class Reference(Handle):
                 columns, real = prompt.columns()
                 layout = TokenLayout(real, torch.zeros_like(real), ~real)
                 seen = self._capture.take(run.store, index, layout, columns if prompt.removed else None)
-                prompt.ask(self.policy, index, hidden, seen)
+                vision = None if index else self._vision.take(prompt.layout)
+                hidden = prompt.ask(self.policy, index, hidden, seen, vision)
+                args, kwargs = (
+                    (hidden, *args[1:]) if args else args,
+                    kwargs if args else {**kwargs, "hidden_states": hidden},
+                )
         if index in self.skipping:
             return args, {**kwargs, CONTEXT: self._context(index, hidden, cache, run)}
         past = None if run.past is None else run.past.gone_at[index]

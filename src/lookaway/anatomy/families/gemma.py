@@ -11,7 +11,7 @@ from typing import Any
 
 from ..base import Anatomy
 from ..registry import family
-from .parts import WINDOWS, usual
+from .parts import WINDOWS, tower_attention, usual
 
 
 @family("gemma3", "Gemma 3", "google/gemma-3-4b-it", "google/gemma-3-27b-it", attention="SDPA, eager", refuses=WINDOWS)
@@ -35,4 +35,7 @@ def paligemma(model: Any) -> Anatomy:
     side = vision.image_size // vision.patch_size
     caps = "final_logit_softcapping" in inspect.unwrap(type(model).forward).__code__.co_consts  # transformers 5.16: no
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None) if caps else None
-    return usual(model, grid=(side, side), first_position=1, prefix_is_causal=False, softcap=softcap)
+    return usual(
+        model, grid=(side, side), first_position=1, prefix_is_causal=False, softcap=softcap,
+        vision=tower_attention(model.model.vision_tower, -1, class_token=False),
+    )  # fmt: skip

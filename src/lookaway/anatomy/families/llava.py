@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import Anatomy
+from ..base import Anatomy, VisionTower
 from ..registry import family
-from .parts import usual
+from .parts import tower_attention, usual
 
 
 @family("llava", "LLaVA 1.5, Pixtral", "llava-hf/llava-1.5-7b-hf", "mistral-community/pixtral-12b")
 def llava(model: Any) -> Anatomy:
     """One picture, one fixed grid of visual tokens; with a Pixtral tower, as many as the picture's size asks for."""
-    return usual(model, grid=_fixed_grid(model.config))
+    layer, rule = model.config.vision_feature_layer, model.config.vision_feature_select_strategy
+    return usual(model, grid=_fixed_grid(model.config), vision=_vision(model, layer, rule))
 
 
 @family("llava_next", "LLaVA-NeXT", "llava-hf/llava-v1.6-mistral-7b-hf", "llava-hf/llama3-llava-next-8b-hf")
@@ -36,7 +37,9 @@ def llava_next_video(model: Any) -> Anatomy:
 @family("vipllava", "VipLLaVA", "llava-hf/vip-llava-7b-hf")
 def vipllava(model: Any) -> Anatomy:
     """LLaVA that reads several layers of the vision tower: visual prompts drawn into the picture."""
-    return usual(model, grid=_fixed_grid(model.config))
+    layers = model.config.vision_feature_layers
+    layer = layers if isinstance(layers, int) else layers[0]
+    return usual(model, grid=_fixed_grid(model.config), vision=_vision(model, layer, "default"))
 
 
 @family("video_llava", "Video-LLaVA", "LanguageBind/Video-LLaVA-7B-hf")
@@ -57,3 +60,13 @@ def _fixed_grid(config: Any) -> tuple[int, int] | None:
     count = getattr(config, "image_seq_length", None)
     side = size // patch
     return (side, side) if count in (None, side * side) else None
+
+
+def _vision(model: Any, layer: Any, rule: str) -> VisionTower | None:
+    """The tower's attention where each of its tokens but CLIP's class token becomes a visual token; else None."""
+    kind = model.config.vision_config.model_type
+    has_class_token = kind == "clip_vision_model"
+    one_to_one = (has_class_token and rule == "default") or (kind == "siglip_vision_model" and rule == "full")
+    if not one_to_one or not isinstance(layer, int):
+        return None
+    return tower_attention(model.model.vision_tower, layer, has_class_token)

@@ -7,9 +7,9 @@ from typing import Any
 
 from ...core.base_model import BaseModel
 from ...core.cost import DecoderShape
-from ..base import Anatomy
+from ..base import Anatomy, VisionTower
 
-__all__ = ["WINDOWS", "decoder_shape", "fingerprint", "usual"]
+__all__ = ["WINDOWS", "decoder_shape", "fingerprint", "tower_attention", "usual"]
 
 WINDOWS = "flash attention, and decoding behind prompts padded on the right (sliding windows)"
 """What is refused where the decoder has sliding windows."""
@@ -36,6 +36,22 @@ def usual(model: Any, **other: Any) -> Anatomy:
         "base": fingerprint(model),
     }
     return Anatomy(**{**fields, **other})
+
+
+def tower_attention(tower: Any, layer: int, class_token: bool) -> VisionTower | None:
+    """The attention in front of the states `hidden_states[layer]` of a CLIP-like or SigLIP-like tower; None where the
+    tower is built otherwise.
+
+    Args:
+        layer: as configs count them: 0 is the embeddings, -1 the last layer's states.
+    """
+    encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
+    layers = getattr(encoder, "layers", None)
+    if layers is None:
+        return None
+    place = layer - 1 if layer > 0 else len(layers) + layer
+    attention = getattr(layers[place], "self_attn", None) if 0 <= place < len(layers) else None
+    return None if attention is None else VisionTower(attention, class_token)
 
 
 def decoder_shape(text_config: Any, dtype_bytes: int, intermediate_size: int | None = None) -> DecoderShape:

@@ -24,6 +24,10 @@ class CacheInfo(Protocol):
     def batch(self) -> int:
         """Number of rows; 0 where nothing is known row by row."""
 
+    @property
+    def missing(self) -> int:
+        """Columns that layer 0 does not hold, having left before the decoder."""
+
     def rows(self, rows: Tensor) -> Self:
         """The same about other rows int64 [B']."""
 
@@ -34,7 +38,7 @@ class PrunedCacheInfo:
 
     kept_at: tuple[Kept | None, ...]  # [L], None: all
     length: int
-    """Columns that this is about, up to the end of the latest prompt; layer 0 holds them all."""
+    """Columns that this is about, up to the end of the latest prompt."""
     pad_right: bool = False
     """Rows that are shorter have their padding on the right, between prompt and answer."""
 
@@ -51,6 +55,11 @@ class PrunedCacheInfo:
     @property
     def batch(self) -> int:
         return next((len(kept.index) for kept in self.kept_at if kept), 0)
+
+    @property
+    def missing(self) -> int:
+        first = self.kept_at[0]
+        return 0 if first is None else self.length - first.index.shape[1]
 
     def up_to(self, length: int) -> PrunedCacheInfo:
         """The same about more columns, all of which are held; or about fewer, where the cache was cropped.
@@ -101,11 +110,18 @@ def write_cache_info(cache: Any, info: CacheInfo) -> None:
 class _WithInfo:
     """Mixed into the class of one cache object: moves the info's rows with the cache's, and sizes masks in full."""
 
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns so far, had nothing left before the decoder: transformers counts positions by it. Of layers behind
+        layer 0, what they hold."""
+        info = read_cache_info(self)
+        held: int = super().get_seq_length(layer_idx)  # type: ignore[misc]
+        return held if info is None or layer_idx else held + info.missing
+
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """(columns, first column) of a mask for this layer, had nothing left; transformers asks before layer 0 runs."""
         if read_cache_info(self) is None:
             return super().get_mask_sizes(query_length, layer_idx)  # type: ignore[misc]
-        past = self.get_seq_length()  # type: ignore[attr-defined]
+        past = self.get_seq_length()
         window = window_of(self, layer_idx)
         seen = past if window is None else min(past, window - 1)
         return seen + query_length, past - seen
@@ -114,7 +130,7 @@ class _WithInfo:
         """Columns before the new tokens, had nothing left."""
         if read_cache_info(self) is None:
             return super().get_query_offset(layer_idx)  # type: ignore[misc]
-        return self.get_seq_length()  # type: ignore[attr-defined]
+        return self.get_seq_length()
 
     def _move(self, rows: Tensor) -> None:
         info = read_cache_info(self)

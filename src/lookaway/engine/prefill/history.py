@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,11 @@ class PrefillHistory:
         changes = [(c.layer, c.visual.tolist(), c.tokens.tolist(), c.slots) for c in self.changes]
         at = [[c for c in changes if c[0] <= layer][-1] for layer in range(self.num_layers)]
         decided = [[c for c in changes[: self.decided] if c[0] <= layer][-1] for layer in range(self.num_layers)]
-        exits = [_exit_layer([c[1][row] for c in decided]) for row in range(len(changes[0][1]))]
+        _, visual, tokens, length = changes[0]
+        exits = [_exit_layer(count, [c[1][row] for c in decided]) for row, count in enumerate(visual)]
+        # What left before the decoder is in no layer's numbers.
+        whole = {"columns": length, "prompt_tokens": tokens, "prompt_visual_tokens": visual}
+        before: dict[str, Any] = whole if any(c[0] == 0 for c in changes[1:]) else {}
         notes = {
             layer: {name: torch.as_tensor(value).detach().float().tolist() for name, value in values.items()}
             for layer, values in self.notes.items()
@@ -82,12 +87,12 @@ class PrefillHistory:
         twice = [] if self.twice is None else self.twice.tolist()
         return Trace(
             shape, exits, [c[1] for c in at], [c[2] for c in at], [c[3] for c in at], notes, tail=self.tail,
-            first_pass_tokens=twice,
+            first_pass_tokens=twice, **before,
         )  # fmt: skip
 
 
-def _exit_layer(visual: list[int]) -> int | None:
-    """First layer that saw none of a row's visual tokens; None for rows that had none or kept some."""
-    if visual[0] == 0 or visual[-1] != 0:
+def _exit_layer(initial: int, visual: list[int]) -> int | None:
+    """First layer that saw none of a row's `initial` visual tokens; None for rows that had none or kept some."""
+    if initial == 0 or visual[-1] != 0:
         return None
     return visual.index(0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cache.pruned_cache import PrunedCacheInfo
+from .before_decoder import Deepstack
 from .decoder_call import LayerCall
 from .row_groups import GroupRun
 from .state import PrefillState
@@ -27,6 +28,10 @@ class ForwardRun:
     """Rows must not run in groups: somebody records what modules inside a layer give."""
     cache: Any = None
     """The KV cache that is being filled, where there is one."""
+    embeds_recorded: bool = False
+    """Somebody records what layer 0 is called with: it must not run in groups."""
+    deepstack: Deepstack | None = None
+    """Features that the decoder adds between its first layers, where they are added here instead."""
     groups: GroupRun | None = None
     """Of the layer that runs now, where it runs in groups."""
     store: Any = None

@@ -16,6 +16,7 @@ from ...core.errors import DataError
 from ...core.layout import TokenLayout
 from ..cache.kept import Kept, key_columns
 from ..cache.pruned_cache import PrunedCacheInfo
+from .decoder_call import gather_rows
 from .history import Change, PrefillHistory
 from .row_groups import Group, make_groups
 
@@ -32,6 +33,17 @@ class Removal:
     """Valid slots of each row."""
     has_visual_tokens: bool
     """Some row still has visual tokens."""
+    values: Tensor | None = None  # [B, S, D]
+    """States that the policy changed by merging what leaves into what stays, over the slots before; None: none."""
+    changed: Tensor | None = None  # bool [B, S]
+    """Slots whose states those are: visual tokens that stay."""
+
+    def rows(self, hidden: Tensor) -> Tensor:
+        """What stays of the states `hidden` [B, S, D]: [B, K, D]."""
+        if self.values is not None and self.changed is not None:
+            values = self.values.to(hidden.device, hidden.dtype)
+            hidden = torch.where(self.changed.to(hidden.device)[:, :, None], values, hidden)
+        return gather_rows(hidden, self.index)
 
 
 @dataclass(frozen=True, eq=False)

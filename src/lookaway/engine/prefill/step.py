@@ -18,8 +18,9 @@ from ...core.attention_inputs import AttentionInputs
 from ...core.decision import Decision, LayerView, Policy
 from ...core.errors import InvalidDecision
 from ...core.layout import TokenLayout
+from ...core.vision_inputs import VisionInputs
 from ..cache.pruned_cache import PrunedCacheInfo
-from .decoder_call import LayerCall, gather_rows
+from .decoder_call import LayerCall
 from .state import PrefillState, Removal, compact
 
 __all__ = ["ask", "check_decision", "continued_step", "prefill_step", "repeated_step"]
@@ -31,6 +32,7 @@ def prefill_step(
     policy: Policy | None = None,
     attention_inputs: AttentionInputs | None = None,
     attends: bool = True,
+    vision: VisionInputs | None = None,
 ) -> tuple[PrefillState, LayerCall]:
     """One decoder layer of a prefill.
 
@@ -41,6 +43,7 @@ def prefill_step(
         policy: is asked before the layer; None: nobody is, and nothing leaves.
         attention_inputs: queries and keys of the layer before, where the policy wants them.
         attends: the layer's attention runs; else its mask and cache do not matter.
+        vision: what the vision tower's attention says, where the policy wants it before the decoder.
 
     Returns:
         The state after the layer's call was made, and the call on the columns that are left.
@@ -50,12 +53,12 @@ def prefill_step(
         UnsupportedModel: (by `LayerCall.arguments`) the layer's mask cannot be narrowed.
     """
     if policy is not None and state.has_visual_tokens:
-        decision = ask(state, call.layer, call.hidden, policy, attention_inputs)
+        decision = ask(state, call.layer, call.hidden, policy, attention_inputs, vision)
         state = state.noted(call.layer, decision.notes)
         removal = check_decision(state, call.layer, decision, policy)
         if removal is not None:
             state = state.without(call.layer, removal)
-            call = call.with_rows(gather_rows(call.hidden, removal.index))
+            call = call.with_rows(removal.rows(call.hidden))
     state = state.entering(call.layer, call.mark, attends)
     return state, _narrowed(state, call, attends)
 
@@ -68,7 +71,7 @@ def repeated_step(state: PrefillState, call: LayerCall, attends: bool = True) ->
     """
     removal = state.removals.get(call.layer)
     if removal is not None:
-        call = call.with_rows(gather_rows(call.hidden, removal.index))
+        call = call.with_rows(removal.rows(call.hidden))
     return _narrowed(state, call, attends)
 
 
@@ -84,6 +87,7 @@ def ask(
     hidden: Tensor,
     policy: Policy,
     attention_inputs: AttentionInputs | None = None,
+    vision: VisionInputs | None = None,
 ) -> Decision:
     """The policy's answer about the current slots, whose states are `hidden` [B, S, D].
 
@@ -99,6 +103,7 @@ def ask(
         hidden,
         state.initial_visual.to(hidden.device),
         attention_inputs,
+        vision,
     )
     decision = policy.decide(view)
     if not isinstance(decision, Decision):
@@ -113,9 +118,13 @@ def check_decision(state: PrefillState, layer: int, decision: Decision, policy: 
     """The slots that stay; None where nothing leaves. What the host must know is read at once.
 
     Raises:
-        InvalidDecision: the policy drops text, or answers something that is no mask of the slots.
+        InvalidDecision: the policy drops text, or answers something that is no mask of the slots, or no states of them.
     """
     if decision.keep is None:
+        if decision.values is not None:
+            raise InvalidDecision(
+                f"Policy {_name(policy)} answered values before layer {layer} without saying which tokens stay (keep)."
+            )
         return None
     layout = state.layout
     keep = _mask_of_slots(decision.keep, layout, policy, layer) & ~layout.padding
@@ -130,7 +139,11 @@ def check_decision(state: PrefillState, layer: int, decision: Decision, policy: 
     if sum(lengths) == real:
         return None
     index, valid = compact(keep, max(lengths), state.pad_right)
-    return Removal(index, valid, tuple(lengths), has_visual_tokens=seen > 0)
+    changed = None
+    if decision.values is not None:
+        _check_values(decision.values, layout, policy, layer)
+        changed = keep & layout.visual
+    return Removal(index, valid, tuple(lengths), seen > 0, decision.values, changed)
 
 
 def _narrowed(state: PrefillState, call: LayerCall, attends: bool) -> LayerCall:
@@ -148,6 +161,15 @@ def _mask_of_slots(keep: Tensor, layout: TokenLayout, policy: Policy, layer: int
             f"Policy {_name(policy)} must answer bool {tuple(layout.visual.shape)} before layer {layer}, not {found}."
         )
     return keep.to(layout.visual.device)
+
+
+def _check_values(values: Tensor, layout: TokenLayout, policy: Policy, layer: int) -> None:
+    if not isinstance(values, Tensor) or values.dim() != 3 or values.shape[:2] != layout.visual.shape:
+        found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InvalidDecision(
+            f"Policy {_name(policy)} must answer values [{layout.visual.shape[0]}, {layout.visual.shape[1]}, hidden "
+            f"size] before layer {layer}, not {found}."
+        )
 
 
 def _name(policy: Policy) -> str:
