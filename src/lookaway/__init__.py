@@ -28,8 +28,11 @@ _HOME = {
     "FitPrune": "lookaway.policies.baselines.fitprune",
     "SparseVLM": "lookaway.policies.baselines.sparsevlm",
     "DART": "lookaway.policies.baselines.dart",
-    "DivPrune": "lookaway.policies.baselines.divprune",
-    "VisionZipStyle": "lookaway.policies.baselines.visionzip",
+    "DivPrune": "lookaway.policies.before_decoder.divprune",
+    "CDPruner": "lookaway.policies.before_decoder.cdpruner",
+    "VisionZip": "lookaway.policies.before_decoder.visionzip",
+    "VisionZipStyle": "lookaway.policies.before_decoder.visionzip",
+    "Downsample": "lookaway.policies.before_decoder.downsample",
     "RandomKeep": "lookaway.policies.baselines.random_keep",
     "UniformKeep": "lookaway.policies.baselines.uniform_keep",
     "AttentionSkip": "lookaway.policies.attention_skip",
@@ -70,15 +73,18 @@ if TYPE_CHECKING:
     from .policies import load as load
     from .policies.attention_skip import AttentionSkip as AttentionSkip
     from .policies.baselines.dart import DART as DART
-    from .policies.baselines.divprune import DivPrune as DivPrune
     from .policies.baselines.fastv import FastV as FastV
     from .policies.baselines.fitprune import FitPrune as FitPrune
     from .policies.baselines.pyramiddrop import PyramidDrop as PyramidDrop
     from .policies.baselines.random_keep import RandomKeep as RandomKeep
     from .policies.baselines.sparsevlm import SparseVLM as SparseVLM
     from .policies.baselines.uniform_keep import UniformKeep as UniformKeep
-    from .policies.baselines.visionzip import VisionZipStyle as VisionZipStyle
     from .policies.baselines.vtw import VTW as VTW
+    from .policies.before_decoder.cdpruner import CDPruner as CDPruner
+    from .policies.before_decoder.divprune import DivPrune as DivPrune
+    from .policies.before_decoder.downsample import Downsample as Downsample
+    from .policies.before_decoder.visionzip import VisionZip as VisionZip
+    from .policies.before_decoder.visionzip import VisionZipStyle as VisionZipStyle
     from .policies.compose import chain as chain
     from .policies.fixed import ExitAt as ExitAt
     from .policies.fixed import KeepAll as KeepAll

@@ -5,20 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_common import view_of
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.core.errors import DataError, LookawayError, SettingsError
 from lookaway.policies.baselines.fitprune import fit_recipe
-from lookaway.policies.baselines.visionzip import dominant_and_context
 from lookaway.policies.baselines.vtw import withdrawal_layer
-from lookaway.policies.ranking import RANKINGS, Wanted, keep_best
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = {
-    "keep-schedule", "fastv", "vtw", "pyramiddrop", "fitprune", "sparsevlm", "dart", "divprune", "visionzip-style",
-    "random-keep", "uniform-keep",
+    "keep-schedule", "fastv", "vtw", "pyramiddrop", "fitprune", "sparsevlm", "dart", "divprune", "visionzip",
+    "random-keep", "uniform-keep", "cdpruner", "downsample",
 }  # fmt: skip
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 
@@ -93,9 +90,20 @@ def test_costs_that_the_literature_gives_for_32_and_24_layers():
         lambda: la.SparseVLM([1, 2]),
         lambda: la.DART(pivots=0),
         lambda: la.DART(keep=1.2),
-        lambda: la.DivPrune(0.5, layer=0).layers(4, 1),
+        lambda: la.DART(keep=0.0),
+        lambda: la.DART(rule="nearest"),
+        lambda: la.DART(layer=0, rule="nearest", text_pivots=0).layers(4, 1),
+        lambda: la.DivPrune(0),
         lambda: la.DivPrune(0.5, layer=1).layers(4, 2),
-        lambda: la.VisionZipStyle(0.5, dominant=1.5),
+        lambda: la.CDPruner(1.5),
+        lambda: la.CDPruner(0.0),
+        lambda: la.VisionZip(0.5, dominant=1.5),
+        lambda: la.VisionZip(0),
+        lambda: la.Downsample(0),
+        lambda: la.Downsample(1.5),
+        lambda: la.FastV(layer=0).layers(4, 1),
+        lambda: la.KeepSchedule([0.5, 0.5, 0.5, 0.5], ranking="last-token").layers(4, 1),
+        lambda: la.KeepSchedule([0.5, 0.4, 0.4, 0.4], ranking="uniform").layers(4, 3),
         lambda: la.RandomKeep(-0.5),
         lambda: la.UniformKeep(0.5, layer=4).layers(4, 1),
         lambda: la.FitPrune([1.0, 0.2, 0.4, 0.1]),
@@ -163,22 +171,6 @@ class TestFitRecipe:
     def test_refuses(self, attention, budget):
         with pytest.raises(SettingsError):
             fit_recipe(attention, budget)
-
-
-@pytest.mark.parametrize("dominant", [0.0, 0.5, 1.0])
-def test_visionzip_style_takes_dominant_tokens_and_evenly_spaced_others(dominant):
-    view = view_of(1)
-    counts = (4, 6, 0, 3)
-    kept = keep_best(view, dominant_and_context(view, Wanted(counts), dominant), torch.tensor(counts))
-    looks = RANKINGS["last-visual"].score(view, Wanted(counts))
-    for row in (0, 1, 3):
-        slots = view.layout.visual[row].nonzero().flatten().tolist()
-        most = round(dominant * counts[row])
-        first = sorted(slots, key=lambda s: -float(looks[row, s]))[:most]
-        rest = [s for s in slots if s not in first]
-        m, n = counts[row] - most, len(rest)
-        spaced = [s for i, s in enumerate(rest) if (2 * (i + 1) * m + n) // (2 * n) > (2 * i * m + n) // (2 * n)]
-        assert [s for s in slots if kept[row, s]] == sorted(first + spaced)
 
 
 def test_random_and_uniform_at_another_policys_schedule():

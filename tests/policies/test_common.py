@@ -8,6 +8,7 @@ import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.core.attention_inputs import AttentionInputs
 from lookaway.core.layout import TokenLayout
+from lookaway.core.vision_inputs import VisionInputs
 
 
 def view_of(layer, rows=ROWS, seed=0, slots=14):
@@ -17,11 +18,14 @@ def view_of(layer, rows=ROWS, seed=0, slots=14):
     visual[rows // 2] = False  # a row without image
     mask = torch.ones(rows, slots, dtype=torch.long)
     mask[-1, :2] = 0
-    layout = TokenLayout.from_masks(visual, mask)
+    layout = TokenLayout.from_masks(visual, mask, grid=(2, 3))
     hidden = torch.randn(rows, slots, HIDDEN, generator=draw)
     queries, keys = (torch.randn(rows, heads, slots, 8, generator=draw) for heads in (4, 2))
     attention_inputs = AttentionInputs(queries, keys, ~layout.padding, 8**-0.5, lambda: (queries.flip(3), keys))
-    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, attention_inputs)
+    attention, tower_keys = torch.rand(rows, slots, generator=draw), torch.randn(rows, slots, 8, generator=draw)
+    vision = VisionInputs(attention * visual, tower_keys * visual[:, :, None]) if layer == 0 else None
+    seen = attention_inputs if layer else None
+    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, seen, vision)
 
 
 def test_every_registered_policy_has_a_row():
@@ -35,7 +39,7 @@ class TestEvery:
     def test_layers_are_valid_for_the_depth(self, name):
         layers = CASES[name].make(ROWS).layers(LAYERS, 1)
         assert list(layers) == sorted(set(layers))
-        assert all(1 <= layer < LAYERS for layer in layers)
+        assert all(0 <= layer < LAYERS for layer in layers)
 
     def test_keeps_all_text_and_shapes(self, name):
         policy = CASES[name].make(ROWS)
@@ -49,6 +53,11 @@ class TestEvery:
                 assert decision.keep.shape == view.layout.text.shape
                 assert decision.keep.dtype == torch.bool
                 assert bool(decision.keep[view.layout.text].all())
+            if decision.values is not None:
+                assert decision.values.shape == view.hidden.shape
+                assert decision.values.dtype == view.hidden.dtype
+                still = view.layout.text | view.layout.padding
+                assert torch.equal(decision.values[still], view.hidden[still])
 
     def test_is_deterministic(self, name):
         first, second = CASES[name].make(ROWS), CASES[name].make(ROWS)
@@ -57,6 +66,7 @@ class TestEvery:
             for other in (b, c):
                 assert (a.keep is None) == (other.keep is None)
                 assert a.keep is None or torch.equal(a.keep, other.keep)
+                assert a.values is None or torch.equal(a.values, other.values)
 
     def test_round_trip(self, name, tmp_path):
         policy = CASES[name].make(ROWS)
@@ -101,5 +111,5 @@ class TestEvery:
         example = tiny("llava", num_layers=LAYERS)
         with torch.no_grad(), la.attach(example.model, CASES[name].make(ROWS)) as run:
             example.model(**example.inputs("left_padded"))
-        dropped = run.trace.visual_tokens[-1] != run.trace.visual_tokens[0]
+        dropped = run.trace.visual_tokens[-1] != run.trace.initial_visual_tokens
         assert dropped == CASES[name].exits

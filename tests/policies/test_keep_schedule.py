@@ -127,11 +127,11 @@ def test_what_does_not_fit_the_model_is_refused_when_attached():
     model = tiny("llava").model
     with pytest.raises(SettingsError, match="has 3 entries, but the model has 4"):
         la.attach(model, la.KeepSchedule([1.0, 0.5, 0.5]))
-    with pytest.raises(SettingsError, match=r"before layer 0 \(it keeps 0\.9\).*to 1\.0"):
+    with pytest.raises(SettingsError, match=r"before the decoder.*'last-token'.*Begin at layer 1"):
         la.attach(model, la.KeepSchedule([0.9, 0.5, 0.5, 0.5]))
     with pytest.raises(SettingsError, match=r"before layer 2 \(it keeps 0\.5\).*from layer 3 on"):
         la.KeepSchedule([1.0, 1.0, 0.5, 0.5]).layers(4, 3)
-    with pytest.raises(SettingsError, match=r"before layer 0 \(it keeps 4\)"):
+    with pytest.raises(SettingsError, match=r"before the decoder.*'last-token'"):
         la.KeepSchedule([4, 4, 2, 2]).layers(4, 1)
     with pytest.raises(SettingsError, match="No ranking named 'last'"):
         la.KeepSchedule(KEEP, ranking="last")

@@ -11,11 +11,12 @@ from ..core.callable_module import make_callable
 from ..core.certificate import read_certificate
 from ..core.decision import Policy
 from ..core.registry import registered_policies
-from . import attention_skip, baselines, compose, fixed, keep_schedule, second_look, visual_exit
+from . import attention_skip, baselines, before_decoder, compose, fixed, keep_schedule, second_look, visual_exit
 
 __all__ = [
     "attention_skip",
     "baselines",
+    "before_decoder",
     "compose",
     "fixed",
     "keep_schedule",

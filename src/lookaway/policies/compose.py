@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from ..core.attention_replacement import AttentionReplacement
@@ -59,6 +60,9 @@ class Chain(Policy):
     def needs_attention(self, num_layers: int) -> frozenset[int]:
         return frozenset().union(*(part.needs_attention(num_layers) for part in self.parts))
 
+    def needs_vision(self) -> bool:
+        return any(part.needs_vision() for part in self.parts)
+
     def skips(self, num_layers: int) -> tuple[int, ...]:
         asked = [layer for part in self.parts for layer in part.skips(num_layers)]
         twice = sorted({layer for layer in asked if asked.count(layer) > 1})
@@ -88,6 +92,7 @@ class Chain(Policy):
 
     def decide(self, view: LayerView) -> Decision:
         keep: Tensor | None = None
+        values: Tensor | None = None
         notes: dict[str, Tensor] = {}
         for index, part in enumerate(self.parts):
             # Which layers a part wants depends on the depth alone; what it may not use was refused at attachment.
@@ -98,7 +103,10 @@ class Chain(Policy):
             if decision.keep is not None:
                 keep = decision.keep if keep is None else keep & decision.keep
                 view = replace(view, layout=_left(view.layout, decision.keep))
-        return KEEP if keep is None and not notes else Decision(keep, notes)
+            if decision.values is not None:
+                values = torch.where(view.layout.visual[:, :, None], decision.values, view.hidden)
+                view = replace(view, hidden=values)
+        return KEEP if keep is None and not notes else Decision(keep, notes, values)
 
     def to_config(self) -> dict[str, Any]:
         return {"parts": [{"policy": part.name, "config": part.to_config()} for part in self.parts]}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from ..core.decision import KEEP, Decision, LayerView, Policy
-from ..core.errors import DataError, SettingsError
+from ..core.decision import KEEP, Decision, LayerView
+from ..core.errors import SettingsError
 from .ranking import Ranking, Wanted, keep_best
+from .settings_policy import SettingsPolicy
 
-__all__ = ["Keep", "RankedPolicy", "check_entries", "count_of", "one_step", "steps_to_entries"]
+__all__ = ["Keep", "RankedPolicy", "changes", "check_entries", "check_some", "count_of", "one_step", "steps_to_entries"]
 
 Keep = int | float
 """Visual tokens that a layer keeps: an int is a count, a float a share (0.0 to 1.0) of the row's original number."""
@@ -23,7 +24,7 @@ POSITIONS = ("original", "renumbered")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankedPolicy(Policy):
+class RankedPolicy(SettingsPolicy):
     """Base of methods that keep the best-ranked visual tokens, layer by layer. Dropped tokens are gone for good."""
 
     positions: str = "original"
@@ -60,19 +61,27 @@ class RankedPolicy(Policy):
                 f"{who} has {len(entries)} entries, but the model has {num_layers} decoder layers: give one entry a "
                 "layer (KeepSchedule.from_steps(steps, num_layers) fills the layers between)."
             )
-        early = [layer for layer in range(max(first_prunable, 1)) if not is_all(entries[layer])]
+        asked = changes(entries)
+        early = [layer for layer in asked if 0 < layer < first_prunable]
         if early:
             raise SettingsError(
                 f"{who} drops visual tokens before layer {early[0]} (it keeps {entries[early[0]]}), but this model "
-                f"allows that from layer {max(first_prunable, 1)} on. Set the entries of earlier layers to 1.0."
+                f"allows that before the decoder (layer 0) and from layer {first_prunable} on. Give layers 0 to "
+                f"{first_prunable - 1} the same entry."
             )
-        return tuple(layer for layer in range(1, num_layers) if _differ(entries[layer - 1], entries[layer]))
+        if 0 in asked and entries[0] != 0 and self.order().looks:
+            raise SettingsError(
+                f"{who} drops visual tokens before the decoder, by the ranking {self.order().name!r}, which needs the "
+                f"attention of the layer before: there is none. Begin at layer {max(first_prunable, 1)}, or choose a "
+                "ranking by states: 'diversity', 'conditional-diversity', 'text-similarity', 'uniform', 'random'."
+            )
+        return asked
 
     def needs_attention(self, num_layers: int) -> frozenset[int]:
         if not self.order().looks:
             return frozenset()
         entries = self.entries(num_layers)
-        return frozenset(k for k in range(1, len(entries)) if _differ(entries[k - 1], entries[k]) and entries[k] != 0)
+        return frozenset(layer for layer in changes(entries) if layer and entries[layer] != 0)
 
     @torch.no_grad()
     def decide(self, view: LayerView) -> Decision:
@@ -86,23 +95,6 @@ class RankedPolicy(Policy):
             return Decision.drop_visual(view, view.has_visual_tokens)
         scores = self.order().score(view, Wanted(counts, self.wanted_seed()))
         return Decision(keep=keep_best(view, scores, torch.tensor(counts, device=scores.device)))
-
-    # on disk ---------------------------------------------------------------------------------------------------------
-
-    def to_config(self) -> dict[str, Any]:
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: Any = None) -> Self:
-        try:
-            return cls(**config)
-        except TypeError as error:
-            known = ", ".join(field.name for field in fields(cls))
-            raise DataError(f"These are no settings of {cls.name!r} ({error}). Known: {known}.") from error
-
-    def card(self) -> str:
-        settings = "\n".join(f"- {name}: `{value}`" for name, value in self.to_config().items())
-        return f"{(type(self).__doc__ or '').strip().splitlines()[0]}\n\n{settings}\n\nNothing in it is trained."
 
 
 def count_of(entry: Keep, total: int) -> int:
@@ -139,6 +131,16 @@ def check_entries(entries: Sequence[Any], who: str) -> tuple[Keep, ...]:
     return tuple(checked)
 
 
+def check_some(keep: Any, who: str) -> None:
+    """Raise SettingsError unless `keep` is a share above 0.0 and up to 1.0, or a count from 1 on."""
+    check_entries([keep], who)
+    if keep == 0:
+        raise SettingsError(
+            f"{who} was told to keep {keep!r}, which is no visual token at all. Give a share (0.25) or a count (144); "
+            "la.ExitAt(layer) removes them all."
+        )
+
+
 def is_all(entry: Keep) -> bool:
     """The share 1.0; the int 1 is one token."""
     return isinstance(entry, float) and entry == 1.0
@@ -167,6 +169,11 @@ def steps_to_entries(steps: Mapping[int, Keep], num_layers: int, who: str) -> tu
     return check_entries(entries, who)
 
 
+def changes(entries: Sequence[Keep]) -> tuple[int, ...]:
+    """Layers whose entry is another than that of the layer before; before layer 0 there is everything."""
+    return tuple(layer for layer, pair in enumerate(pairwise((1.0, *entries))) if _differ(*pair))
+
+
 def _differ(before: Keep, after: Keep) -> bool:
     return type(before) is not type(after) or before != after
 
@@ -176,10 +183,3 @@ def _originals(view: LayerView) -> tuple[int, ...]:
     if view.layout.spans:
         return tuple(sum(span.length for span in row) for row in view.layout.spans)
     return tuple(view.initial_visual.tolist())
-
-
-def _plain(value: Any) -> Any:
-    """As JSON takes it."""
-    if isinstance(value, tuple):
-        return [_plain(entry) for entry in value]
-    return value

@@ -4,17 +4,15 @@ Which tokens a method ranks first and how many it keeps where are its own; carry
 the engine's, the same for all. What differs from the published method is said in each docstring and card.
 """
 
-from . import dart, divprune, fastv, fitprune, pyramiddrop, random_keep, sparsevlm, uniform_keep, visionzip, vtw
+from . import dart, fastv, fitprune, pyramiddrop, random_keep, sparsevlm, uniform_keep, vtw
 
 __all__ = [
     "dart",
-    "divprune",
     "fastv",
     "fitprune",
     "pyramiddrop",
     "random_keep",
     "sparsevlm",
     "uniform_keep",
-    "visionzip",
     "vtw",
 ]

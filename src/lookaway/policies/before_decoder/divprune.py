@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...core.registry import register
-from ..ranked import Keep, RankedPolicy, check_entries, one_step
+from ..ranked import Keep, RankedPolicy, check_some, one_step
 from ..ranking import RANKINGS, Ranking
 
 __all__ = ["DivPrune"]
@@ -14,21 +14,19 @@ __all__ = ["DivPrune"]
 @register("divprune")
 @dataclass(frozen=True)
 class DivPrune(RankedPolicy):
-    """Before one layer, the visual tokens that are least diverse leave (greedy max-min by cosine; DivPrune).
+    """Before the decoder, the visual tokens that are least diverse leave (greedy max-min by cosine; DivPrune).
 
-    Published: chosen from the projector's outputs, before the decoder. Here the earliest point is before layer 1: layer
-    0 always sees the whole prompt (transformers takes positions and masks from its cache), so states have passed one
-    layer, that layer's cost is not saved, and position ids stay the original ones.
+    As published: chosen from the projector's outputs. `layer=1` and later choose by the states there.
     """
 
     keep: Keep
-    """What stays."""
-    layer: int = 1
-    """Before it tokens leave."""
+    """What stays: a share of the row's visual tokens (float) or a count (int)."""
+    layer: int = 0
+    """Before it tokens leave; 0: they never enter the decoder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_entries([self.keep], "DivPrune")
+        check_some(self.keep, "DivPrune")
 
     def entries(self, num_layers: int) -> tuple[Keep, ...]:
         return one_step(self.layer, self.keep, num_layers, "DivPrune")
