@@ -358,9 +358,10 @@ def test_a_second_policy_is_refused():
 
 def test_layers_that_cannot_be_pruned_and_things_that_are_no_policy():
     model = tiny("llava").model
-    for layer in (0, 4):
-        with pytest.raises(AttachError, match=rf"before layers \[{layer}\]; this model allows 1 to 3"):
-            attach(model, Exit(layer))
+    with pytest.raises(
+        AttachError, match=r"before layers \[4\]; this model allows 0 \(before the decoder\) and 1 to 3"
+    ):
+        attach(model, Exit(4))
     with pytest.raises(AttachError, match="is no policy"):
         attach(model, "exit")
     assert hooks(model) == hooks(tiny("llava").model)
@@ -457,12 +458,12 @@ def test_deepstack_features_are_added_before_anything_may_leave():
     config.vision_config.deepstack_visual_indexes = [0, 1]
     model = Qwen3VLForConditionalGeneration._from_config(config).eval()
     assert la.anatomy(model).first_prunable_layer == 2
-    with pytest.raises(AttachError, match="this model allows 2 to 3"):
+    with pytest.raises(AttachError, match=r"allows 0 \(before the decoder\) and 2 to 3"):
         attach(model, Exit(1))
     inputs = example.inputs("left_padded")
     logits = []
     for how in (attach, reference):
-        with torch.no_grad(), how(model, Exit([2, None, None, 3])) as run:
+        with torch.no_grad(), how(model, Exit([2, None, None, 0])) as run:
             out = model(**inputs).logits
             index, valid = run.kept_columns()
             logits.append(out if how is attach else out.gather(1, index[..., None].expand(-1, -1, out.shape[-1])))

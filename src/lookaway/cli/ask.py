@@ -72,7 +72,7 @@ def run(options: Options) -> dict[str, Any]:
         "allowed_other_model": other,
         "exit_layer": exit_layer,
         "num_layers": trace.shape.num_layers,
-        "visual_tokens": trace.visual_tokens[0][0],
+        "visual_tokens": trace.initial_visual_tokens[0],
         "mean_visual_tokens": cost.visual_tokens,
         "prefill_flops_share": cost.flops_share,
         "kv_bytes_share": cost.kv_share,

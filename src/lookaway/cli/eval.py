@@ -153,7 +153,7 @@ def write_pictures(writer: Any, samples: list[Sample], results: list[PairedResul
 
 def chosen(results: list[PairedResult], count: int) -> list[PairedResult]:
     """A third of changed answers (at most), one of each family, then earliest and latest exits, no sample twice."""
-    seen = [result for result in results if result.visual_tokens[0]]
+    seen = [result for result in results if result.initial_visual_tokens]
 
     def depth(result: PairedResult) -> int:
         return result.num_layers if result.exit_layer is None else result.exit_layer

@@ -111,9 +111,7 @@ class Trace:
         prompt = [
             None if counts is None else [counts[row]] for counts in (self.prompt_tokens, self.prompt_visual_tokens)
         ]
-        return prefill_cost(
-            self.shape, tokens, visual, None, self.skipped, extra, prompt[0], prompt[0], prompt[1]
-        )
+        return prefill_cost(self.shape, tokens, visual, None, self.skipped, extra, prompt[0], prompt[0], prompt[1])
 
     @property
     def looked_again(self) -> list[bool]:

@@ -48,6 +48,13 @@ class PairedResult:
     full_kv_bytes: int
     image: str | None = None
     """Equal for questions about the same pictures (`Sample.image_key`); None in records of 0.1."""
+    prompt_visual_tokens: int | None = None
+    """Visual tokens of the prompt, those included that never entered the decoder; None in records of 0.1."""
+
+    @property
+    def initial_visual_tokens(self) -> int:
+        """Visual tokens of the prompt."""
+        return self.visual_tokens[0] if self.prompt_visual_tokens is None else self.prompt_visual_tokens
 
 
 def evaluate_policy(
@@ -132,4 +139,5 @@ def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trac
         kv_bytes=cost.kv_bytes,
         full_kv_bytes=cost.full_kv_bytes,
         image=sample.image_key,
+        prompt_visual_tokens=trace.initial_visual_tokens[row],
     )

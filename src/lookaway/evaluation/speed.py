@@ -176,7 +176,10 @@ def _row(name: str, part: str, bare: Timing, found: Timing, trace: Trace, length
     implied = by_flops = efficiency = None
     if part == "decoder":
         extra = trace.replacement_flops or None
-        cost = prefill_cost(trace.shape, trace.tokens, trace.visual_tokens, None, trace.skipped, extra)
+        cost = prefill_cost(
+            trace.shape, trace.tokens, trace.visual_tokens, None, trace.skipped, extra, trace.prompt_tokens,
+            trace.prompt_tokens, trace.prompt_visual_tokens,
+        )  # fmt: skip
         head = 2 * trace.shape.hidden_size * trace.shape.vocab_size * len(trace.exit_layers)
         by_flops = (cost.full_flops + head) / (cost.flops + head)
     if part == "decoder" and not trace.skipped:  # a skipped attention is no shorter decoder: no length implies its time

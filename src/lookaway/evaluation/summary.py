@@ -64,7 +64,7 @@ def histogram(results: Sequence[PairedResult]) -> dict[int, int]:
     """Exit layer -> number of samples with an image; the number of layers stands for 'never'."""
     counts: dict[int, int] = {}
     for result in results:
-        if result.visual_tokens[0]:
+        if result.initial_visual_tokens:
             layer = result.num_layers if result.exit_layer is None else result.exit_layer
             counts[layer] = counts.get(layer, 0) + 1
     return dict(sorted(counts.items()))
@@ -83,8 +83,8 @@ def _row(
         right_without = [float(bool(result.right_without)) for result in results]
     images = [result.id if result.image is None else result.image for result in results]
     differing = sum(a != b for a, b in zip(right, right_without, strict=True)) / len(results)
-    exits = [r.num_layers if r.exit_layer is None else r.exit_layer for r in results if r.visual_tokens[0]]
-    seen = [result for result in results if result.visual_tokens[0]]
+    exits = [r.num_layers if r.exit_layer is None else r.exit_layer for r in results if r.initial_visual_tokens]
+    seen = [result for result in results if result.initial_visual_tokens]
     count = len(results)
     return SummaryRow(
         family=family,
@@ -97,7 +97,7 @@ def _row(
         mean_exit=sum(exits) / len(exits) if exits else None,
         never_exits=sum(result.exit_layer is None for result in seen) / len(seen) if seen else None,
         visual_tokens=sum(sum(r.visual_tokens) / len(r.visual_tokens) for r in results) / count,
-        full_visual_tokens=sum(r.visual_tokens[0] for r in results) / count,
+        full_visual_tokens=sum(r.initial_visual_tokens for r in results) / count,
         flops_share=sum(r.flops for r in results) / sum(r.full_flops for r in results),
         fastv_share=sum(r.fastv_flops for r in results) / sum(r.full_fastv_flops for r in results),
         kv_share=sum(r.kv_bytes for r in results) / sum(r.full_kv_bytes for r in results),

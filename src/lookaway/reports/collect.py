@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,18 @@ def skip_search(data: ReportData) -> dict[str, Any] | None:
     return next((found for found in reversed(data.searches) if found["method"] == "eas"), None)
 
 
+def visual_tokens_of_prompt(sample: Mapping[str, Any]) -> int:
+    """Visual tokens of a sample's prompt, those included that never entered the decoder."""
+    known = sample.get("prompt_visual_tokens")  # not in records of 0.1, where nothing left before layer 1
+    return int(sample["visual_tokens"][0] if known is None else known)
+
+
 def histograms(data: ReportData, variant: str) -> dict[str, list[int]]:
     """Family -> number of samples for each exit layer 0 .. L (L: never), samples with an image only; 'all' first."""
     depth = data.num_layers
     counts: dict[str, list[int]] = {"all": [0] * (depth + 1)}
     for sample in data.samples:
-        if sample["variant"] != variant or not sample["visual_tokens"][0]:
+        if sample["variant"] != variant or not visual_tokens_of_prompt(sample):
             continue
         layer = depth if sample["exit_layer"] is None else sample["exit_layer"]
         for family in ("all", sample["family"]):

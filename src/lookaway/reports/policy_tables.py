@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .collect import ReportData
+from .collect import ReportData, visual_tokens_of_prompt
 
 __all__ = ["CalibrationCurve", "Grid", "Trial", "calibration_curve", "good_shares", "keep_grid", "schedule_grid",
            "trial_points"]  # fmt: skip
@@ -58,12 +58,12 @@ def keep_grid(data: ReportData, variant: str) -> Grid:
     """
     rows: dict[str, list[list[float]]] = {"all": []}
     for sample in data.samples:
-        counts = sample["visual_tokens"]
-        if sample["variant"] != variant or not counts[0]:
+        counts, whole = sample["visual_tokens"], visual_tokens_of_prompt(sample)
+        if sample["variant"] != variant or not whole:
             continue
         for family in ("all", sample["family"]):
             if family is not None:
-                rows.setdefault(family, []).append([count / counts[0] for count in counts])
+                rows.setdefault(family, []).append([count / whole for count in counts])
     names = ["all", *sorted(name for name in rows if name != "all")]
     return Grid(names, np.array([np.mean(rows[name], axis=0) for name in names]) if rows["all"] else np.zeros((1, 0)))
 

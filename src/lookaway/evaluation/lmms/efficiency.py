@@ -29,6 +29,8 @@ class Efficiency:
     """The batch's `generate`, divided by its questions."""
     image: str
     """Equal for questions about the same pictures."""
+    prompt_visual_tokens: int
+    """Visual tokens of the prompt, those included that never entered the decoder."""
 
 
 def efficiency_of(trace: Trace, row: int, seconds: float, image: str) -> Efficiency:
@@ -46,6 +48,7 @@ def efficiency_of(trace: Trace, row: int, seconds: float, image: str) -> Efficie
         full_kv_bytes=cost.full_kv_bytes,
         seconds=seconds,
         image=image,
+        prompt_visual_tokens=trace.initial_visual_tokens[row],
     )
 
 
@@ -57,12 +60,12 @@ def means(rows: Sequence[Efficiency]) -> dict[str, float]:
     """
     if not rows:
         return {}
-    seen = [row for row in rows if row.visual_tokens[0]]
+    seen = [row for row in rows if row.prompt_visual_tokens]
     exits = [row.num_layers if row.exit_layer is None else row.exit_layer for row in seen]
     found = {"exit_layer": sum(exits) / len(seen), "never_exits": _share(seen)} if seen else {}
     return found | {
         "visual_tokens": sum(sum(row.visual_tokens) / row.num_layers for row in rows) / len(rows),
-        "full_visual_tokens": sum(row.visual_tokens[0] for row in rows) / len(rows),
+        "full_visual_tokens": sum(row.prompt_visual_tokens for row in rows) / len(rows),
         "flops_share": sum(row.flops for row in rows) / sum(row.full_flops for row in rows),
         "fastv_share": sum(row.fastv_flops for row in rows) / sum(row.full_fastv_flops for row in rows),
         "kv_share": sum(row.kv_bytes for row in rows) / sum(row.full_kv_bytes for row in rows),

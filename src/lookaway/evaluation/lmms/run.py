@@ -169,7 +169,7 @@ def _pair(
         right_without=right[0], right_with=right[1], agree=same_answer(first, second), exit_layer=cost.exit_layer,
         num_layers=cost.num_layers, visual_tokens=cost.visual_tokens, flops=cost.flops, full_flops=cost.full_flops,
         fastv_flops=cost.fastv_flops, full_fastv_flops=cost.full_fastv_flops, kv_bytes=cost.kv_bytes,
-        full_kv_bytes=cost.full_kv_bytes, image=cost.image,
+        full_kv_bytes=cost.full_kv_bytes, image=cost.image, prompt_visual_tokens=cost.prompt_visual_tokens,
     )  # fmt: skip
 
 

@@ -46,9 +46,10 @@ class Downsample(PicturePolicy):
                     "give. Use la.UniformKeep(keep, layer=0), or hand in smaller pictures."
                 )
             cells[i, :length], middle[i, :length] = cells_of(grid, self.factor)
-        number = int(cells.max()) + 1
+        most = max(-(-grid[0] // self.factor) * -(-grid[1] // self.factor) for grid in pictures.grids if grid)
         cells, middle = cells.to(device), middle.to(device)
-        share = torch.nn.functional.one_hot(cells, number).to(view.hidden.dtype) * pictures.real[:, :, None]
+        share = (cells[:, :, None] == torch.arange(most, device=device)) & pictures.real[:, :, None]
+        share = share.to(view.hidden.dtype)
         means = (share / share.sum(1, keepdim=True).clamp(min=1)).transpose(1, 2) @ pictures.of(view.hidden)
         return middle & pictures.real, means.gather(1, cells[:, :, None].expand(-1, -1, means.shape[2]))
 

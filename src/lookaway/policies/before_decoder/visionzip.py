@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...core.decision import LayerView
-from ...core.errors import SettingsError
+from ...core.errors import LookawayError, SettingsError
 from ...core.registry import register, registered_policies
 from ..ranked import Keep, check_some, count_of
 from .pictures import PicturePolicy, Pictures
@@ -43,7 +43,11 @@ class VisionZip(PicturePolicy):
         return True
 
     def choose(self, view: LayerView, pictures: Pictures) -> tuple[Tensor, Tensor | None]:
-        assert view.vision is not None
+        if view.vision is None:
+            raise LookawayError(
+                "VisionZip needs the vision tower's attention, which only a whole run of the model gives, not one that "
+                "goes on from stored states. Use la.attach."
+            )
         counts = [count_of(self.keep, length) for length in pictures.lengths]
         most = [round(self.dominant * count) for count in counts]
         return merge_into_targets(
@@ -98,7 +102,9 @@ def merge_into_targets(
     # A target stands for itself, whichever target it is most like.
     own = torch.zeros_like(nearest).scatter(1, slots, torch.arange(most, device=slots.device).expand_as(slots))
     nearest = torch.where(is_target, own, nearest)
-    share = torch.nn.functional.one_hot(nearest, most).to(values.dtype) * rest[:, :, None]  # [P, V, T]
+    share = (nearest[:, :, None] == torch.arange(most, device=slots.device)).to(values.dtype) * rest[
+        :, :, None
+    ]  # [P, V, T]
     share = share / share.sum(1, keepdim=True).clamp(min=1)
     merged = share.transpose(1, 2) @ values  # [P, T, D]
     merged = merged.gather(1, own[:, :, None].expand(-1, -1, values.shape[2]))

@@ -208,7 +208,7 @@ class ModelScheduleEvaluator:
         if layers and min(layers) < self._span.first:
             raise AttachError(
                 f"{policy!r} removes before layer {min(layers)}, but this judge kept the states before layer "
-                f"{self._span.first}. Make it with first_layer={min(layers)}."
+                f"{self._span.first}. {_cure(min(layers))}"
             )
         return self._run(policy, self._base)  # what it costs beside a full run is not counted
 
@@ -251,3 +251,9 @@ class ModelScheduleEvaluator:
 
     def _spend(self, trace: Trace, start: int, stop: int) -> None:
         self.work.spent += sum(trace.shape.layer_flops(n) for tokens in trace.tokens[start:stop] for n in tokens)
+
+
+def _cure(layer: int) -> str:
+    if layer:
+        return f"Make it with first_layer={layer}."
+    return "What is removed before the decoder is judged by `lookaway eval --policy ...`, not by a search."
