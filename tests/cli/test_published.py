@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import lookaway as la
 
@@ -63,6 +65,23 @@ def test_search(folder, call, data_file, tmp_path):
     assert status == 0, err
     model, _ = la.load_model(folder, device="cpu")
     with la.attach(model, la.load(tmp_path / "schedule")):
+        pass
+
+
+def test_fit(folder, call, tmp_path):
+    rng = np.random.default_rng(3)
+    entries = []
+    for number in range(90):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        entries.append({"id": str(number), "image": f"{number}.png", "question": "what is it?"})
+    (tmp_path / "data.json").write_text(json.dumps(entries))
+    status, _, err = call(
+        "fit", "--model", folder, "--data", tmp_path / "data.json", "--out", tmp_path / "fit", "--max-new-tokens", 2,
+        "--epsilon", 0.95, "--limit", 8, "--shares", 0.9, "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    model, _ = la.load_model(folder, device="cpu")
+    with la.attach(model, la.load(tmp_path / "fit" / "policy")):
         pass
 
 

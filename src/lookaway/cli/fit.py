@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..search.fit.options import FitOptions
+from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from ..search.fit.session import FitResult
@@ -15,7 +16,7 @@ __all__ = ["Options", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FitOptions):
+class Options(FitOptions, PublishedModel):
     """Find the cheapest policy of which, with confidence 1 - delta, at most epsilon of the answers change."""
 
     model: str = "lookaway-mini"
@@ -79,7 +80,7 @@ def run(options: Options) -> dict[str, Any]:
     check_disjoint(*splits)
     _say_what_can_be_shown(console, options, *(len(split) for split in splits))
     own = {path: load_policies(path) for path in options.candidate}
-    model, processor = load_model(options.model, device=options.device)
+    model, processor = load_model(options.model, device=options.device, **options.published)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
     own_settings = {name: policy_digest(policy) for name, policy in own.items()}
