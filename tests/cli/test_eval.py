@@ -29,6 +29,14 @@ def test_eval_leaves_records_a_table_and_a_page(evaluated):
     assert "</html>" in (evaluated / "report.html").read_text()
 
 
+def test_random_and_uniform_tokens_stand_beside_the_policy_at_its_cost(evaluated):
+    rows = {r["variant"]: r["rows"][0] for r in read_records(evaluated / "records.jsonl") if r["kind"] == "summary"}
+    assert list(rows) == ["gates", "random tokens", "uniform tokens"]
+    for name in ("random tokens", "uniform tokens"):
+        assert rows[name]["visual_tokens"] == pytest.approx(rows["gates"]["visual_tokens"], abs=0.5)
+        assert rows[name]["accuracy_without"] == rows["gates"]["accuracy_without"]
+
+
 def test_the_curve_at_the_exit_layer_is_what_the_live_run_did(evaluated):
     records = list(read_records(evaluated / "records.jsonl"))
     curve = next(r for r in records if r["kind"] == "curve" and r["family"] == "all")

@@ -76,7 +76,7 @@ def run(options: Options) -> dict[str, Any]:
 
     say("3 of 4: with and without, on held-out questions")
     table = eval.run(eval.Options(**common, policy=str(policy), limit=o.test, compare=(str(published),), seed=o.seed,
-                                  out=o.out / "eval"))  # fmt: skip
+                                  out=o.out / "eval", baselines=False))  # fmt: skip
 
     say("4 of 4: seconds")
     timed = bench.run(

@@ -43,6 +43,8 @@ class Options(PublishedModel):
     only; or a scorer by name: exact, letters, gqa, vqa, textvqa, pope, mme, scienceqa, anls, cider."""
     curve: bool = True
     """Also evaluate every fixed exit, the oracle and random exits, from one run per sample (needs answers)."""
+    baselines: bool = True
+    """Also evaluate random and uniform tokens at the policy's own cost (needs answers; two more runs)."""
     compare: tuple[str, ...] = ()
     """Other saved gates for the same model, shown at all thresholds (needs --curve)."""
     out: Path = Path("out/eval")
@@ -118,6 +120,8 @@ def run(options: Options) -> dict[str, Any]:
         if scores is not None:
             totals = {"scorer": scores.scorer, "totals": scores.totals, "totals_without": scores.totals_without}
         writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], **totals)
+        if scorer is not None and scores is not None and options.baselines:
+            write_token_baselines(writer, options, model, processor, samples, results, scorer, scores)
         write_pictures(writer, samples, results, options.pictures)
         seen = [sample for sample in samples if sample.images and sample.answer is not None]
         if options.curve and seen:
@@ -132,6 +136,44 @@ def run(options: Options) -> dict[str, Any]:
     page = write_report(records, options.out / "report.html")
     show_summary(options.name, rows, page, scores)
     return {"summary": [asdict(row) for row in rows], **totals, "records": str(records), "report": str(page)}
+
+
+def write_token_baselines(
+    writer: Any, options: Options, model: Any, processor: Any, samples: list[Sample], results: list[PairedResult],
+    scorer: Any, scores: Any,
+) -> None:  # fmt: skip
+    """A 'summary' for random and for uniform tokens, and how the policy does where uniform tokens are not enough."""
+    from ..anatomy.find import anatomy_of
+    from ..core.errors import LookawayError
+    from ..evaluation.scores import score_pairs
+    from ..evaluation.summary import summarise
+    from ..evaluation.token_baselines import NAMES, hard_questions, run_token_baselines
+    from .common import tell
+    from .progress import progress
+
+    try:
+        with progress("random and uniform tokens", 2 * len(samples)) as advance:
+            found = run_token_baselines(
+                model, processor, samples, results, first_layer=anatomy_of(model).first_prunable_layer,
+                batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, seed=options.seed,
+                progress=advance,
+            )  # fmt: skip
+    except LookawayError as error:  # a model in which tokens cannot leave one by one: the policy's results stand alone
+        tell(f"note: no random and uniform tokens beside the policy: {error}")
+        return
+    for name, others in found.items():
+        theirs = score_pairs(scorer, samples, others)
+        rows = summarise(others, theirs)
+        writer.write("summary", variant=name, rows=[asdict(row) for row in rows])
+        tell(f"{name} at this cost: {rows[0].accuracy_with or 0:.1%} of {rows[0].samples} right")
+        hard = hard_questions(results, scores, theirs) if name == NAMES["uniform"] else None
+        if hard is not None:
+            count, kept = hard
+            writer.write("hard", variant=options.name, questions=count, retention=kept)
+            tell(
+                f"where uniform tokens are not enough ({count} questions) {options.name} keeps {kept.value:.1%} "
+                f"({kept.low:.1%} to {kept.high:.1%}) of the full model's score"
+            )
 
 
 def write_pictures(writer: Any, samples: list[Sample], results: list[PairedResult], count: int) -> None:

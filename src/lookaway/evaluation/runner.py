@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ def evaluate_policy(
     done: Iterable[PairedResult] = (),
     batch_size: int = 8,
     max_new_tokens: int = 32,
+    without: Mapping[str, str] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[PairedResult]:
     """Answer every sample twice, greedily, in the same batches; what decides and what is measured is one path.
@@ -76,6 +77,7 @@ def evaluate_policy(
         samples: with or without ground truth (then only agreement is judged).
         writer: gets one 'sample' record each, as soon as its batch is done.
         done: results of an earlier, interrupted run under this variant: their samples are not run again.
+        without: the answers without a policy by sample id, where another variant's run has them already.
         progress: called with the number of samples that were just finished.
 
     Returns:
@@ -85,13 +87,16 @@ def evaluate_policy(
     has_visual_tokens = [sample for sample in samples if sample.id not in found]
     for batch in group_by_image(has_visual_tokens, batch_size):
         inputs = encode(processor, batch, device=model.device).inputs
-        without = _answers(model, processor, inputs, max_new_tokens)
+        if without is None:
+            full = _answers(model, processor, inputs, max_new_tokens)
+        else:
+            full = [without[sample.id] for sample in batch]
         with warnings.catch_warnings(), attach(model, policy) as attached:
             if not any(sample.images for sample in batch):  # questions without an image are part of the data
                 warnings.filterwarnings("ignore", message="A policy is attached, but no row")
             answers = _answers(model, processor, inputs, max_new_tokens)
         for row, sample in enumerate(batch):
-            result = _result(variant, sample, without[row], answers[row], attached.trace, row)
+            result = _result(variant, sample, full[row], answers[row], attached.trace, row)
             found[sample.id] = result
             if writer is not None:
                 writer.write("sample", **asdict(result))
