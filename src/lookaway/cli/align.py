@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..training.default_model.options import RecipeOptions
+from .common import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,8 @@ def run(options: Options) -> dict[str, Any]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    console = Console()
-    results = make_mini(
-        options, options.out, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
-    )
+    console = plain_console()
+    results = make_mini(options, options.out, lambda line: console.print(line, soft_wrap=True))
     for variant, found in results.items():
         table = Table(
             "family", "own image", "shuffled", "no image", "prior of words", title=f"lookaway-mini, {variant}", box=None

@@ -55,8 +55,6 @@ class Options(PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from rich.console import Console
-
     from ..analysis.collect import StudyOptions, study
     from ..analysis.findings import write_findings
     from ..analysis.pictures import write_looks
@@ -69,7 +67,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.collect import collect
     from ..reports.pages.findings_text import conclusions
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_records, fit_to
+    from .common import choose_policy, earlier_records, fit_to, plain_console
     from .progress import progress
 
     settings = StudyOptions(options.window, options.entropy_exits, options.top_share, options.max_new_tokens)
@@ -97,7 +95,7 @@ def run(options: Options) -> dict[str, Any]:
         write_looks(writer, processor, samples, found, exits, options.pictures)
     page = write_report([*map(str, options.records), str(records)], options.out / "report.html")
     words = conclusions(collect(records))
-    _show(Console(highlight=False), words, page)
+    _show(plain_console(), words, page)
     return {"conclusions": words, "records": str(records), "report": str(page)}
 
 

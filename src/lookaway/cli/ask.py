@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
+from .common import plain_console
 from .model_options import PublishedModel
 from .options import argument
 
@@ -85,8 +84,8 @@ def run(options: Options) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Print the answer, and a line or two about the looking away."""
-    console = Console(highlight=False)
-    console.print(f"[bold]{found['answer']}[/bold]", markup=True)
+    console = plain_console()
+    console.print(found["answer"], style="bold")
     layers, tokens = found["num_layers"], found["visual_tokens"]
     flops, kv = 1 - found["prefill_flops_share"], 1 - found["kv_bytes_share"]
     saved = f"prefill {flops:.0%} fewer FLOPs, KV cache {kv:.0%} smaller"
@@ -101,4 +100,4 @@ def show(found: dict[str, Any]) -> None:
     else:
         console.print(f"looked at {tokens} visual tokens through all {layers} layers: nothing saved")
     if "answer_without" in found and found["answer_without"] != found["answer"]:
-        console.print(f"without the policy the model answers: [bold]{found['answer_without']}[/bold]")
+        console.print(f"without the policy the model answers: {found['answer_without']}")

@@ -87,8 +87,9 @@ def run(options: Options) -> dict[str, Any]:
 
 def show(rows: list[SpeedRow]) -> None:
     """One line a variant and part."""
-    from rich.console import Console
     from rich.table import Table
+
+    from .common import plain_console
 
     table = Table(
         "variant",
@@ -109,4 +110,4 @@ def show(rows: list[SpeedRow]) -> None:
             implied = (f"{row.implied:.2f}", f"{row.efficiency:.0%}", f"{row.implied_flops:.2f}")
         table.add_row(row.variant, row.part, f"{1000 * row.seconds:.1f}", f"{1000 * row.baseline_seconds:.1f}",
                       f"{row.speedup:.3f}", f"{low:.3f} to {high:.3f}", *implied)  # fmt: skip
-    Console().print(table)
+    plain_console().print(table)

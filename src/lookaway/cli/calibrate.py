@@ -47,8 +47,6 @@ class Options(CalibrationOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from rich.console import Console
-
     from ..core.errors import DataError, SettingsError
     from ..core.provenance import provenance
     from ..core.record import write_records
@@ -58,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.formatting import guarantee_text
     from ..training.calibration import calibrate, calibrated, samples_needed, what_can_be_shown
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
-    from .common import cache_folder, fit_to, load_policies, tell
+    from .common import cache_folder, fit_to, load_policies, plain_console, tell
     from .progress import progress
 
     # 1. Whatever can be refused without a model is.
@@ -105,7 +103,7 @@ def run(options: Options) -> dict[str, Any]:
     header = run_header("calibrate", model, options.data, options, options.seed, options.model, facts, other)
     saved = calibrated(policy, found).save_pretrained(out)
     write_records(out / "records.jsonl", [("run", header), ("calibration", found.record())])
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(guarantee_text(found.record()))
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}")
     return {"policy": str(saved), **found.record()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..core.errors import DataError
 
@@ -18,8 +19,18 @@ if TYPE_CHECKING:
     from ..evaluation.scores import PairedScores
     from ..evaluation.summary import SummaryRow
 
-__all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "show_summary",
-           "tell"]  # fmt: skip
+__all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "plain_console", "print_note",
+           "show_summary", "tell"]  # fmt: skip
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints texts as they are: an answer or the name of a folder may hold brackets or ':smile:'."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def print_note(console: Console, text: str) -> None:
+    """A line that a reader should not miss."""
+    console.print(Text.assemble(("note:", "yellow"), f" {text}"))
 
 
 def choose_policy(model: str, policy: str | None, exit_at: int | None, allow_other_model: bool = False) -> Policy:
@@ -115,7 +126,7 @@ def show_summary(name: str, rows: Sequence[SummaryRow], page: Path, scores: Pair
             _share(row.agreement.value), "–" if row.mean_exit is None else f"{row.mean_exit:.1f}",
             _share(row.flops_share), _share(row.kv_share),
         )  # fmt: skip
-    console = Console()
+    console = plain_console()
     console.print(table)
     if scores is not None and len(scores.totals) > 1:
         own = Table(scores.scorer, "without", "with", box=None)

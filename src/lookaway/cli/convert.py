@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
-
+from .common import plain_console
 from .model_options import PublishedModel
 from .options import argument
 
@@ -38,5 +37,5 @@ def run(options: Options) -> dict[str, str]:
         target = convert(
             plan, options.target, lambda done, total: advance(100 * done // total - 100 * (done - 1) // total)
         )
-    Console(highlight=False).print(f"{plan.model_class.__name__} is in [bold]{target}[/bold]", soft_wrap=True)
+    plain_console().print(f"{plan.model_class.__name__} is in {target}", soft_wrap=True)
     return {"layout": plan.layout, "model": plan.model_class.__name__, "folder": str(target)}

@@ -42,14 +42,12 @@ class Options:
 
 
 def run(options: Options) -> dict[str, Any]:
-    from rich.console import Console
-
     from ..core.errors import SettingsError
     from ..reports.pages.page import write_report
     from . import bench, calibrate, eval, train
-    from .common import tell
+    from .common import plain_console, tell
 
-    o, say = options, Console(stderr=True).rule
+    o, say = options, plain_console(stderr=True).rule
     gates, published = o.out / "gates", o.out / "published-preset"
     _claim(o, [gates, published, o.out / "gates-calibrated", o.out / "eval"])
     common: dict[str, Any] = {"model": o.model, "data": o.data, "device": o.device}
@@ -86,7 +84,7 @@ def run(options: Options) -> dict[str, Any]:
     folders = dict.fromkeys([gates, policy, o.out / "eval", o.out / "bench"])
     records = [folder / "records.jsonl" for folder in folders]
     page = write_report([str(path) for path in records], o.out / "report.html")
-    Console().print(f"[bold]report: {page}[/bold]")
+    plain_console().print(f"report: {page}", style="bold")
     return {"report": str(page), "summary": table["summary"], "timings": timed["timings"]}
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from .common import plain_console
 from .model_options import PublishedModel
 from .options import argument
 
@@ -32,7 +32,7 @@ def run(options: Options) -> dict[str, Any]:
     for name, value in found.facts.items():
         table.add_row(name, value)
     table.add_row("supported", f"{'yes' if found.supported else 'NO'}. {found.why}")
-    Console(highlight=False, markup=False).print(table)
+    plain_console().print(table)
     return asdict(found)
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..core.errors import DataError
+from .common import plain_console
 
 if TYPE_CHECKING:
     from ..evaluation.lmms.run import TaskResult
@@ -90,7 +90,7 @@ def _show(name: str, results: Sequence[TaskResult], rows: Sequence[SummaryRow], 
     for result in results:
         for figure, (without, value) in result.figures.items():
             table.add_row(result.task, figure, f"{without:.4g}", f"{value:.4g}")
-    console = Console()
+    console = plain_console()
     console.print(table)
     from .common import show_summary
 

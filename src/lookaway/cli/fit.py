@@ -52,8 +52,6 @@ class Options(FitOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from rich.console import Console
-
     from ..anatomy.find import anatomy_of
     from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
@@ -68,10 +66,10 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.queue import TrialQueue
     from ..search.trials.samples import check_disjoint, with_images
     from ..search.trials.storage import open_storage
-    from .common import load_policies
+    from .common import load_policies, plain_console
     from .progress import progress
 
-    console = Console(highlight=False)
+    console = plain_console()
     # 1. What the data can show at all is said before any work.
     splits = [
         with_images(load_samples(options.data, split, options.limit, options.seed, distinct_images=True))

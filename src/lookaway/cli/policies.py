@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
+
+from .common import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,5 +21,5 @@ def run(options: Options) -> dict[str, str]:
     table = Table("policy", "what it does", box=None)
     for name, line in found.items():
         table.add_row(name, line)
-    Console().print(table)
+    plain_console().print(table)
     return found

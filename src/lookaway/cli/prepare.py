@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from .common import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Options:
 def run(options: Options) -> dict[str, str]:
     from ..models.mini.model import prepare_mini
 
-    console = Console()
+    console = plain_console()
     with console.status(f"preparing lookaway-mini ({options.variant})"):
         folder = prepare_mini(options.variant, options.cache_dir)
-    console.print(f"lookaway-mini ({options.variant}) is in [bold]{folder}[/bold]", soft_wrap=True)
+    console.print(f"lookaway-mini ({options.variant}) is in {folder}", soft_wrap=True)
     return {"variant": options.variant, "folder": str(folder)}

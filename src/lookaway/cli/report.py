@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from .common import plain_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,5 +26,5 @@ def run(options: Options) -> dict[str, Any]:
     if not options.records:
         raise DataError("No records: give --records FILE (lookaway eval, bench and demo write records.jsonl).")
     page = write_report(list(options.records), options.out)
-    Console().print(f"wrote {page}")
+    plain_console().print(f"wrote {page}")
     return {"report": str(page)}

@@ -101,8 +101,6 @@ def _search(options: Options, model: Any, evaluator: Any, queue: Any, samples: A
 def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from ..anatomy.find import anatomy_of
     from ..core.errors import DataError
     from ..core.provenance import provenance
@@ -112,6 +110,7 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     from ..search.schedules.session import save
     from ..search.schedules.vtw import find_withdrawal
     from ..search.trials.samples import fingerprint
+    from .common import plain_console
     from .progress import progress
 
     model, processor = load_model(options.model, device=options.device, **options.published)
@@ -128,7 +127,7 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     facts = provenance(model=model, processor=processor, samples=samples, options=options, free=("batch_size",))
     header = run_header("search", model, options.data, options, options.seed, options.model, facts)
     saved = save(options.out, policy, summary, header, [])
-    Console(highlight=False).print(
+    plain_console().print(
         f"all visual tokens leave before layer {found.layer} (divergence {found.divergence[found.layer]:.4g} on "
         f"{found.samples} samples)\nsaved {saved}; next: lookaway eval --policy {saved}"
     )
@@ -146,8 +145,9 @@ def _expected(options: Options, evaluator: Any) -> int:
 
 
 def _show(result: Any, evaluator: Any, saved: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from .common import plain_console, print_note
 
     table = Table(
         "schedule", "trials", evaluator.measure, "loss", "same answer", "right", "FLOPs", "mean keep", box=None
@@ -159,11 +159,11 @@ def _show(result: Any, evaluator: Any, saved: Path) -> None:
         v = found.verdict
         table.add_row(name, str(found.trials), f"{v.effectiveness:.4f}", f"{v.loss:.4f}", f"{v.agreement:.1%}",
                       f"{v.accuracy:.1%}", f"{v.flops_share:.1%}", f"{v.tokens_share:.1%}")  # fmt: skip
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(table)
     console.print("keeps  " + " ".join(f"{rate:.2f}" for rate in result.found.schedule.rates))
     work = evaluator.work
     console.print(f"{work.trials} trials made here cost {work.ratio:.0%} of what they would from the image.")
     for note in result.notes:
-        console.print(f"[yellow]note:[/yellow] {note}")
+        print_note(console, note)
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}")

@@ -21,8 +21,6 @@ def compare_all(
     """Search at each budget on the calibration samples, judge on the test samples, write records and page."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from ..core.errors import SettingsError
     from ..core.files import atomic_path
     from ..core.record import RecordWriter
@@ -33,17 +31,18 @@ def compare_all(
     from ..search.schedules.g_search import g_search
     from ..search.schedules.methods import METHODS, entries_at
     from ..search.trials.samples import fingerprint
+    from .common import plain_console, print_note
     from .progress import progress
 
     sigmoid, greedy_options = parts(options)
-    methods, console = options.methods or tuple(METHODS), Console(stderr=True, highlight=False)
+    methods, console = options.methods or tuple(METHODS), plain_console(stderr=True)
     budgets, notes = [], []
     for share in options.budgets:
         try:
             budgets.append(Budget(share, "flops", evaluator.workload, evaluator.span))
         except SettingsError as error:
             notes.append(f"Left out: {error}")
-            console.print(f"[yellow]note:[/yellow] {notes[-1]}")
+            print_note(console, notes[-1])
     entries: list[Any] = []
     searched = sum(method in ("p-sigmoid", "random-schedules") for method in methods) * options.trials * len(budgets)
     with progress("trials (calibration samples)", searched or 1) as advance:
@@ -91,8 +90,9 @@ def parts(options: Options) -> tuple[PSigmoidOptions, GSearchOptions]:
 
 
 def _show_rows(rows: Any, page: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from .common import plain_console
 
     table = Table("method", "budget", "FLOPs", "accuracy", "same answer", "visual tokens", "KV MiB", "trials", box=None)
     for row in sorted(rows, key=lambda row: (-row.budget, row.accuracy.value)):
@@ -100,6 +100,6 @@ def _show_rows(rows: Any, page: Path) -> None:
                       f"{row.accuracy.value:.1%} ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})",
                       f"{row.agreement.value:.1%}", f"{row.visual_tokens:.1f}", f"{row.kv_bytes / 2**20:.2f}",
                       str(row.trials or "–"))  # fmt: skip
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(table)
     console.print(f"report: {page}")

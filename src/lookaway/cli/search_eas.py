@@ -121,10 +121,11 @@ def _save(out: Path, policy: Any, summary: dict[str, Any], header: dict[str, Any
 
 
 def _show(summary: dict[str, Any], saved: Path, page: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from .common import plain_console
+
+    console = plain_console()
     if summary["baselines"]:
         table = Table("attentions skipped", "layers", "right", "95 %", "loss", "p (nothing skipped)", box=None)
         for row in summary["baselines"]:

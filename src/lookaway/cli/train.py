@@ -128,9 +128,9 @@ def say_what_can_be_shown(options: Options, samples: int, pictures: int) -> None
 
 def show(trained: GateRun, saved: Path) -> None:
     """What was trained, what the validation part says, and what to do next."""
-    from rich.console import Console
+    from .common import plain_console, print_note
 
-    found, console = trained.summary, Console(highlight=False)
+    found, console = trained.summary, plain_console()
     console.print(
         f"{found['parameters']:,} gate weights, {found['samples']} samples, {found['epochs']} epochs; at threshold "
         f"{trained.threshold} the gates agree with the full model on {found['validation_agreement']:.1%} of "
@@ -139,5 +139,5 @@ def show(trained: GateRun, saved: Path) -> None:
         f"{found['validation_mean_exit']:.1f}."
     )
     for warning in found["warnings"]:
-        console.print(f"[yellow]note:[/yellow] {warning}")
+        print_note(console, warning)
     console.print(f"saved {saved}; next: lookaway calibrate --policy {saved}, lookaway eval --policy {saved}")

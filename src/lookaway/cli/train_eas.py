@@ -36,8 +36,6 @@ class Options(AdapterOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from rich.console import Console
-
     from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
@@ -45,6 +43,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.adapter_training import train_adapters
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
+    from .common import plain_console
 
     chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
     chosen = replace(chosen, skip=layers_to_skip(options))
@@ -56,7 +55,7 @@ def run(options: Options) -> dict[str, Any]:
     saved = found.policy.save_pretrained(options.out)
     training = {**found.summary, "history": found.history}
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
-    console, summary = Console(highlight=False), found.summary
+    console, summary = plain_console(), found.summary
     console.print(
         f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights replace "
         f"the attention of layers {summary['skipped']}"

@@ -31,8 +31,6 @@ class Options(TuneOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from rich.console import Console
-
     from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
@@ -40,6 +38,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
     from ..training.tuning import tune
+    from .common import plain_console
 
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     model, processor = load_model(options.model, device=options.device, **options.published)
@@ -50,5 +49,5 @@ def run(options: Options) -> dict[str, Any]:
     training = {**found.summary, "history": found.history}
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     steps = found.summary["steps"]
-    Console(highlight=False).print(f"{steps} steps on {len(samples)} samples; saved {found.folder}")
+    plain_console().print(f"{steps} steps on {len(samples)} samples; saved {found.folder}")
     return {"folder": str(found.folder), **{k: v for k, v in found.summary.items() if k != "options"}}
