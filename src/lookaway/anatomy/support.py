@@ -9,17 +9,17 @@ __all__ = ["support_page"]
 
 HEAD = """# Which models
 
-Written by `python -m lookaway.anatomy.support` from the code; a test holds this page to it. `la.anatomy(model)` says
-what was found in a model at hand.
+This page is generated from the code (`python -m lookaway.anatomy.support`). `la.anatomy(model)` says what was found in a
+model of yours.
 
-Every family in the first table passes the same proof on a tiny random model of its own classes (`tests/engine`), on
+Every family in the first table passes the same tests on a tiny random model of its own classes (`tests/engine`), on
 transformers' own code, in fp32, for SDPA and eager attention where the table has both, for one prompt and for batches
-of unequal prompts with left padding, a row of two pictures and a row of none: keeping everything changes no bit;
+of unequal prompts with left padding, a row of two images and a row of none: keeping everything changes no bit;
 removal equals masking to 1e-5, in prefill and over 8 decoded tokens; a batch equals its rows one by one; a cached run
 equals an uncached one; each layer's cache is as long as the trace says; decoded tokens have the positions of the
-unpruned run; after detaching all is as before. Pictures are tested; of videos only the placeholders are known. The
-released checkpoints themselves were **not** run for this page. (LaVIN's proof is in `tests/models`.) *flash* means
-that the logic of two-dimensional masks was judged on a CPU stand-in, for some families, and never on the kernels.
+unpruned run; after detaching all is as before. Images are tested; of videos only the placeholders are known. The
+released checkpoints themselves were **not** run for this page. (LaVIN's tests are in `tests/models`.) *flash* means
+that the logic of two-dimensional masks was tested on a CPU for some families, and never with the kernels.
 
 | family | `model_type` | written for | attention | refused |
 |---|---|---|---|---|
@@ -38,11 +38,11 @@ layer 1.
 END = """
 ## Others
 
-A model that is in neither table is looked at by a rule: one decoder with `layers` and `norm` beside `lm_head`, the
-usual arguments and no more, full or sliding-window attention in every layer, an image token in the config. What matches
-must pass a dry run before its first policy is attached (keeping everything changes no bit; removal equals masking,
-behind the cache too); what does not is refused, and told why. The dry run has no picture, so it proves the decoder, not
-what a family may do to its masks around real images. [adding-a-model.md](adding-a-model.md) tells how to add a family.
+For a model that is in neither table a general rule is tried: one decoder with `layers` and `norm` beside `lm_head`, the
+usual arguments and no others, full or sliding-window attention in every layer, an image token in the config. A model
+that matches must pass a check before its first policy is attached (keeping everything changes no bit; removal equals
+masking, also in decoding). Other models are refused with the reason. The check has no image, so it covers the decoder, but
+not what a family may do to its masks around real images. [adding-a-model.md](adding-a-model.md) tells how to add a family.
 """
 
 
