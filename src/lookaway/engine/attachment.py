@@ -132,7 +132,10 @@ class Attachment(Handle):
         run: ForwardRun | None = self._here.run
         if run is None:
             return self._run_again(LayerCall(index, args, kwargs, self.anatomy.attention, {})).arguments()
-        call, attends = run.call(index, args, kwargs), index not in self.skipping
+        attends = index not in self.skipping
+        if run.state is None and attends and run.past is not None and run.past.kept_at[index] is None:
+            return None  # decoding, and this layer's cache holds everything
+        call = run.call(index, args, kwargs)
         if run.state is None:
             assert run.past is not None
             if not attends:
