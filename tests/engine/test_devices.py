@@ -13,7 +13,7 @@ from lookaway.anatomy.tiny import IMAGE, tiny
 from lookaway.core.decision import Policy
 from lookaway.engine.api import attach, reference
 from lookaway.engine.replay.resume import pause
-from lookaway.modules.adapters import published_shape
+from lookaway.modules.adapters import llava_shape
 
 GREEDY = {"do_sample": False, "max_new_tokens": 3, "min_new_tokens": 3, "suppress_tokens": [IMAGE]}
 
@@ -72,7 +72,7 @@ def gates():
 
 
 def skip_and_exit():
-    made = la.SkipAdapters(32, (1, 3), published_shape(8))
+    made = la.SkipAdapters(32, (1, 3), llava_shape(8))
     draw = torch.Generator().manual_seed(0)
     for parameter in made.parameters():
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=draw)

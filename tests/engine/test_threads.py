@@ -13,7 +13,7 @@ from lookaway.core.errors import AttachError
 from lookaway.engine.api import attach, reference
 from lookaway.engine.observe.flow import watch_flow
 from lookaway.engine.observe.probing import observe
-from lookaway.modules.adapters import published_shape
+from lookaway.modules.adapters import llava_shape
 
 
 def skipping(layers, shape, dtype=torch.float32):
@@ -46,7 +46,7 @@ def requests(example, count):
         (lambda: Exit(2), reference),
         (Thin, attach),
         (Attentive, attach),
-        (lambda: skipping((1, 3), published_shape(8)), attach),
+        (lambda: skipping((1, 3), llava_shape(8)), attach),
         (lambda: la.chain(skipping((0, 2), la.AdapterShape(width=8)), la.ExitAt(1)), attach),
     ],
     ids=["exit", "reference", "thin", "attentive", "skip", "skip-and-exit"],
@@ -88,7 +88,7 @@ def test_answers_are_marked_for_one_thread():
     inputs = {k: v.double() if v.is_floating_point() else v for k, v in example[1].inputs("single").items()}
     late = torch.arange(inputs["input_ids"].shape[1])[None] >= 25
     found = {}
-    with torch.no_grad(), attach(example[0], skipping((1, 3), published_shape(8), torch.float64)) as run:
+    with torch.no_grad(), attach(example[0], skipping((1, 3), llava_shape(8), torch.float64)) as run:
         plain = example[0](**inputs).logits
         with run.answer_columns(late):
             marked = example[0](**inputs).logits
