@@ -15,7 +15,17 @@ from ..core.errors import SettingsError
 from .ranking import Ranking, Wanted, keep_best
 from .settings_policy import SettingsPolicy
 
-__all__ = ["Keep", "RankedPolicy", "changes", "check_entries", "check_some", "count_of", "one_step", "steps_to_entries"]
+__all__ = [
+    "Keep",
+    "RankedPolicy",
+    "changes",
+    "check_entries",
+    "check_some",
+    "count_of",
+    "one_step",
+    "originals",
+    "steps_to_entries",
+]
 
 Keep = int | float
 """Visual tokens that a layer keeps: an int is a count, a float a share (0.0 to 1.0) of the row's original number."""
@@ -86,7 +96,7 @@ class RankedPolicy(SettingsPolicy):
     @torch.no_grad()
     def decide(self, view: LayerView) -> Decision:
         entries = self.entries(view.num_layers)
-        totals = _originals(view)
+        totals = originals(view)
         counts = tuple(count_of(entries[view.layer], total) for total in totals)
         before = tuple(count_of(entries[view.layer - 1], total) for total in totals) if view.layer else totals
         if counts == before:
@@ -178,7 +188,7 @@ def _differ(before: Keep, after: Keep) -> bool:
     return type(before) is not type(after) or before != after
 
 
-def _originals(view: LayerView) -> tuple[int, ...]:
+def originals(view: LayerView) -> tuple[int, ...]:
     """Visual tokens that each row had at first; known on the host, so nothing waits for the GPU."""
     if view.layout.spans:
         return tuple(sum(span.length for span in row) for row in view.layout.spans)

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import torch
+from torch import Tensor
+
+from ...core.decision import Decision, LayerView
 from ...core.errors import SettingsError
 from ...core.registry import register
-from ..ranked import Keep, RankedPolicy, steps_to_entries
-from ..ranking import RANKINGS, Ranking
+from ..ranked import Keep, RankedPolicy, count_of, originals, steps_to_entries
+from ..ranking import RANKINGS, Ranking, keep_best
+from ..ranking.attention import rater_map
+from .clusters import density_peaks
 
-__all__ = ["SparseVLM"]
+__all__ = ["SparseVLM", "adaptive_counts"]
 
 
 @register("sparsevlm")
 @dataclass(frozen=True)
 class SparseVLM(RankedPolicy):
-    """Question tokens that are like the image rate its tokens; fewer stay at each of a few steps (SparseVLM).
+    """Question tokens that are like the image rate its tokens; a few steps keep the best and merge others (SparseVLM).
 
-    The text-guided ranking alone. Not taken over: the number that adapts to the rank of the attention map (it needs
-    the map), and the recycling of dropped tokens into merged ones (the engine removes, it does not merge). Raters are
-    chosen from the states at each step, not once from the embeddings. The first version renumbers positions, the
-    second keeps them; here they are kept.
+    Raters are chosen from the states at each step, not once from the embeddings. The first version of the method
+    renumbers positions, the second keeps them; here they are kept.
     """
 
     steps: Mapping[int, Keep]
-    """Layer -> what it and the layers after it keep."""
+    """Layer -> what it and the layers after it keep, merged tokens included; with `scale`, at most that."""
+    scale: float | None = None
+    """Factor of the adaptive number: a step removes this times (visual tokens - rank of the raters' attention map).
+    None: the numbers of `steps`."""
+    recycle: float = 0.3
+    """Share of the tokens that leave, the best of them, that is merged instead of lost; 0: none."""
+    groups: float = 0.1
+    """Merged tokens for each token that goes into one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,6 +46,13 @@ class SparseVLM(RankedPolicy):
         except (TypeError, ValueError):
             raise SettingsError(f"SparseVLM's steps map layers to what is kept, not {self.steps!r}.") from None
         object.__setattr__(self, "steps", dict(sorted(steps.items())))
+        if not 0 <= self.recycle <= 1 or not 0 < self.groups <= 1:
+            raise SettingsError(
+                f"SparseVLM's recycle is a share from 0 to 1 and its groups one above 0, not {self.recycle} and "
+                f"{self.groups}."
+            )
+        if self.scale is not None and not self.scale > 0:
+            raise SettingsError(f"SparseVLM's scale is a factor above 0, or None for set numbers, not {self.scale}.")
 
     def entries(self, num_layers: int) -> tuple[Keep, ...]:
         return steps_to_entries(self.steps, num_layers, "SparseVLM")
@@ -42,8 +60,62 @@ class SparseVLM(RankedPolicy):
     def order(self) -> Ranking:
         return RANKINGS["text-raters"]
 
+    def decide(self, view: LayerView) -> Decision:
+        entries, totals = self.entries(view.num_layers), originals(view)
+        most = tuple(count_of(entries[view.layer], total) for total in totals)
+        if not any(most) or (self.scale is None and not self.recycle):
+            return super().decide(view)
+        visual, left = view.layout.visual, view.layout.visual_counts
+        weights, valid = rater_map(view)
+        counts = torch.minimum(torch.tensor(most, device=visual.device), left)
+        if self.scale is not None:
+            counts = torch.minimum(counts, adaptive_counts(weights, valid, visual, self.scale))
+        scores = (weights * valid[:, :, None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+        merged = (self.recycle * (left - counts)).round().long()  # [B]: tokens that go into others
+        centers = torch.minimum((self.groups * merged).ceil().long(), (counts - 1).clamp(min=0))
+        best = keep_best(view, scores, counts - centers) & visual
+        widest = max(round(self.recycle * total) for total in totals)
+        if not widest:
+            return Decision(keep=~visual | best)
+        rest = scores.masked_fill(~visual | best, -torch.inf)
+        index = rest.argsort(dim=1, descending=True, stable=True)[:, :widest]  # [B, R]
+        real = torch.arange(index.shape[1], device=index.device) < merged[:, None]
+        return _with_merged(view, best, index, real, centers)
+
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), "steps": {str(layer): keep for layer, keep in self.steps.items()}}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: Any = None) -> Self:
+        if "positions" in config and "recycle" not in config:  # saved whole by 0.1, which merged nothing
+            config = {**config, "recycle": 0.0}
+        return super().from_config(config, tensors)
+
     def __hash__(self) -> int:
-        return hash(tuple(self.steps.items()))
+        return hash((tuple(self.steps.items()), self.scale, self.recycle, self.groups))
+
+
+def adaptive_counts(weights: Tensor, valid: Tensor, visual: Tensor, scale: float) -> Tensor:
+    """Visual tokens that stay where scale (tokens - rank of the raters' attention on them) leave; one at least. [B]
+
+    Args:
+        weights: [B, Q, S], rows of the attention map. valid: bool [B, Q], rows that are raters. visual: bool [B, S].
+    """
+    rank = torch.linalg.matrix_rank(weights.float() * valid[:, :, None] * visual[:, None])
+    total = visual.sum(1)
+    leaving = (scale * (total - rank)).round().long().clamp(min=0)
+    return torch.maximum(total - leaving, total.clamp(max=1))
+
+
+def _with_merged(view: LayerView, best: Tensor, index: Tensor, real: Tensor, centers: Tensor) -> Decision:
+    """`best` bool [B, S] stay as they are; the slots `index` [B, R] that are `real` become `centers` [B] means."""
+    visual, hidden = view.layout.visual, view.hidden
+    states = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+    center, own = density_peaks(states.detach(), real, centers)
+    places = torch.arange(index.shape[1], device=index.device)
+    share = ((own[:, :, None] == places) & (real & center.any(1, keepdim=True))[:, :, None]).to(hidden.dtype)
+    means = (share / share.sum(1, keepdim=True).clamp(min=1)).transpose(1, 2) @ states  # [B, R, D], at the centers
+    states = torch.where(center[:, :, None], means, states)
+    values = hidden.scatter(1, index[:, :, None].expand_as(states), states)
+    is_center = torch.zeros_like(visual).scatter(1, index, center)
+    return Decision(keep=~visual | best | is_center, values=values)

@@ -17,7 +17,7 @@ from ...core.layout import TokenLayout
 from .base import Wanted, attention_inputs_of, ranking
 from .states import unit_states
 
-__all__ = ["last_token", "last_visual", "question_mean", "text_raters"]
+__all__ = ["last_token", "last_visual", "question_mean", "rater_map", "text_raters"]
 
 CHUNK = 64
 """Query rows whose weights are in memory at once."""
@@ -67,6 +67,17 @@ def text_raters(view: LayerView, wanted: Wanted) -> Tensor:
     token with more than the mean share is a rater. Here states are divided by their root mean square and dot products
     by sqrt(D), because a few entries of the residual stream are huge.
     """
+    return _over_rows(view, _raters(view), _head_mean)
+
+
+def rater_map(view: LayerView) -> tuple[Tensor, Tensor]:
+    """The rows of `text_raters`, mean over heads: `(weights [B, Q, S], valid bool [B, Q])`."""
+    slots, valid = text_rows(_raters(view))
+    return attention_inputs_of(view).weights(slots).mean(1), valid
+
+
+def _raters(view: LayerView) -> Tensor:
+    """Question tokens that are more like the image than the mean one, bool [B, S]."""
     question, visual = question_of(view.layout), view.layout.visual
     slots, valid = text_rows(question)  # [B, T]
     states = unit_states(view)
@@ -76,7 +87,7 @@ def text_raters(view: LayerView, wanted: Wanted) -> Tensor:
     share = share.sum(1) / visual.sum(1, keepdim=True).clamp(min=1)  # [B, T]; sums to 1 over a row's text
     # Where all are alike, rounding must not leave a row without a rater.
     rater = valid & (share * valid.sum(1, keepdim=True) >= 1 - 1e-5)
-    return _over_rows(view, torch.zeros_like(question).scatter(1, slots, rater), _head_mean)
+    return torch.zeros_like(question).scatter(1, slots, rater)
 
 
 def question_of(layout: TokenLayout) -> Tensor:
