@@ -9,8 +9,8 @@ __all__ = ["support_page"]
 
 HEAD = """# Which models
 
-This page is generated from the code (`python -m lookaway.anatomy.support`). `la.anatomy(model)` says what was found in a
-model of yours.
+This page is generated from the code (`python -m lookaway.anatomy.support`). `la.anatomy(model)` says what was found in
+a model of yours.
 
 Every family in the first table passes the same tests on a tiny random model of its own classes (`tests/engine`), on
 transformers' own code, in fp32, for SDPA and eager attention where the table has both, for one prompt and for batches
@@ -41,8 +41,9 @@ END = """
 For a model that is in neither table a general rule is tried: one decoder with `layers` and `norm` beside `lm_head`, the
 usual arguments and no others, full or sliding-window attention in every layer, an image token in the config. A model
 that matches must pass a check before its first policy is attached (keeping everything changes no bit; removal equals
-masking, also in decoding). Other models are refused with the reason. The check has no image, so it covers the decoder, but
-not what a family may do to its masks around real images. [adding-a-model.md](adding-a-model.md) tells how to add a family.
+masking, also in decoding). Other models are refused with the reason. The check has no image, so it covers the decoder,
+but not what a family may do to its masks around real images. [adding-a-model.md](adding-a-model.md) tells how to add a
+family.
 """
 
 
