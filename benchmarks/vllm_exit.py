@@ -16,10 +16,12 @@ os.environ.update(
 import argparse
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from statistics import median
 
+BLOCK_BYTES = 32 * 2 * 3 * 64 * 4  # of one layer: 32 tokens, keys and values, 3 heads of 64 numbers, float32
 NEEDED = {"dtype": "float32", "enforce_eager": True, "enable_prefix_caching": False, "block_size": 32}
 
 
@@ -45,26 +47,39 @@ def seconds(llm, requests, tokens, name):
 
 
 def most_at_once(folder, policy, own, kv_bytes, count=28):
-    """The largest number of requests that ran in one step, of `count` that arrive together."""
-    from vllm import LLM, SamplingParams
+    """(requests, steps): the largest number that ran in one step, of `count` that arrive together, and all steps."""
+    from vllm import SamplingParams
 
-    given = {"lookaway": {"policy": policy, "own_kv_groups": own}}
-    options = {"kv_cache_memory_bytes": kv_bytes, "max_model_len": 320, "additional_config": given}
-    llm = LLM(folder, **NEEDED, **options)
-    core = llm.llm_engine.engine_core.engine_core
-    for n, request in enumerate(prompts(count, Random(0))):
-        llm.llm_engine.add_request(str(n), request, SamplingParams(temperature=0, max_tokens=8, ignore_eos=True))
-    most = steps = 0
-    while llm.llm_engine.has_unfinished_requests():
-        llm.llm_engine.step()
-        most, steps = max(most, len(core.scheduler.running)), steps + 1
-    llm.llm_engine.engine_core.shutdown()
+    layers = 30
+    for blocks in (None, kv_bytes):  # how many layers share a block is known when an engine was built
+        with engine(folder, policy, own, blocks and blocks // (BLOCK_BYTES * layers)) as llm:
+            core = llm.llm_engine.engine_core.engine_core
+            layers = max(len(group.layer_names) for group in core.scheduler.kv_cache_config.kv_cache_groups)
+            if blocks is None:
+                continue
+            for n, request in enumerate(prompts(count, Random(0))):
+                chosen = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+                llm.llm_engine.add_request(str(n), request, chosen)
+            most = steps = 0
+            while llm.llm_engine.has_unfinished_requests():
+                llm.llm_engine.step()
+                most, steps = max(most, len(core.scheduler.running)), steps + 1
     return most, steps
+
+
+@contextmanager
+def engine(folder, policy, own, blocks):
+    from vllm import LLM
+
+    given = {"lookaway": {"policies": {"exit": policy}, "own_kv_groups": own}}
+    llm = LLM(folder, **NEEDED, max_model_len=320, num_gpu_blocks_override=blocks or 400, additional_config=given)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
 
 
 def main():
     import lookaway as la
-    from lookaway.models.mini import prepare_mini
+    from lookaway.models.mini.model import prepare_mini
     from lookaway.serving.vllm.checkpoints import copy_for_vllm
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,24 +95,23 @@ def main():
         for own in (False, True):
             most, steps = most_at_once(folder, policy, own, options.kv_mb * 2**20)
             print(f"KV memory {options.kv_mb} MB, own groups {own}: {most} requests at once, {steps} steps")
-        from vllm import LLM
+        with engine(folder, policy, False, None) as llm:
+            time_pairs(llm, options)
 
-        llm = LLM(
-            folder, **NEEDED, max_model_len=320, num_gpu_blocks_override=400,
-            additional_config={"lookaway": {"policies": {"exit": policy}, "own_kv_groups": False}},
-        )  # fmt: skip
-        draw = Random(1)
-        for batch in options.batch:
-            for tokens in options.tokens:
-                pairs = []
-                for _ in range(options.pairs + 2):
-                    pairs.append([seconds(llm, prompts(batch, draw), tokens, name) for name in ("off", "exit")])
-                off, out = zip(*pairs[2:], strict=True)  # the first two warm up
-                ratio = median(a / b for a, b in zip(off, out, strict=True))
-                print(
-                    f"batch {batch}, {tokens} tokens: {median(off) * 1e3:.0f} ms without, "
-                    f"{median(out) * 1e3:.0f} ms with exit at {options.layer}; median ratio {ratio:.2f}"
-                )
+
+def time_pairs(llm, options):
+    draw = Random(1)
+    for batch in options.batch:
+        for tokens in options.tokens:
+            pairs = []
+            for _ in range(options.pairs + 2):
+                pairs.append([seconds(llm, prompts(batch, draw), tokens, name) for name in ("off", "exit")])
+            off, out = zip(*pairs[2:], strict=True)  # the first two warm up
+            ratio = median(a / b for a, b in zip(off, out, strict=True))
+            print(
+                f"batch {batch}, {tokens} tokens: {median(off) * 1e3:.0f} ms without, "
+                f"{median(out) * 1e3:.0f} ms with exit at {options.layer}; median ratio {ratio:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class NarrowedStep:
             attentions: vLLM's `Attention` of each layer.
             hidden, residual: [K, D], whose sum is the residual stream before `layer`.
         """
+        if not self.prompts:  # a step of decoding
+            return None
         ends = self.rows.cumsum()
         leaving: list[tuple[Prompt, NDArray[np.bool_]]] = []
         asked: list[tuple[Prompt, Tensor]] = []
