@@ -66,14 +66,13 @@ def judge(model: Any, processor: Any, case: Case, tolerance: float = TOLERANCE) 
     assert ids.count(image) == facts["visual_tokens"]
     assert len(ids) == facts["sequence_length"]
     assert torch.equal(sampled(inputs["pixel_values"], facts["pixels"]), case.tensor("pixels"))
-    seen: dict[str, torch.Tensor] = {}
+    seen: list[torch.Tensor] = []
     hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, named: seen.update(embeddings=named["inputs_embeds"]), with_kwargs=True
+        lambda module, args, named: seen.append(named["inputs_embeds"]), with_kwargs=True
     )
-    logits = model(**inputs).logits[0, -1]
+    said = model.generate(**inputs, do_sample=False, max_new_tokens=8, return_dict_in_generate=True, output_logits=True)
     hook.remove()
-    embeddings = sampled(seen["embeddings"], facts["embeddings"])
+    embeddings = sampled(seen[0], facts["embeddings"])
     torch.testing.assert_close(embeddings, case.tensor("embeddings"), atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(logits, case.tensor("logits"), atol=tolerance, rtol=0)
-    answer = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, len(ids) :]
-    assert answer.tolist() == facts["greedy_ids"]
+    torch.testing.assert_close(said.logits[0][0], case.tensor("logits"), atol=tolerance, rtol=0)
+    assert said.sequences[0, len(ids) :].tolist() == facts["greedy_ids"]

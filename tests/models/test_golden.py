@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from golden_cases import GOLDEN, TOLERANCE, cases, checkpoint, judge
@@ -36,11 +39,24 @@ def test_what_the_public_code_answers(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_converted_folder_answers_alike(name, tmp_path):
+def test_a_converted_folder_is_the_same_model(name, tmp_path):
+    """The same classes, weights and settings as when it is loaded as it was published, and the same inputs."""
     folder = convert(plan_for(checkpoint(name)), tmp_path / "converted")
-    model, processor = la.load_model(folder, device="cpu")
-    number = int(name == "llava-v1.6-vicuna-7b")  # of its two pictures the one that transformers rounds otherwise
-    judge(model, processor, cases(name)[number], WIDER.get(name, TOLERANCE))
+    (model, processor), (again, reader) = (la.load_model(place, device="cpu") for place in (checkpoint(name), folder))
+    assert type(again) is type(model)
+    assert type(reader) is type(processor)
+    first, second = model.state_dict(), again.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    free = ("_name_or_path", "transformers_version")
+    settings = [{k: v for k, v in one.config.to_dict().items() if k not in free} for one in (model, again)]
+    assert settings[0] == settings[1]
+    assert again.generation_config.eos_token_id == model.generation_config.eos_token_id
+    case = cases(name)[-1]
+    inputs = [one(text=case.facts["prompt"], images=case.image, return_tensors="pt") for one in (processor, reader)]
+    assert inputs[0].keys() == inputs[1].keys()
+    assert all(torch.equal(inputs[0][key], inputs[1][key]) for key in inputs[0])
+    assert reader.chat_template == processor.chat_template
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -95,6 +111,22 @@ def test_another_prompt_form(tmp_path):
         la.load_model(folder, vision_tower=GOLDEN)
     with pytest.raises(SettingsError, match=r"VILA 1.5 holds its vision tower itself"):
         la.load_model(source, vision_tower=GOLDEN)
+
+
+def test_a_mistral_decoder_without_a_window_computes_what_a_llama_does(tmp_path):
+    """LLaVA-1.6-Mistral's layout: the same weights under its name, and its prompt form."""
+    name = "llava-v1.6-vicuna-7b"
+    folder = shutil.copytree(checkpoint(name), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    mistral = {"model_type": "llava_mistral", "architectures": ["LlavaMistralForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps({**config, **mistral}))
+    tower = GOLDEN / "towers" / "openai" / "clip-vit-large-patch14-336"
+    model, processor = la.load_model(folder, device="cpu", vision_tower=tower)
+    assert model.config.text_config.model_type == "mistral"
+    assert model.config.text_config.sliding_window is None
+    judge(model, processor, cases(name)[1])
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}]
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == "[INST] <image>\nQ [/INST]"
 
 
 def test_the_golden_folder_is_small():
