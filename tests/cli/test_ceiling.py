@@ -1,0 +1,82 @@
+"""What no method can beat, from a config: by hand, beside real traces, and as a command on several families."""
+
+import json
+
+import pytest
+import torch
+
+import lookaway as la
+from lookaway.anatomy.find import anatomy_of
+from lookaway.anatomy.tiny import TINY, tiny
+from lookaway.core.errors import SettingsError, UnsupportedModel
+from lookaway.evaluation.ceiling import ceilings, shape_of_config
+
+
+def by_kind(rows):
+    return {row.kind: row for row in rows}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_sizes_are_those_that_the_anatomy_finds_in_the_model(family):
+    model = tiny(family).model
+    anatomy = anatomy_of(model)
+    shape, first = shape_of_config(model.config)
+    assert {**vars(shape), "dtype_bytes": 4} == vars(anatomy.shape)
+    assert first == anatomy.first_prunable_layer
+
+
+def test_the_shares_are_those_of_runs_that_do_it():
+    example = tiny("llava")
+    shape, _ = shape_of_config(example.model.config)
+    inputs = example.inputs()
+    text = inputs["input_ids"].shape[1] - 16
+    found = by_kind(ceilings(shape, 16, text))
+    for kind, policy in {
+        "all leave before layer 2": la.ExitAt(2),
+        "all leave before layer 1, the first that allows it": la.ExitAt(1),
+        "50% enter the decoder": la.UniformKeep(0.5, layer=0),
+        "half of the attentions skipped": la.AttentionSkip((2, 3)),
+    }.items():
+        with torch.no_grad(), la.attach(example.model, policy) as run:
+            example.model(**inputs)
+        cost = run.trace.cost()
+        assert found[kind].prefill_share == pytest.approx(cost.flops_share)
+        assert found[kind].kv_share == pytest.approx(cost.kv_share)
+    assert found["nothing removed"].prefill_share == found["nothing removed"].total_share == 1
+
+
+def test_an_answer_moves_the_whole_towards_what_decoding_costs():
+    shape, _ = shape_of_config(tiny("llava").model.config)
+    short, long = (by_kind(ceilings(shape, 576, 64, answer))["none enters the decoder"] for answer in (0, 4000))
+    assert short.total_share == pytest.approx(short.prefill_share)
+    assert long.total_share > short.total_share
+    assert long.prefill_share == short.prefill_share
+
+
+@pytest.mark.parametrize("numbers", [(0, 64, 1), (576, 0, 1), (576, 64, -1)])
+def test_numbers_without_sense_are_refused(numbers):
+    shape, _ = shape_of_config(tiny("llava").model.config)
+    with pytest.raises(SettingsError):
+        ceilings(shape, *numbers)
+
+
+def test_a_config_without_a_decoder_is_refused():
+    from transformers import CLIPVisionConfig
+
+    config = CLIPVisionConfig()
+    del config.__dict__["num_attention_heads"]
+    with pytest.raises(UnsupportedModel, match="lookaway bench"):
+        shape_of_config(config)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl", "internvl", "gemma3"])
+def test_the_command(family, call, tmp_path):
+    tiny(family).model.config.save_pretrained(tmp_path / "model")  # no weights
+    status, out, err = call(
+        "ceiling", "--model", tmp_path / "model", "--visual", 100, "--text", 20, "--json", tmp_path / "t.json"
+    )
+    assert status == 0, err
+    assert "none enters the decoder" in out
+    rows = json.loads((tmp_path / "t.json").read_text())["ceilings"]
+    assert rows[0]["prefill_share"] == 1
+    assert all(0 < row["prefill_share"] <= 1 for row in rows)
