@@ -30,6 +30,9 @@ class Rows(Policy):
     def decide(self, view):
         return self.first.decide(view)
 
+    def needs_vision(self):
+        return self.first.needs_vision()
+
     def retry(self):
         return Retry(self.then, lambda logits: torch.tensor(self.rows, device=logits.device))
 
@@ -144,6 +147,27 @@ def test_what_it_cannot_do_is_refused():
         la.SecondLook(keep(0.2), keep(0.7), threshold=1.5)
     with pytest.raises(UnsupportedModel, match="sliding-window"):
         la.attach(tiny("gemma3", num_layers=LAYERS).model, policy)
+
+
+def test_features_added_between_layers_are_not_missed():
+    example = tiny("qwen3_vl", num_layers=8)
+    inputs = example.inputs("left_padded")
+
+    def late(share):
+        return la.KeepSchedule.from_steps({6: share}, 8, ranking="uniform")
+
+    rows = [row % 2 == 0 for row in range(len(inputs["input_ids"]))]
+    logits, *_, trace = answers(example.model, inputs, Rows(late(0.2), late(0.7), rows))
+    singles = [answers(example.model, inputs, policy)[0] for policy in (late(0.2), late(0.7))]
+    for row, looked in enumerate(trace.looked_again):
+        assert torch.allclose(logits[row], singles[looked][row], atol=1e-5)
+    example = tiny("llava", num_layers=LAYERS)
+    example.model.model.language_model.layers[2].register_forward_hook(lambda layer, args, out: out + 0.1)
+    policy = la.SecondLook(keep(0.2), keep(0.7), threshold=1.0)
+    with pytest.raises(UnsupportedModel, match="changes its states between layers"):
+        answers(example.model, example.inputs("single"), policy)
+    with pytest.raises(UnsupportedModel, match="before the decoder"):
+        la.attach(tiny("llava", num_layers=LAYERS).model, la.SecondLook(la.DivPrune(0.3), keep(0.7)))
 
 
 def test_confidences_lie_between_0_and_1_and_rise_with_certainty():

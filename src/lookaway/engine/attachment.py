@@ -29,7 +29,7 @@ from .prefill.start import past_of, prompt_layout
 from .prefill.state import PrefillState
 from .prefill.step import continued_step, prefill_step, repeated_step
 from .refusals import check_run, check_second_look
-from .second_look import first_output, second_pass_of, with_states
+from .second_look import changes_between_layers, first_output, second_pass_of, with_states
 
 __all__ = ["Attachment"]
 
@@ -143,7 +143,7 @@ class Attachment(Handle):
             return continued_step(run.past, call).arguments()
         asked = self.policy if index in self._layers and run.state.has_visual_tokens else None
         if self._second is not None:
-            run.first_pass = self._second.note(run.first_pass, call)
+            run.first_pass = self._second.note(run.first_pass, call, run.left)
         seen = None if asked is None else self._capture.take(run.store, index, run.state.layout)
         vision = None if asked is None or index else self._vision.take(run.state.layout)
         run.state, call = prefill_step(run.state, call, asked, seen, attends, vision)
@@ -166,7 +166,10 @@ class Attachment(Handle):
             groups, run.groups = run.groups, None
             output = groups.finish(output)
         if run.deepstack is not None and run.state is not None:
+            if self._second is not None:
+                raise changes_between_layers(index + 1)
             output = run.deepstack.add(index, output, run.state.kept_at[index])
+        run.left = output
         return output
 
     def _runs_in_groups(self, run: ForwardRun, index: int) -> bool:

@@ -27,7 +27,7 @@ from .prefill.joining import joined_columns, joined_rows, joined_state
 from .prefill.state import PrefillState
 from .prefill.step import prefill_step
 
-__all__ = ["FirstPass", "SecondPass", "first_output", "second_pass_of", "with_states"]
+__all__ = ["FirstPass", "SecondPass", "changes_between_layers", "first_output", "second_pass_of", "with_states"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,19 @@ class SecondPass:
         self._here = _Here()
         self.capture = QKCapture(anatomy, frozenset(wanted), lambda: self._here.store)
 
-    def note(self, first: FirstPass | None, call: LayerCall) -> FirstPass | None:
-        """The first pass with the call of one more layer, as the layer's hook gets it."""
+    def note(self, first: FirstPass | None, call: LayerCall, left: Any) -> FirstPass | None:
+        """The first pass with the call of one more layer, as the layer's hook gets it.
+
+        Args:
+            left: what the layer before returned.
+
+        Raises:
+            UnsupportedModel: the decoder changes its states between these layers, which a second pass would miss.
+        """
         if call.layer < self.start:
             return first
+        if call.layer > self.start and call.hidden is not left:
+            raise changes_between_layers(call.layer)
         return (first or FirstPass(call.hidden, {})).with_call(call)
 
     def run(self, state: PrefillState, first: FirstPass, states: Tensor, cache: Any) -> tuple[PrefillState, Tensor]:
@@ -154,6 +163,13 @@ class SecondPass:
             joined_rows(old, new, rows, width, 2, state.pad_right)
             for old, new in zip((part.keys, part.values), parts, strict=True)
         )
+
+
+def changes_between_layers(layer: int) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"This decoder changes its states between layers {layer - 1} and {layer} (deepstack), which the second pass of "
+        "a second look would miss. Let both of its policies begin at a later layer, or attach one of them alone."
+    )
 
 
 def first_output(output: Any) -> Tensor:

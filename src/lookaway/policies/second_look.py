@@ -71,6 +71,11 @@ class SecondLook(Policy):
                 raise SettingsError(f"SecondLook's {part!r} must be a policy, not {policy!r}. la.load(path) reads one.")
             if policy.retry() is not None:
                 raise SettingsError(f"SecondLook's {part!r} is a second look itself; give a policy of one pass.")
+        if self.then.needs_vision():
+            raise SettingsError(
+                "SecondLook's 'then' ranks by the vision tower's attention, which is gone when rows look again. Let "
+                "'first' be that policy, or choose another one."
+            )
         number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
         if not number or not 0 <= self.threshold <= 1:
             raise SettingsError(f"The threshold of a second look is a confidence from 0 to 1, not {self.threshold!r}.")
@@ -92,6 +97,9 @@ class SecondLook(Policy):
 
     def needs_attention(self, num_layers: int) -> frozenset[int]:
         return self.first.needs_attention(num_layers)
+
+    def needs_vision(self) -> bool:
+        return self.first.needs_vision()
 
     def decide(self, view: LayerView) -> Decision:
         return self.first.decide(view)

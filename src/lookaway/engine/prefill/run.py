@@ -36,6 +36,8 @@ class ForwardRun:
     """Of the layer that runs now, where it runs in groups."""
     store: Any = None
     """Queries and keys that were caught for the policy."""
+    left: Any = None
+    """What the latest layer returned."""
     first_pass: Any = None
     """What rows need that may look again (`second_look.py`)."""
     memo: dict[Any, Any] = field(default_factory=dict)
