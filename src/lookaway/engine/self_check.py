@@ -32,7 +32,7 @@ class _Leave(Policy):
         self.exits = exits
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
-        return tuple(range(first_prunable, num_layers))
+        return (0, *range(first_prunable, num_layers))
 
     def decide(self, view: LayerView) -> Decision:
         return Decision.drop_visual(
@@ -53,7 +53,7 @@ def self_check(model: Any) -> None:
     if anatomy.found_by != "rule" or _proven.get(anatomy.backbone) == anatomy.attention:
         return
     first, last = anatomy.first_prunable_layer, anatomy.num_layers
-    exits = [first, (first + last) // 2, last]
+    exits = [0, (first + last) // 2, last]
     with _evaluating(anatomy.model), torch.no_grad():
         try:
             plain = _run(anatomy, None)
@@ -93,7 +93,7 @@ def _run(anatomy: Anatomy, attached: Any) -> Tensor:
     out = anatomy.model(**{name: value.to(device) for name, value in prompt.items()}, use_cache=True)
     cache = out.past_key_values
     if isinstance(attached, Attachment):
-        held = [cache.get_seq_length(layer) for layer in range(anatomy.num_layers)]
+        held = [layer.get_seq_length() for layer in cache.layers]
         if held != attached.trace.cache_slots:
             raise ValueError(f"its cache holds {held} tokens, not {attached.trace.cache_slots}")
     new = {
