@@ -171,5 +171,8 @@ def test_settings_survive_the_disk_and_unknown_ones_are_named(tmp_path):
     assert [type(entry) for entry in loaded.keep] == [float, float, int, int]
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"seed"', '"seeed"'))
-    with pytest.raises(la.LookawayError, match=r"'keep-schedule'.*seeed.*Known: positions, keep, ranking, seed"):
+    with pytest.raises(
+        la.LookawayError,
+        match=r"keep-schedule: there is no setting 'seeed'\. Did you mean 'seed'\? Known: keep, ranking, seed",
+    ):
         la.load(tmp_path)

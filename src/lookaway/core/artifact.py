@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .base_model import BaseModel
-from .errors import DataError
+from .errors import DataError, SettingsError
 from .files import atomic_path, write_json, write_text
+from .settings import check_settings
 
 __all__ = ["SavedPolicy", "push_policy", "read_policy", "read_policy_yaml", "save_policy"]
 
@@ -29,10 +30,13 @@ class SavedPolicy:
     """What was read from a folder."""
 
     name: str
-    config: dict[str, Any]
+    config: Any
+    """As it stands in the file: a mapping, where nobody wrote anything else (`policies.building` looks)."""
     tensors: dict[str, Tensor]
     base: BaseModel | None
     version: str
+    where: str = ""
+    """The file that says so, for messages."""
 
 
 def save_policy(
@@ -77,18 +81,25 @@ def read_policy(path_or_hub_id: str | Path) -> SavedPolicy:
         name, config = document["policy"], document["config"]
         base = document.get("base_model")
         known = {field.name for field in fields(BaseModel)}
-        base_model = BaseModel(**{key: value for key, value in base.items() if key in known}) if base else None
+        of_model = {key: value for key, value in base.items() if key in known} if base else {}
+        base_model = BaseModel(**of_model) if base else None
     except FileNotFoundError:
         raise DataError(f"{directory} holds no {CONFIG}: it is not a saved lookaway policy.") from None
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise DataError(f"{directory / CONFIG} is not a saved lookaway policy ({error!r}). Save it again.") from error
+    try:
+        check_settings(BaseModel, of_model, complete=False)
+    except SettingsError as error:
+        raise DataError(f"{directory / CONFIG}: base_model: {error}") from error
     tensors: dict[str, Tensor] = {}
     if (directory / WEIGHTS).exists():
         try:
             tensors = load_file(directory / WEIGHTS)
         except (SafetensorError, OSError) as error:
             raise DataError(f"{directory / WEIGHTS} is damaged ({error}). Copy or train it again.") from error
-    return SavedPolicy(name, config, tensors, base_model, document.get("library_version", "unknown"))
+    return SavedPolicy(
+        name, config, tensors, base_model, document.get("library_version", "unknown"), str(directory / CONFIG)
+    )
 
 
 def read_policy_yaml(path: Path) -> SavedPolicy:
@@ -111,10 +122,7 @@ def read_policy_yaml(path: Path) -> SavedPolicy:
         raise DataError(
             f"{path} is no policy: it must have the key 'policy' (a name), and may have 'config' (settings)."
         )
-    config = document.get("config") or {}
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: 'config' must map settings to values, not be {config!r}.")
-    return SavedPolicy(str(document["policy"]), config, {}, None, __version__)
+    return SavedPolicy(document["policy"], document.get("config"), {}, None, __version__, str(path))
 
 
 def push_policy(policy: Savable, repo_id: str, **kwargs: Any) -> str:

@@ -12,6 +12,7 @@ from ..core.certificate import read_certificate
 from ..core.decision import Policy
 from ..core.registry import registered_policies
 from . import attention_skip, baselines, before_decoder, compose, fixed, keep_schedule, second_look, visual_exit
+from .building import build_policy
 
 __all__ = [
     "attention_skip",
@@ -37,7 +38,7 @@ def load(path_or_hub_id: str | Path) -> Policy:
     """
     path = Path(path_or_hub_id)
     saved = read_policy_yaml(path) if path.suffix in (".yaml", ".yml") else read_policy(path_or_hub_id)
-    policy = registered_policies[saved.name].from_config(saved.config, saved.tensors)
+    policy = build_policy(saved.name, saved.config, saved.tensors, saved.where or str(path_or_hub_id))
     if saved.base is not None:
         object.__setattr__(policy, "base", saved.base)  # policies may be frozen
         if not saved.base.weights:

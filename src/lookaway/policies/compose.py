@@ -14,7 +14,8 @@ from ..core.base_model import BaseModel
 from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.layout import TokenLayout
-from ..core.registry import register, registered_policies
+from ..core.registry import register
+from .building import build_policy
 
 __all__ = ["Chain", "chain"]
 
@@ -116,10 +117,17 @@ class Chain(Policy):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        entries = config.get("parts")
+        form = "a list of {policy: NAME, config: {settings}}, in the order in which they decide"
+        if not isinstance(entries, list):
+            found = "is missing" if "parts" not in config else f"is {entries!r}"
+            raise SettingsError(f"'parts' {found}: a chain needs {form}.")
         parts = []
-        for i, entry in enumerate(config["parts"]):
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, dict) or "policy" not in entry or set(entry) - {"policy", "config"}:
+                raise SettingsError(f"part {i + 1} is {entry!r}: 'parts' is {form}.")
             own = {name.removeprefix(f"{i}."): value for name, value in tensors.items() if name.startswith(f"{i}.")}
-            parts.append(registered_policies[entry["policy"]].from_config(entry["config"], own))
+            parts.append(build_policy(entry["policy"], entry.get("config"), own, f"part {i + 1}"))
         return cls(tuple(parts))
 
     def card(self) -> str:
