@@ -12,17 +12,14 @@ from scipy.stats import binom
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
+from lookaway.core.bounds import allowed_changes, samples_needed, upper_bound, what_can_be_shown
 from lookaway.core.errors import DataError, SettingsError
 from lookaway.training.calibration import (
     CalibrationOptions,
-    allowed_changes,
     calibrate,
     calibrated,
     default_thresholds,
     one_per_image,
-    samples_needed,
-    upper_bound,
-    what_can_be_shown,
 )
 
 LOOSE = CalibrationOptions(epsilon=0.1, delta=0.1)

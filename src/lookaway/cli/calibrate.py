@@ -47,6 +47,7 @@ class Options(CalibrationOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
+    from ..core.bounds import samples_needed, what_can_be_shown
     from ..core.errors import DataError, SettingsError
     from ..core.provenance import provenance
     from ..core.record import write_records
@@ -54,7 +55,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..reports.formatting import guarantee_text
-    from ..training.calibration import calibrate, calibrated, samples_needed, what_can_be_shown
+    from ..training.calibration import calibrate, calibrated
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
     from .common import cache_folder, fit_to, load_policies, plain_console, tell
     from .progress import progress

@@ -90,12 +90,6 @@ def cache_folder() -> Path:
     return cache_root() / "tables"
 
 
-def plain_console(stderr: bool = False) -> Console:
-    """A console that prints text as it is: answers and names may hold [brackets] and :codes: that rich would take for
-    its own."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
 def tell(line: str) -> None:
     """A plain line on stderr, at once: what is about to be done."""
     print(line, file=sys.stderr, flush=True)

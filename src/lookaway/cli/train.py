@@ -103,9 +103,10 @@ def run(options: Options) -> dict[str, Any]:
 
 def say_what_can_be_shown(options: Options, samples: int, pictures: int) -> None:
     """Before any work: what there is to train on, and what the data can certify afterwards, in numbers."""
+    from ..core.bounds import samples_needed, what_can_be_shown
     from ..core.errors import DataError
     from ..data import load_samples
-    from ..training.calibration import CalibrationOptions, samples_needed, what_can_be_shown
+    from ..training.calibration import CalibrationOptions
     from .calibrate import Options as Calibrate
     from .common import tell
 

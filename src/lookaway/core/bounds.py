@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from .errors import MissingDependency
 
-__all__ = ["samples_needed", "smallest_epsilon", "upper_bound"]
+__all__ = ["allowed_changes", "samples_needed", "smallest_epsilon", "upper_bound", "what_can_be_shown"]
 
 
 @lru_cache(maxsize=4096)  # scipy takes some milliseconds, and searches ask for the same counts again and again
@@ -17,6 +17,8 @@ def upper_bound(changed: int, samples: int, delta: float) -> float:
     Raises:
         MissingDependency: scipy is not installed.
     """
+    if changed == 0:
+        return float(1 - delta ** (1 / samples)) if samples else 1.0  # needs no scipy
     try:
         from scipy.stats import binomtest
     except ImportError:
@@ -35,3 +37,24 @@ def samples_needed(epsilon: float, delta: float, changed: int = 0) -> int:
     while upper_bound(changed, count, delta) > epsilon:
         count += 1
     return count
+
+
+def what_can_be_shown(samples: int, epsilon: float, delta: float) -> str:
+    """In words and numbers: the smallest epsilon that so many independent samples can show, before any is looked at."""
+    sure, needed = f"confidence {1 - delta:.0%}", samples_needed(epsilon, delta)
+    if samples < 1:
+        return f"nothing can be certified; {epsilon:.1%} at {sure} takes at least {needed} pictures"
+    best = f"at {sure}, {samples} pictures can show at best {upper_bound(0, samples, delta):.2%} changed answers"
+    if samples < needed:
+        return f"{best}; {epsilon:.1%} takes at least {needed}"
+    return f"{best}; {epsilon:.1%} is shown where at most {allowed_changes(samples, epsilon, delta)} of them change"
+
+
+def allowed_changes(samples: int, epsilon: float, delta: float) -> int:
+    """The most changed answers at which `upper_bound` is at most `epsilon`: P(Binomial(n, epsilon) <= k) <= delta."""
+    chance, total, changed = (1 - epsilon) ** samples, 0.0, 0
+    while total + chance <= delta and changed < samples:
+        total += chance
+        chance *= (samples - changed) / (changed + 1) * epsilon / (1 - epsilon)
+        changed += 1
+    return changed - 1

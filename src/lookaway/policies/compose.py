@@ -89,7 +89,9 @@ class Chain(Policy):
         return other
 
     def with_base(self, base: BaseModel | None) -> Chain:
-        return Chain(tuple(part if part.base is None else part.with_base(base) for part in self.parts))
+        other = Chain(tuple(part if part.base is None else part.with_base(base) for part in self.parts))
+        object.__setattr__(other, "base", base)
+        return other
 
     def decide(self, view: LayerView) -> Decision:
         keep: Tensor | None = None

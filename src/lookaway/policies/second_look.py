@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..core.decision import Decision, LayerView, Policy, Retry
 from ..core.errors import DataError, SettingsError
-from ..core.registry import register, registered_policies
+from ..core.registry import register
+from .building import build_policy
 
 __all__ = ["CONFIDENCES", "SecondLook", "confidence"]
 
@@ -136,7 +137,7 @@ class SecondLook(Policy):
                     "See configs/second-look.yaml."
                 )
             own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
-            settings[part] = registered_policies[entry["policy"]].from_config(dict(entry["config"] or {}), own)
+            settings[part] = build_policy(entry["policy"], entry["config"], own, part)
         try:
             return cls(**settings)
         except TypeError as error:

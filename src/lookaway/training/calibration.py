@@ -12,7 +12,6 @@ Questions of one image are no independent draws, so one of each image is taken (
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -20,7 +19,8 @@ from typing import Any
 
 import torch
 
-from ..core.errors import DataError, MissingDependency, SettingsError
+from ..core.bounds import samples_needed, upper_bound
+from ..core.errors import DataError, SettingsError
 from ..core.exit_table import ExitTable
 from ..policies.visual_exit import VisualExit, exit_probabilities
 from .gate_training import what_happens
@@ -32,9 +32,6 @@ __all__ = [
     "calibrated",
     "default_thresholds",
     "one_per_image",
-    "samples_needed",
-    "upper_bound",
-    "what_can_be_shown",
 ]
 
 
@@ -87,15 +84,6 @@ class Calibration:
 
 
 @lru_cache(maxsize=4096)  # scipy finds it in some milliseconds, and thresholds that change as many answers ask again
-def upper_bound(changed: int, samples: int, delta: float) -> float:
-    """Exact one-sided (Clopper-Pearson) upper bound of a share at confidence 1 - delta."""
-    try:
-        from scipy.stats import binomtest
-    except ImportError:
-        raise MissingDependency.of("scipy", "eval") from None
-    return float(binomtest(changed, samples, alternative="less").proportion_ci(1 - delta, "exact").high)
-
-
 def default_thresholds() -> tuple[float, ...]:
     """From safe to bold: 0.999 to 0.02, evenly in log-odds, so that both ends are fine."""
     odds = torch.linspace(6.9, -3.9, 55)
@@ -192,29 +180,3 @@ def _reason(passed: dict[str, float] | None, first: dict[str, float], n: int, o:
         f"No threshold qualifies: already the safest, {first['threshold']}, changed {int(first['changed'])} of {n} "
         f"answers (upper bound {first['bound']:.4f}, allowed {o.epsilon}). Train gates on more data, or allow more."
     )
-
-
-def samples_needed(epsilon: float, delta: float) -> int:
-    """Smallest number of samples that can show `epsilon` at confidence 1 - `delta`: none of them may change."""
-    return math.ceil(math.log(delta) / math.log1p(-epsilon))  # where (1 - epsilon) ** n <= delta
-
-
-def what_can_be_shown(samples: int, epsilon: float, delta: float) -> str:
-    """In words and numbers: the smallest epsilon that so many independent samples can show, before any is looked at."""
-    sure, needed = f"confidence {1 - delta:.0%}", samples_needed(epsilon, delta)
-    if samples < 1:
-        return f"nothing can be certified; {epsilon:.1%} at {sure} takes at least {needed} pictures"
-    best = f"at {sure}, {samples} pictures can show at best {upper_bound(0, samples, delta):.2%} changed answers"
-    if samples < needed:
-        return f"{best}; {epsilon:.1%} takes at least {needed}"
-    return f"{best}; {epsilon:.1%} is shown where at most {allowed_changes(samples, epsilon, delta)} of them change"
-
-
-def allowed_changes(samples: int, epsilon: float, delta: float) -> int:
-    """The most changed answers at which `upper_bound` is at most `epsilon`: P(Binomial(n, epsilon) <= k) <= delta."""
-    chance, total, changed = (1 - epsilon) ** samples, 0.0, 0
-    while total + chance <= delta and changed < samples:
-        total += chance
-        chance *= (samples - changed) / (changed + 1) * epsilon / (1 - epsilon)
-        changed += 1
-    return changed - 1
