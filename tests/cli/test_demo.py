@@ -21,7 +21,9 @@ def test_the_whole_story_on_a_model_of_ones_own(model_folder, tmp_path):
         )
     (tmp_path / "d.json").write_text(json.dumps(entries))
     out = tmp_path / "demo"
-    options = Options(model=str(model_folder), data=str(tmp_path / "d.json"), out=out, repeats=2, exits=(1, 2))
+    options = Options(
+        model=str(model_folder), data=str(tmp_path / "d.json"), out=out, repeats=2, exits=(1, 2), epsilon=0.9
+    )
     found = run(options)
     page = (out / "report.html").read_text()
     for title in ("Pictures", "Measured speed", "The guarantee", "Samples", "published-preset, at equal cost"):
