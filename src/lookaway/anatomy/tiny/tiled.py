@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,28 +41,17 @@ def _internvl_pictures(rows: Sequence[Sequence[int]], draw: torch.Generator) -> 
     return {"pixel_values": torch.randn(tiles, 3, TILE, TILE, generator=draw)}
 
 
-def _idefics3(layers: int) -> Any:
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, LlamaConfig
+def _idefics3(layers: int, family: str = "Idefics3") -> Any:
+    """SmolVLM is built alike, of classes of its own."""
+    import transformers
 
-    config = Idefics3Config(
+    config = getattr(transformers, f"{family}Config")(
         vision_config=TOWER,
-        text_config=LlamaConfig(**TEXT, num_hidden_layers=layers),
+        text_config=transformers.LlamaConfig(**TEXT, num_hidden_layers=layers),
         image_token_id=IMAGE,
         scale_factor=2,
     )
-    return Idefics3ForConditionalGeneration, config
-
-
-def _smolvlm(layers: int) -> Any:
-    from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    config = SmolVLMConfig(
-        vision_config=TOWER,
-        text_config=LlamaConfig(**TEXT, num_hidden_layers=layers),
-        image_token_id=IMAGE,
-        scale_factor=2,
-    )
-    return SmolVLMForConditionalGeneration, config
+    return getattr(transformers, f"{family}ForConditionalGeneration"), config
 
 
 def _idefics3_pictures(rows: Sequence[Sequence[int]], draw: torch.Generator) -> dict[str, Tensor]:
@@ -137,7 +127,7 @@ def _by_tile(tokens: int) -> Callable[[Any, Mapping[str, Tensor], Sequence[int]]
 TINY = {
     "internvl": Recipe(_internvl, _internvl_pictures, lengths=_by_tile(16)),
     "idefics3": Recipe(_idefics3, _idefics3_pictures, lengths=_by_tile(16)),
-    "smolvlm": Recipe(_smolvlm, _idefics3_pictures, lengths=_by_tile(16)),
+    "smolvlm": Recipe(partial(_idefics3, family="SmolVLM"), _idefics3_pictures, lengths=_by_tile(16)),
     "mistral3": Recipe(_mistral3, own_size),
     "aya_vision": Recipe(_aya_vision, _internvl_pictures, lengths=_by_tile(16)),
     "ovis2": Recipe(_ovis2, _internvl_pictures, lengths=_by_tile(16)),

@@ -142,13 +142,7 @@ class LavinModel(LavinPreTrainedModel):
             routing=routing,
             **kwargs,
         )
-        return LavinOutput(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            routing=routing,
-        )
+        return LavinOutput(**outputs, routing=routing)
 
     def _modality_of(self, visual: Tensor | None, past_key_values: Any) -> Tensor:
         if visual is None or _continues(past_key_values):
@@ -189,6 +183,7 @@ class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
+    # `LavinModel`'s arguments stand here in full: `generate` reads from this signature what the model takes.
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -8,6 +8,7 @@ skipping alone (`sites.py`), and PIA cannot be merged there (see `co_attention.p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -117,66 +118,95 @@ def _classifier(in_features: int, width: int, labels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(in_features, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, labels))
 
 
-class MeterForQuestionAnswering(MeterPreTrainedModel):
-    """VQA as classification over `config.num_labels` answers."""
+class _MeterWithHead(MeterPreTrainedModel):
+    """METER and one head on its pooled states."""
+
+    head_name: ClassVar[str]
+    """The head's module, named as in the published checkpoints."""
 
     def __init__(self, config: MeterConfig) -> None:
         super().__init__(config)
         self.meter = MeterModel(config)
-        self.vqa_classifier = _classifier(2 * config.hidden_size, 2 * config.hidden_size, config.num_labels)
+        self.add_module(self.head_name, self._make_head(config))
         self.post_init()
 
+    def _make_head(self, config: MeterConfig) -> nn.Module:
+        raise NotImplementedError
+
+    def _loss(self, logits: Tensor, labels: Any) -> Tensor:
+        raise NotImplementedError
+
+    def _answer(self, pooled: Tensor, labels: Any) -> tuple[Tensor, Tensor | None]:
+        """The head's logits and, given labels, the loss."""
+        logits = getattr(self, self.head_name)(pooled)
+        return logits, None if labels is None else self._loss(logits, labels)
+
     def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
+        self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None = None, labels: Any = None
     ) -> MeterOutput:
-        """labels: soft scores in [0, 1], [B, num_labels]. The loss is binary cross-entropy times num_labels."""
-        out = self.meter(input_ids, pixel_values, attention_mask)
-        out.logits = self.vqa_classifier(out.pooled)
-        if labels is not None:
-            loss = nn.functional.binary_cross_entropy_with_logits(out.logits, labels.to(out.logits.dtype))
-            out.loss = loss * labels.shape[1]
+        """As `MeterModel`, with logits and, given `labels` (the class says which), the loss."""
+        out: MeterOutput = self.meter(input_ids, pixel_values, attention_mask)
+        assert out.pooled is not None
+        out.logits, out.loss = self._answer(out.pooled, labels)
         return out
 
 
-class MeterForImagesAndTextClassification(MeterPreTrainedModel):
-    """NLVR2: is the statement true of the two images? Two passes, one an image, one classifier on both."""
+class MeterForQuestionAnswering(_MeterWithHead):
+    """VQA as classification over `config.num_labels` answers.
+
+    labels: soft scores in [0, 1], [B, num_labels]. The loss is binary cross-entropy times num_labels.
+    """
+
+    head_name = "vqa_classifier"
+
+    def _make_head(self, config: MeterConfig) -> nn.Module:
+        return _classifier(2 * config.hidden_size, 2 * config.hidden_size, config.num_labels)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return loss * labels.shape[1]
+
+
+class MeterForImagesAndTextClassification(_MeterWithHead):
+    """NLVR2: is the statement true of the two images? Two passes, one an image, one classifier on both.
+
+    pixel_values: [B, 2, 3, H, W], left and right; labels: int64 [B]. logits [B, num_labels].
+    """
+
+    head_name = "nlvr2_classifier"
 
     def __init__(self, config: MeterConfig) -> None:
         if config.token_types < 3:
             raise DataError(f"NLVR2 needs token_types of 3 (text, two images), not {config.token_types}.")
         super().__init__(config)
-        self.meter = MeterModel(config)
-        self.nlvr2_classifier = _classifier(4 * config.hidden_size, 2 * config.hidden_size, config.num_labels)
-        self.post_init()
+
+    def _make_head(self, config: MeterConfig) -> nn.Module:
+        return _classifier(4 * config.hidden_size, 2 * config.hidden_size, config.num_labels)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
+        self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None = None, labels: Any = None
     ) -> MeterOutput:
-        """pixel_values: [B, 2, 3, H, W], left and right; labels: int64 [B]. logits [B, num_labels]."""
         left = self.meter(input_ids, pixel_values[:, 0], attention_mask, image_type=1)
         right = self.meter(input_ids, pixel_values[:, 1], attention_mask, image_type=2)
         pooled = torch.cat([left.pooled, right.pooled], -1)
-        logits = self.nlvr2_classifier(pooled)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        logits, loss = self._answer(pooled, labels)
         return MeterOutput(loss=loss, logits=logits, pooled=pooled)
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels)
 
-class MeterForImageAndTextRetrieval(MeterPreTrainedModel):
+
+class MeterForImageAndTextRetrieval(_MeterWithHead):
     """How well a text and an image fit: one score a pair."""
 
-    def __init__(self, config: MeterConfig) -> None:
-        super().__init__(config)
-        self.meter = MeterModel(config)
-        self.rank_output = nn.Linear(2 * config.hidden_size, 1)
-        self.post_init()
+    head_name = "rank_output"
+
+    def _make_head(self, config: MeterConfig) -> nn.Module:
+        return nn.Linear(2 * config.hidden_size, 1)
+
+    def _loss(self, logits: Tensor, labels: int) -> Tensor:
+        scores = logits.view(-1, labels)
+        return nn.functional.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64))
 
     def forward(
         self,
@@ -191,9 +221,4 @@ class MeterForImageAndTextRetrieval(MeterPreTrainedModel):
             texts_per_image: rows come in runs of so many texts for one image, the right one first; the loss is the
                 cross-entropy of the right one.
         """
-        out = self.meter(input_ids, pixel_values, attention_mask)
-        out.logits = self.rank_output(out.pooled)
-        if texts_per_image is not None:
-            scores = out.logits.view(-1, texts_per_image)
-            out.loss = nn.functional.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64))
-        return out
+        return super().forward(input_ids, pixel_values, attention_mask, texts_per_image)
