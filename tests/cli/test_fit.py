@@ -1,6 +1,7 @@
 """`lookaway fit` on tiny models of several families: a certified policy, resumed runs, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,3 +112,39 @@ def test_where_nothing_passes_the_exit_status_says_so(call, model_folder, pictur
     assert status == 1
     assert "No policy" in error
     assert not (tmp_path / "policy").exists()
+
+
+OUT_OF_REACH = {
+    "before layer 0": la.DivPrune(4),
+    "skips the attention": la.AttentionSkip((1,)),
+    "is a second look": la.SecondLook(la.ExitAt(2), la.ExitAt(3), 0.5),
+    "was made for": la.ExitAt(2),
+}
+"""What a trial would not carry out: its outcome would be that of another policy."""
+
+
+@pytest.mark.parametrize("reason", OUT_OF_REACH)
+def test_candidates_that_trials_do_not_carry_out_are_refused(call, model_folder, pictures, tmp_path, reason):
+    policy = OUT_OF_REACH[reason]
+    if reason == "was made for":
+        model, _ = load_model(model_folder, device="cpu")
+        policy = policy.with_base(replace(la.anatomy(model).identity, weights="0" * 32))
+    folder = policy.save_pretrained(tmp_path / "own")
+    status, _, error = fit(call, model_folder, pictures, tmp_path / "fit", "--candidate", folder)
+    assert status == 1
+    assert reason in " ".join(error.split())
+    assert not (tmp_path / "fit" / "policy").exists()
+
+
+def test_fresh_removes_the_policy_of_the_fit_before(call, model_folder, pictures, tmp_path):
+    trials = ("--storage", tmp_path / "trials.journal")
+    assert fit(call, model_folder, pictures, tmp_path / "fit", "--methods", "reduction", *trials)[0] == 0
+    status, _, error = call(
+        "fit", "--model", model_folder, "--data", pictures, "--out", tmp_path / "fit", "--epsilon", 0.2, "--limit", 18,
+        "--max-new-tokens", 2, "--methods", "exit", "--fresh", *trials,
+    )  # fmt: skip
+    assert status == 1
+    assert "No policy" in error
+    assert not (tmp_path / "fit" / "policy").exists()
+    records = list(read_records(tmp_path / "fit" / "records.jsonl"))
+    assert [record["kind"] for record in records] == ["run", "fit"]

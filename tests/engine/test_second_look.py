@@ -1,5 +1,7 @@
 """A second look gives each row exactly what the policy it ended with gives it alone: prefill, cache, decoding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -178,3 +180,22 @@ def test_confidences_lie_between_0_and_1_and_rise_with_certainty():
         assert -1e-6 <= found[0] < found[1] < found[2] <= 1 + 1e-6
     with pytest.raises(SettingsError, match="No confidence 'vibes'"):
         confidence(logits, "vibes")
+
+
+def test_it_is_for_the_model_that_one_of_its_parts_knows_by_its_weights():
+    identity = la.anatomy(tiny("llava").model).identity
+    bare, known = (la.ExitAt(k).with_base(base) for k, base in ((2, replace(identity, weights="")), (3, identity)))
+    look = la.SecondLook(bare, known, 0.5)
+    assert look.base == identity
+    other = replace(identity, weights="0" * 32)
+    moved = look.with_base(other)
+    assert [part.base for part in (moved, moved.first, moved.then)] == [other] * 3
+
+
+def test_parts_that_were_changed_after_they_were_certified_lose_their_guarantee(tmp_path):
+    gates = la.ExitGates(8, (1, 2), width=8)
+    shown = {"policy": "f" * 32, "epsilon": 0.03, "delta": 0.05, "samples": 200, "changed": 0, "bound": 0.01}
+    certified = la.VisualExit(gates, 0.5, guarantee=shown)
+    folder = la.SecondLook(certified, la.ExitAt(3), 0.5).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="first was changed after it was certified"):
+        assert la.load(folder).first.guarantee is None

@@ -56,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
     from ..core.provenance import claim, policy_digest
-    from ..core.record import RecordWriter
+    from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.queue import TrialQueue
     from ..search.trials.samples import check_disjoint, with_images
     from ..search.trials.storage import open_storage
-    from .common import load_policies, plain_console
+    from .common import fit_to, load_policies, plain_console
     from .progress import progress
 
     console = plain_console()
@@ -81,10 +81,12 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device, **options.published)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    own = {name: fit_to(model, policy, allow_other_model=False)[0] for name, policy in own.items()}
     own_settings = {name: policy_digest(policy) for name, policy in own.items()}
     facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
-    claim(options.out, facts, options.fresh, [options.out / "trials.journal"])
-    queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts)
+    claim(options.out, facts, options.fresh, [options.out / "trials.journal", options.out / "policy"])
+    queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
+                       fresh=options.fresh)  # fmt: skip
 
     def runs(which: int, words: str) -> SampleRuns:
         with progress(words, len(splits[which])) as advance:
@@ -109,10 +111,8 @@ def run(options: Options) -> dict[str, Any]:
     # 3. The result, with its certificate inside.
     options.out.mkdir(parents=True, exist_ok=True)
     summary = _summary(result, options)
-    with RecordWriter(options.out / "records.jsonl") as writer:
-        header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
-        writer.write("run", **header)
-        writer.write("fit", **summary)
+    header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
+    write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
     if result.policy is None:
         raise PreparationError(_why_none(result, options))
     object.__setattr__(

@@ -8,12 +8,13 @@ is trained, and a row's answer is exactly that of the policy it ended with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ..core.base_model import BaseModel
 from ..core.decision import Decision, LayerView, Policy, Retry
 from ..core.errors import DataError, SettingsError
 from ..core.registry import register
@@ -85,7 +86,24 @@ class SecondLook(Policy):
         bases = [part.base for part in (self.first, self.then) if part.base is not None]
         for base in bases[1:]:
             bases[0].check(base)
-        object.__setattr__(self, "base", bases[0] if bases else None)
+        known = [base for base in bases if base.weights] or bases
+        object.__setattr__(self, "base", known[0] if known else None)
+
+    @property
+    def inert(self) -> str:
+        return self.first.inert
+
+    def confirmed(self, where: str) -> SecondLook:
+        first, then = self.first.confirmed(f"{where}, first"), self.then.confirmed(f"{where}, then")
+        other = replace(self, first=first, then=then)
+        object.__setattr__(other, "base", self.base)
+        return other
+
+    def with_base(self, base: BaseModel | None) -> SecondLook:
+        first, then = (p if p.base is None else p.with_base(base) for p in (self.first, self.then))
+        other = replace(self, first=first, then=then)
+        object.__setattr__(other, "base", base)
+        return other
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
         skips = {*self.first.skips(num_layers), *self.then.skips(num_layers)}

@@ -9,6 +9,7 @@ from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, SettingsError, UnsupportedModel
 from lookaway.engine.api import attach
 from lookaway.engine.replay.resume import pause
+from lookaway.policies.attention_skip import AttentionSkip
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -126,3 +127,16 @@ def test_what_cannot_be_gone_on_with_is_refused():
         pause(model.model, inputs)
     hook.remove()
     assert full.layer == 4
+
+
+def test_a_policy_that_skips_attention_is_refused():
+    model = tiny("llava")
+    start, _ = pause(model.model, model.inputs("single"))
+    with pytest.raises(UnsupportedModel, match=r"skips the attention of layers \[1\]"):
+        start.run(AttentionSkip((1,)))
+
+
+@pytest.mark.parametrize(("family", "first"), [("llava", 0), ("qwen3_vl", 1)])
+def test_a_paused_run_knows_from_which_layer_on_the_states_are_left_alone(family, first):
+    model = tiny(family)
+    assert pause(model.model, model.inputs("single"))[0].unchanged_from == first

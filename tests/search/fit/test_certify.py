@@ -147,3 +147,17 @@ def test_skipped_attention_is_in_no_second_look():
     found = {tried[0].key: outcomes(need, need, 0.5), skipping.key: outcomes(need, need, 0.1)}
     made = choices(tried, found, outcomes(need * 0, need, 1.0), SHAPE, FitOptions())
     assert [c.name for c in made] == [tried[0].key, skipping.key]
+
+
+def test_second_looks_that_could_not_be_attached_are_left_out():
+    need, sure = np.array([0.05, 0.4]), np.array([0.99, 0.3])
+    options = FitOptions(rankings=("uniform",), shares=(0.1, 0.5))
+    tried = reductions(options.shares)
+    found = {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=True)}
+    full = outcomes(need * 0, sure, 1.0)
+
+    def pairs(first):
+        return [c for c in choices(tried, found, full, SHAPE, options, first) if c.method == "second-look"]
+
+    assert pairs(2)
+    assert not pairs(3)

@@ -46,6 +46,8 @@ class Paused:
     """Rows entering the layer; behind the last layer: rows before the norm."""
     seen: Any = None
     """Queries and keys of the layer before, for policies that rank by them; None where they cannot be read."""
+    unchanged_from: int = 0
+    """From this layer on the decoder leaves the states between its layers as they are (before: deepstack)."""
 
     @property
     def trace(self) -> Trace:
@@ -59,6 +61,7 @@ class Paused:
 
         Raises:
             SettingsError: `until` lies behind this state or behind the last layer.
+            UnsupportedModel: the policy skips attention, which the layers run here do not.
             AttachError, ModelMismatch: the policy does not fit the model (see `attach`).
         """
         depth = self.anatomy.num_layers
@@ -66,6 +69,11 @@ class Paused:
         if not self.layer <= until <= depth:
             raise SettingsError(f"A run paused before layer {self.layer} of {depth} cannot go on to layer {until}.")
         layers = policy_layers(policy, self.anatomy)
+        if skipped := policy.skips(depth):
+            raise UnsupportedModel(
+                f"{policy!r} skips the attention of layers {sorted(skipped)}, which a run that goes on from a layer "
+                "does not carry out. Judge it on the whole model: lookaway eval --policy ..."
+            )
         state, hidden, store = self.state, self.hidden, QKStore()
         memo: dict[Any, Any] = {}
         captured = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
@@ -128,11 +136,15 @@ def pause(
     calls: list[dict[str, Any]] = []
     kept: dict[int, Tensor] = {}
     left: list[Any] = []
+    changes: list[int] = []
 
     def before(index: int) -> Any:
         def record(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            if index and left.pop() is not hidden and index > layer:  # before, its effect is in the states kept here
+            changed = index > 0 and left.pop() is not hidden
+            if changed:
+                changes.append(index)
+            if changed and index > layer:  # before, its effect is in the states kept here
                 raise UnsupportedModel(
                     f"This decoder changes its states between layers {index - 1} and {index}; trials that go on from a "
                     "layer would miss that. Search on the whole model instead."
@@ -161,5 +173,6 @@ def pause(
     layout = last_column_is_text(anatomy.layout(inputs["input_ids"], inputs.get("attention_mask")))
     state = PrefillState.begin(layout, anatomy.num_layers, answers=answers)
     hidden = kept.get(layer, kept[-1])
-    start = Paused(anatomy, tuple(calls), anatomy.attention, state, layer, hidden, store.seen.get(layer))
+    start = Paused(anatomy, tuple(calls), anatomy.attention, state, layer, hidden, store.seen.get(layer),
+                   max(changes, default=0))  # fmt: skip
     return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1], seen=None)

@@ -35,7 +35,8 @@ def candidates(
         own: further policies to try, by name: searched schedules, gates, chains.
 
     Raises:
-        SettingsError: a layer of `reduce_before` is outside the decoder, or the space is empty.
+        SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` does what trials do not
+            carry out, or the space is empty.
     """
     wrong = [layer for layer in options.reduce_before if not first_prunable <= layer < num_layers]
     if wrong:
@@ -65,8 +66,28 @@ def candidates(
         for layer in range(first_prunable + step, num_layers, step):
             add("exit", str(layer), ExitAt(layer))
     for name, policy in (own or {}).items():
-        if policy.retry() is None:
-            add("own", name, policy)
+        _check_own(name, policy, num_layers, first_prunable)
+        add("own", name, policy)
     if not found:
         raise SettingsError("There is no policy to try: name some --methods or give policies with --candidate.")
     return found
+
+
+def _check_own(name: str, policy: Policy, num_layers: int, first_prunable: int) -> None:
+    """Raise SettingsError where a trial, which goes on from the states before the first layer that may be pruned, would
+    leave out something that the policy does."""
+    if policy.retry() is not None:
+        raise SettingsError(
+            f"The candidate {name} is a second look, and fit makes those itself. Give its two policies as candidates."
+        )
+    if skipped := policy.skips(num_layers):
+        raise SettingsError(
+            f"The candidate {name} skips the attention of layers {sorted(skipped)}, which fit cannot judge. Judge it "
+            "with lookaway eval, or give a candidate that only removes visual tokens."
+        )
+    early = [layer for layer in policy.layers(num_layers, first_prunable) if layer < first_prunable]
+    if early:
+        raise SettingsError(
+            f"The candidate {name} removes before layer {min(early)}, and fit keeps the states before layer "
+            f"{first_prunable}. Judge it with lookaway eval, or let it remove from layer {first_prunable} on (layer=)."
+        )

@@ -68,9 +68,13 @@ def measured(
 
 def choices(
     candidates: Sequence[Candidate], found: Mapping[str, Outcomes], full: Outcomes, shape: DecoderShape,
-    options: FitOptions,
+    options: FitOptions, second_look_from: int = 0,
 ) -> list[Choice]:  # fmt: skip
-    """Every candidate that `options.methods` allows as it is, and every second look of two of them."""
+    """Every candidate that `options.methods` allows as it is, and every second look of two of them.
+
+    Args:
+        second_look_from: second looks that would run an earlier layer again are left out: `la.attach` refuses them.
+    """
     made = [_single(c, found[c.key], full, shape, options.cost) for c in candidates]
     singles = {c.first: c for c in made}
     allowed = [c for c in made if c.method in (*options.methods, "own")]
@@ -82,6 +86,8 @@ def choices(
             if cheap.share >= dear.share or dear.changed > cheap.changed or first.policy.skips(shape.num_layers):
                 continue  # looking again could not help
             if then.policy.skips(shape.num_layers):
+                continue
+            if _kept_before(first.policy, then.policy, shape.num_layers) < second_look_from:
                 continue
             for threshold in options.thresholds:
                 allowed.append(

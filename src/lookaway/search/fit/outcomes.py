@@ -106,6 +106,8 @@ class SampleRuns:
         self._groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
         self._states = StateCache(memory)
         self._runs: list[tuple[AnswerTargets, Stored]] = []
+        self.second_look_from = self.anatomy.num_layers + 1 if self.anatomy.has_windows else 0
+        """The first layer from which a second look can run again; more than there are: none can on this decoder."""
         parts: list[Outcomes] = []
         for chosen in self._groups:
             encoded = encode(processor, [samples[i] for i in chosen], model.device, [answers[i] for i in chosen])
@@ -113,6 +115,7 @@ class SampleRuns:
             inputs = self.anatomy.with_positions(encoded.inputs)
             with torch.no_grad():
                 start, ended = pause(model, inputs, self.anatomy.first_prunable_layer, encoded.answer_mask)
+            self.second_look_from = max(self.second_look_from, start.unchanged_from)
             targets = AnswerTargets.of(inputs["input_ids"], encoded.answer_mask)
             with torch.no_grad():
                 targets = replace(targets, full_said=ended.logits(targets.columns).argmax(-1))

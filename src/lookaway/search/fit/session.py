@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.decision import Policy
+from ...core.errors import SettingsError
 from ..trials.queue import Done, Job, Range, TrialQueue
 from .candidates import Candidate, candidates
 from .certify import Certificate, Tested, certify, ladder
@@ -58,9 +59,14 @@ def fit(
     anatomy = search.anatomy
     tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own)
     by_key = {candidate.key: candidate for candidate in tried}
+    if search.second_look_from > anatomy.num_layers and options.methods == ("second-look",):
+        raise SettingsError(
+            "A second look is not possible on a decoder with sliding-window layers. Name other --methods: "
+            "reduction, two-reductions, exit."
+        )
     # 1. Every policy of one pass on the search split.
     done = _Trials(tried, queue, "search").run(search, list(by_key), on_done)
-    made = choices(tried, done, search.full, anatomy.shape, options)
+    made = choices(tried, done, search.full, anatomy.shape, options, search.second_look_from)
     # 2. The order of testing, from that alone.
     order = ladder(made, options.epsilon, options.delta)
     on_order(order)
