@@ -24,7 +24,7 @@ from ..core.attention_replacement import pooled_prompt
 from ..core.errors import DataError, SettingsError
 from .merged import MergedAdapter
 
-__all__ = ["Adapter", "AdapterShape", "SkipAdapters", "lavin_shape", "llava_shape"]
+__all__ = ["Adapter", "AdapterShape", "SkipAdapters", "lavin_shape", "llava_shape", "preset_shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,15 @@ def llava_shape(width: int, start: Literal["identity", "random"] = "random") -> 
 def lavin_shape(width: int = 32, start: Literal["identity", "random"] = "identity") -> AdapterShape:
     """LaVIN-EAS's adapter: its router reads the mean without the first position, the rest reads the mean of all."""
     return replace(llava_shape(width, start), router_without_first=True)
+
+
+def preset_shape(preset: str, width: int) -> AdapterShape:
+    """The form of the adapters of a preset of skip search or adapter training, of `width` hidden units."""
+    if preset == "recommended":
+        return AdapterShape(width=width)
+    if preset == "published-lavin":
+        return lavin_shape(width)
+    return llava_shape(width, "identity" if preset == "published-meter" else "random")
 
 
 class Adapter(nn.Module):

@@ -17,6 +17,7 @@ from .settings_policy import SettingsPolicy
 
 __all__ = [
     "Keep",
+    "OneStepPolicy",
     "RankedPolicy",
     "changes",
     "check_entries",
@@ -105,6 +106,23 @@ class RankedPolicy(SettingsPolicy):
             return Decision.drop_visual(view, view.has_visual_tokens)
         scores = self.order().score(view, Wanted(counts, self.wanted_seed()))
         return Decision(keep=keep_best(view, scores, torch.tensor(counts, device=scores.device)))
+
+
+@dataclass(frozen=True)
+class OneStepPolicy(RankedPolicy):
+    """Base of methods that drop visual tokens once. A method redeclares a field that has a default."""
+
+    keep: Keep
+    """What stays: a share of the row's visual tokens (float) or a count (int)."""
+    layer: int
+    """Before it tokens leave."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_entries([self.keep], type(self).__name__)
+
+    def entries(self, num_layers: int) -> tuple[Keep, ...]:
+        return one_step(self.layer, self.keep, num_layers, type(self).__name__)
 
 
 def count_of(entry: Keep, total: int) -> int:

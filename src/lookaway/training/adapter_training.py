@@ -15,22 +15,42 @@ from torch import Tensor, nn
 
 from ..anatomy.find import anatomy_of
 from ..core.errors import SettingsError
+from ..core.preset_options import PresetOptions
 from ..core.random_state import seeded
 from ..core.record import Sample
 from ..engine.api import attach
 from ..engine.attachment import Attachment
 from ..engine.replay.teacher_forcing import attached_loss, frozen
 from ..models.encoding import Encoded
-from ..modules.adapters import AdapterShape, SkipAdapters, lavin_shape, llava_shape
+from ..modules.adapters import AdapterShape, SkipAdapters, preset_shape
 from ..policies.attention_skip import AttentionSkip
 from .trainer import check_answered, train_on_answers, training_facts
 
 __all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "recommended": {
+        "width": 64, "pool": "text", "once": True, "lr": 1e-3, "weight_decay": 0.0, "beta2": 0.999, "epochs": 1.0,
+        "warmup": 0.03, "batch_size": 4, "accumulate": 1,
+    },
+    "published-llava": {
+        "width": 256, "pool": "all", "once": False, "lr": 4e-4, "weight_decay": 0.0, "beta2": 0.999, "epochs": 20.0,
+        "warmup": 0.03, "batch_size": 16, "accumulate": 4,
+    },
+    "published-lavin": {
+        "width": 32, "pool": "all", "once": False, "lr": 1.125e-3, "weight_decay": 0.02, "beta2": 0.95, "epochs": 20.0,
+        "warmup": 0.1, "batch_size": 4, "accumulate": 8,
+    },
+}  # fmt: skip
+"""recommended: ours (docs/methods/eas.md says why). published-*: shape and rates of the official training."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class AdapterOptions:
+class AdapterOptions(PresetOptions):
     """Train adapters that replace skipped attentions."""
+
+    presets = PRESETS
 
     preset: Literal["recommended", "published-llava", "published-lavin"] = "recommended"
     """Values of the options that are not given; explained in docs/methods/eas.md."""
@@ -73,39 +93,13 @@ class AdapterOptions:
             if value is not None and value < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
 
-    def filled(self) -> AdapterOptions:
-        """These options with the preset's values in the places left alone."""
-        if self.preset not in PRESETS:
-            raise SettingsError(f"No preset {self.preset!r}; there are {', '.join(PRESETS)}.")
-        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
-
     def shape(self) -> AdapterShape:
         """The form of the adapters."""
         o = self.filled()
         assert o.width is not None
         assert o.pool is not None
         assert o.once is not None
-        if o.preset == "recommended":
-            return AdapterShape(width=o.width, pool=o.pool, once=o.once)
-        published = {"published-llava": llava_shape, "published-lavin": lavin_shape}[o.preset]
-        return replace(published(o.width), pool=o.pool, once=o.once)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "recommended": {
-        "width": 64, "pool": "text", "once": True, "lr": 1e-3, "weight_decay": 0.0, "beta2": 0.999, "epochs": 1.0,
-        "warmup": 0.03, "batch_size": 4, "accumulate": 1,
-    },
-    "published-llava": {
-        "width": 256, "pool": "all", "once": False, "lr": 4e-4, "weight_decay": 0.0, "beta2": 0.999, "epochs": 20.0,
-        "warmup": 0.03, "batch_size": 16, "accumulate": 4,
-    },
-    "published-lavin": {
-        "width": 32, "pool": "all", "once": False, "lr": 1.125e-3, "weight_decay": 0.02, "beta2": 0.95, "epochs": 20.0,
-        "warmup": 0.1, "batch_size": 4, "accumulate": 8,
-    },
-}  # fmt: skip
-"""recommended: ours (docs/methods/eas.md says why). published-*: shape and rates of the official training."""
+        return replace(preset_shape(o.preset, o.width), pool=o.pool, once=o.once)
 
 
 @dataclass(frozen=True)

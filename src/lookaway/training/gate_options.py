@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..core.errors import SettingsError
+from ..core.preset_options import PresetOptions
 
 __all__ = ["PRESETS", "GateOptions"]
 
 
+_PUBLISHED = {
+    "width": 2048, "shared": False, "norm": "none", "two_way": True, "monotone": False, "balance": False, "lr": 4e-5,
+    "weight_decay": 0.0, "absolute": 0.0, "epochs": 1, "one_random_layer": False,
+}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    "light": {
+        "width": 128, "shared": True, "norm": "standard", "two_way": False, "monotone": False, "balance": True,
+        "lr": 1e-3, "weight_decay": 0.05, "absolute": 0.05, "epochs": 60, "one_random_layer": False,
+    },
+    "published": _PUBLISHED,
+    "one-random-layer": {**_PUBLISHED, "one_random_layer": True},
+}  # fmt: skip
+"""light: the default (docs/methods/dyvte.md, 'Which gate'). published: the paper's shape, rate and epochs, all layers a
+step. one-random-layer: the same, learnt as the official code does."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class GateOptions:
+class GateOptions(PresetOptions):
     """Train exit gates on cached features."""
+
+    presets = PRESETS
 
     preset: Literal["light", "published", "one-random-layer"] = "light"
     """Values of the options that are not given; explained in docs/methods/dyvte.md."""
@@ -62,25 +81,3 @@ class GateOptions:
             raise SettingsError("--validation must be in [0, 1) and --agreement in [0, 1].")
         if self.batch_size < 1 or (self.epochs is not None and self.epochs < 1):
             raise SettingsError("--batch-size and --epochs must be at least 1.")
-
-    def filled(self) -> GateOptions:
-        """These options with the preset's values in the places left alone."""
-        if self.preset not in PRESETS:
-            raise SettingsError(f"No preset {self.preset!r}; there are {', '.join(PRESETS)}.")
-        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
-
-
-_PUBLISHED = {
-    "width": 2048, "shared": False, "norm": "none", "two_way": True, "monotone": False, "balance": False, "lr": 4e-5,
-    "weight_decay": 0.0, "absolute": 0.0, "epochs": 1, "one_random_layer": False,
-}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "light": {
-        "width": 128, "shared": True, "norm": "standard", "two_way": False, "monotone": False, "balance": True,
-        "lr": 1e-3, "weight_decay": 0.05, "absolute": 0.05, "epochs": 60, "one_random_layer": False,
-    },
-    "published": _PUBLISHED,
-    "one-random-layer": {**_PUBLISHED, "one_random_layer": True},
-}  # fmt: skip
-"""light: the default (docs/methods/dyvte.md, 'Which gate'). published: the paper's shape, rate and epochs, all layers a
-step. one-random-layer: the same, learnt as the official code does."""

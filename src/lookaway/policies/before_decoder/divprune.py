@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...core.registry import register
-from ..ranked import Keep, RankedPolicy, check_some, one_step
+from ..ranked import OneStepPolicy, check_some
 from ..ranking import RANKINGS, Ranking
 
 __all__ = ["DivPrune"]
@@ -13,23 +13,18 @@ __all__ = ["DivPrune"]
 
 @register("divprune")
 @dataclass(frozen=True)
-class DivPrune(RankedPolicy):
+class DivPrune(OneStepPolicy):
     """Before the decoder, the visual tokens that are least diverse leave (greedy max-min by cosine; DivPrune).
 
     As published: chosen from the projector's outputs. `layer=1` and later choose by the states there.
     """
 
-    keep: Keep
-    """What stays: a share of the row's visual tokens (float) or a count (int)."""
     layer: int = 0
     """Before it tokens leave; 0: they never enter the decoder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_some(self.keep, "DivPrune")
-
-    def entries(self, num_layers: int) -> tuple[Keep, ...]:
-        return one_step(self.layer, self.keep, num_layers, "DivPrune")
 
     def order(self) -> Ranking:
         return RANKINGS["diversity"]

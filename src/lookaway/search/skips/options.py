@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...core.errors import SettingsError
-from ...modules.adapters import AdapterShape, lavin_shape, llava_shape
+from ...core.preset_options import PresetOptions
+from ...modules.adapters import AdapterShape, preset_shape
 
 __all__ = ["PRESETS", "SkipSearchOptions"]
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "recommended": {"gate": "sigmoid", "subsets": 5, "turn": 5, "score_lr": 1.0, "warm": 0.3, "grow": False,
+                    "width": 64, "lr": 1e-3},
+    "published-llava": {"gate": "sigmoid", "subsets": 5, "turn": 3, "score_lr": 1.0, "warm": 0.75, "grow": True,
+                        "width": 256, "lr": 2e-4},
+    "published-lavin": {"gate": "softmax", "subsets": 3, "turn": 10, "score_lr": 2.0, "warm": 0.5, "grow": False,
+                        "width": 32, "lr": 1.125e-3},
+    "published-meter": {"gate": "sigmoid", "subsets": 3, "turn": 10, "score_lr": 1.0, "warm": 0.1, "grow": False,
+                        "width": 144, "lr": 1.25e-4},
+}  # fmt: skip
+"""The published constants of the bandit; warm-up as a share of the published searches' steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class SkipSearchOptions:
+class SkipSearchOptions(PresetOptions):
     """Search the attentions that your data needs least (EAS)."""
+
+    presets = PRESETS
 
     preset: Literal["recommended", "published-llava", "published-lavin", "published-meter"] = "recommended"
     """Values of the options that are not given; explained in docs/methods/eas.md."""
@@ -60,31 +76,8 @@ class SkipSearchOptions:
         if not 0 < self.held_out < 1:
             raise SettingsError(f"--held-out is a share of the samples between 0 and 1, not {self.held_out}.")
 
-    def filled(self) -> SkipSearchOptions:
-        """These options with the preset's values in the places left alone."""
-        if self.preset not in PRESETS:
-            raise SettingsError(f"No preset {self.preset!r}; there are {', '.join(PRESETS)}.")
-        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
-
     def shape(self) -> AdapterShape:
         """The form of the supernet's adapters."""
         o = self.filled()
         assert o.width is not None
-        if o.preset == "recommended":
-            return AdapterShape(width=o.width)
-        if o.preset == "published-lavin":
-            return lavin_shape(o.width)
-        return llava_shape(o.width, "random" if o.preset == "published-llava" else "identity")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "recommended": {"gate": "sigmoid", "subsets": 5, "turn": 5, "score_lr": 1.0, "warm": 0.3, "grow": False,
-                    "width": 64, "lr": 1e-3},
-    "published-llava": {"gate": "sigmoid", "subsets": 5, "turn": 3, "score_lr": 1.0, "warm": 0.75, "grow": True,
-                        "width": 256, "lr": 2e-4},
-    "published-lavin": {"gate": "softmax", "subsets": 3, "turn": 10, "score_lr": 2.0, "warm": 0.5, "grow": False,
-                        "width": 32, "lr": 1.125e-3},
-    "published-meter": {"gate": "sigmoid", "subsets": 3, "turn": 10, "score_lr": 1.0, "warm": 0.1, "grow": False,
-                        "width": 144, "lr": 1.25e-4},
-}  # fmt: skip
-"""The published constants of the bandit; warm-up as a share of the published searches' steps."""
+        return preset_shape(o.preset, o.width)
