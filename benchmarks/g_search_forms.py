@@ -1,4 +1,4 @@
-"""How near the two forms of G-Search come to the best schedule, and at how many trials: a made-up judge, no model.
+"""How near the two forms of G-Search come to the best schedule, and at how many trials: a made-up evaluator, no model.
 
     python benchmarks/g_search_forms.py
 
@@ -41,10 +41,10 @@ def main() -> None:
             gaps, off, trials, start = [], [], [], time.perf_counter()
             for seed in range(STAIRCASES):
                 needs = staircase(seed, units)
-                judge = Needs(needs, units, price=2 / units)
-                found = g_search(judge, TrialQueue("memory", "t"), options)
-                best = judge.workload.share(needs)
-                gaps.append(100 * (judge.workload.share(found.schedule.counts) - best))
+                evaluator = Needs(needs, units, price=2 / units)
+                found = g_search(evaluator, TrialQueue("memory", "t"), options)
+                best = evaluator.workload.share(needs)
+                gaps.append(100 * (evaluator.workload.share(found.schedule.counts) - best))
                 off.append(max(abs(a - b) for a, b in zip(found.schedule.counts, needs, strict=True)))
                 trials.append(found.trials)
             print(

@@ -1,7 +1,7 @@
 """What G-Search's replayed trials cost beside trials run from the image: by arithmetic, for given keep schedules.
 
-No model runs: a made-up judge accepts a trial exactly where every layer keeps at least what the schedule says, so the
-search walks as it would on a model that needs this schedule. Costs are counted FLOPs of the decoder.
+No model runs: a made-up evaluator accepts a trial exactly where every layer keeps at least what the schedule says, so
+the search walks as it would on a model that needs this schedule. Costs are counted FLOPs of the decoder.
 
     python benchmarks/search_cost.py
 """

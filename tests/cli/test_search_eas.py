@@ -99,7 +99,7 @@ def test_killed_between_two_sets_it_goes_on_with_the_next(common, tmp_path, monk
 
 
 def test_a_verdict_is_what_generation_says(common, tmp_path):
-    """The slow twin of one forward a batch: greedy generation, one sample at a time."""
+    """The reference for one forward a batch: greedy generation, one sample at a time."""
     from lookaway.anatomy.tiny import tiny
     from lookaway.anatomy.tiny.processor import tiny_processor
     from lookaway.data import load_samples

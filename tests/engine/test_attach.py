@@ -282,16 +282,16 @@ def test_the_memory_goes_with_a_copied_and_reordered_cache():
     for how in (attach, reference):
         with torch.no_grad(), how(model, Exit([2, None, 1, 3])):
             cache = model(**inputs, use_cache=True).past_key_values
-            twin = copy.deepcopy(cache)
-            twin.reorder_cache(order)
+            copied = copy.deepcopy(cache)
+            copied.reorder_cache(order)
             moved = {"attention_mask": mask[order], "position_ids": positions[order]}
-            results.append(model(input_ids=new[order], past_key_values=twin, **moved).logits)
+            results.append(model(input_ids=new[order], past_key_values=copied, **moved).logits)
             straight = model(input_ids=new, past_key_values=cache, attention_mask=mask, position_ids=positions).logits[
                 order
             ]
             torch.testing.assert_close(results[-1], straight, atol=1e-5, rtol=1e-5)
-            twin.reset()
-            assert read_cache_info(twin) is None
+            copied.reset()
+            assert read_cache_info(copied) is None
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
@@ -327,7 +327,7 @@ def test_the_models_own_loss_is_taken_on_the_kept_columns(family):
             out = model(**inputs, labels=labels)
             index, valid = run.kept_columns()
         found.append(out.loss)
-    logits = out.logits.gather(1, index[..., None].expand(-1, -1, out.logits.shape[-1]))  # of the slow twin
+    logits = out.logits.gather(1, index[..., None].expand(-1, -1, out.logits.shape[-1]))  # of the reference
     losses = []
     for row in range(4):
         columns = valid[row].nonzero().flatten()

@@ -54,13 +54,13 @@ def test_removal_equals_masking(family, attention, batch, name):
         full = model.model(**inputs)
 
     short, attached = run(model, policy_for(name, rows), inputs)
-    masked, twin = run(model, policy_for(name, rows), inputs, reference)
+    masked, masking = run(model, policy_for(name, rows), inputs, reference)
     index, valid = attached.kept_columns()
     vocabulary = short.logits.shape[-1]
     same_columns = masked.logits.gather(1, index[..., None].expand(-1, -1, vocabulary))
 
-    assert torch.equal(index, twin.kept_columns()[0])
-    assert attached.trace == twin.trace
+    assert torch.equal(index, masking.kept_columns()[0])
+    assert attached.trace == masking.trace
     torch.testing.assert_close(short.logits[valid], same_columns[valid], **TOLERANCE)
     assert not torch.isnan(short.logits).any()
     unpruned = full.logits.gather(1, index[..., None].expand_as(same_columns))
@@ -201,7 +201,7 @@ def test_a_second_turn_of_text(family, attention, layers):
         with torch.no_grad(), how(model.model, Thin(layers)):
             first = model.model(**inputs, use_cache=True)
             mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
-            positions = mask.cumsum(1)[:, -3:] - 1  # any will do: the twin gets the same
+            positions = mask.cumsum(1)[:, -3:] - 1  # any will do: the reference gets the same
             second = model.model(
                 input_ids=more, attention_mask=mask, position_ids=positions, past_key_values=first.past_key_values
             )

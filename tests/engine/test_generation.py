@@ -1,4 +1,4 @@
-"""Every way to generate that users have: the fast path and its slow twin say the same."""
+"""Every way to generate that users have: the fast path and its reference implementation say the same."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_streaming():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_half_precision(dtype, attention):
-    """Coarser numbers, the same removal: as near to the full-length twin as the type allows."""
+    """Coarser numbers, the same removal: as near to the full-length reference as the type allows."""
     model = tiny("llava", attn_implementation=attention)
     inputs = {n: v.to(dtype) if v.is_floating_point() else v for n, v in model.inputs("left_padded").items()}
     model.model.to(dtype)

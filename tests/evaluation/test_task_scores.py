@@ -1,4 +1,4 @@
-"""Scores of public tasks against slow and obvious twins."""
+"""Scores of public tasks against slow and obvious reference implementations."""
 
 from __future__ import annotations
 

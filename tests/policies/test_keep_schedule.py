@@ -145,7 +145,7 @@ def test_what_does_not_fit_the_model_is_refused_when_attached():
 
 
 def test_a_schedule_and_then_an_exit():
-    """Rows that exit are gone, the others follow the schedule; both twins agree in every layer and in decoding."""
+    """Rows that exit are gone, the others follow the schedule; both ways agree in every layer and in decoding."""
     model = tiny("llava")
     inputs = model.inputs("left_padded")
     policy = la.chain(la.KeepSchedule([1.0, 0.75, 0.5, 0.25], ranking="question-mean"), la.ExitAt([2, None, None, 3]))

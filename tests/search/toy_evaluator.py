@@ -1,4 +1,4 @@
-"""A made-up judge whose best schedule is known: layer i needs so many tokens, and each that it lacks costs."""
+"""A made-up evaluator whose best schedule is known: layer i needs so many tokens, and each that it lacks costs."""
 
 from lookaway.core.cost import DecoderShape
 from lookaway.search.schedules.budget import Workload

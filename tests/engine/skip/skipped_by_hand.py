@@ -1,4 +1,4 @@
-"""The slow twin of skipping: a decoder run layer by layer, a skipped layer written out from the formula."""
+"""The reference implementation of skipping: a decoder run layer by layer, a skipped layer written out by formula."""
 
 import torch
 from torch.nn.functional import linear

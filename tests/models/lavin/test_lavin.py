@@ -35,7 +35,7 @@ def inputs(rows=ROWS):
 
 @torch.no_grad()
 def with_the_token_inside(model, row, picture):
-    """The slow twin: the modality token at position 0, hidden from all others, routing read from its states."""
+    """The reference: the modality token at position 0, hidden from all others, routing read from its states."""
     body = model.model
     ids = torch.tensor([row])
     x = body.get_input_embeddings()(ids.masked_fill(ids == IMAGE, 0))

@@ -15,7 +15,7 @@ LAYERS, UNITS = 16, 400
 
 
 def made_up(k, amplitude=1.0, share=0.5):
-    """A judge that likes best the sigmoid of this steepness at the budget."""
+    """An evaluator that likes best the sigmoid of this steepness at the budget."""
     evaluator = Near([1.0] * LAYERS, UNITS)
     budget = Budget(share, "flops", evaluator.workload, evaluator.span)
     evaluator.rates = solve(schedule_shapes.logistic(evaluator.span, k, amplitude), budget).rates

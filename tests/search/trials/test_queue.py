@@ -29,7 +29,7 @@ search(TrialQueue(sys.argv[1], "s", seed=3, facts={"data": "d"}), trials=int(sys
 
 
 def search(queue, trials=9, log=None, pause=0.0):
-    """A P-Sigmoid search on a made-up judge; each evaluation leaves a line in `log`."""
+    """A P-Sigmoid search on a made-up evaluator; each evaluation leaves a line in `log`."""
     evaluator = Near([1.0] * 10, 60)
     budget = Budget(0.5, "flops", evaluator.workload, evaluator.span)
     evaluator.rates = solve(logistic(evaluator.span, 0.5), budget).rates

@@ -1,4 +1,4 @@
-"""A judge's replayed trials equal runs of the whole model under the schedule; what it saves is counted."""
+"""An evaluator's replayed trials equal runs of the whole model under the schedule; what it saves is counted."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def processor():
 
 
 @pytest.fixture
-def judge_of(model, processor):
+def evaluator_of(model, processor):
     def make(samples, target="answer", of=model, **more):
         answers = targets(of, processor, samples, target, max_new_tokens=4)
         return ModelScheduleEvaluator(of, processor, samples, answers, batch_size=3, **more), answers
@@ -71,9 +71,9 @@ SCHEDULES = [(16, 16, 11, 11, 5, 2), (16, 16, 16, 9, 9, 0), (16, 16, 3, 3, 3, 3)
 
 
 @pytest.mark.parametrize("ranking", ["last-token", "question-mean", "uniform", "key-norm"])
-def test_a_replayed_trial_is_the_full_run_with_the_schedule_attached(model, processor, judge_of, ranking):
+def test_a_replayed_trial_is_the_full_run_with_the_schedule_attached(model, processor, evaluator_of, ranking):
     samples = [sample(n) for n in range(5)]
-    evaluator, answers = judge_of(samples, "own", ranking=ranking)
+    evaluator, answers = evaluator_of(samples, "own", ranking=ranking)
     for counts in SCHEDULES:
         schedule = Schedule(counts, 16)
         losses, rights, visual = zip(
@@ -90,33 +90,33 @@ def test_a_replayed_trial_is_the_full_run_with_the_schedule_attached(model, proc
             assert verdict.loss == pytest.approx(np.mean(losses), abs=1e-5)
 
 
-def test_own_answers_agree_with_the_full_run(judge_of):
-    evaluator, _ = judge_of([sample(n) for n in range(4)], "own")
+def test_own_answers_agree_with_the_full_run(evaluator_of):
+    evaluator, _ = evaluator_of([sample(n) for n in range(4)], "own")
     verdict = evaluator.evaluate(Schedule((16,) * LAYERS, 16))
     assert verdict.agreement == verdict.effectiveness == verdict.flops_share == verdict.tokens_share == 1.0
     assert evaluator.full.agree.all()
 
 
-def test_states_on_disk_are_the_same_states(judge_of):
+def test_states_on_disk_are_the_same_states(evaluator_of):
     samples = [sample(n) for n in range(4)]
     verdicts = []
     for memory in (2**30, 0):
-        evaluator, _ = judge_of(samples, memory=memory)
+        evaluator, _ = evaluator_of(samples, memory=memory)
         evaluator.sync_cache_lengths(Schedule(SCHEDULES[0], 16), 3)
-        assert (evaluator._shelf.on_disk > 0) is (memory == 0)
+        assert (evaluator._states.on_disk > 0) is (memory == 0)
         verdicts.append(evaluator.evaluate(Schedule(SCHEDULES[0], 16)))
         evaluator.close()
     assert verdicts[0] == verdicts[1]
 
 
-def test_a_search_on_a_model_costs_a_part_of_its_trials_run_from_the_image(judge_of):
-    evaluator, _ = judge_of([sample(n) for n in range(4)])
+def test_a_search_on_a_model_costs_a_part_of_its_trials_run_from_the_image(evaluator_of):
+    evaluator, _ = evaluator_of([sample(n) for n in range(4)])
     found = g_search(evaluator, TrialQueue("memory", "t"), GSearchOptions(tolerance=0.05))
     assert found.verdict.effectiveness >= 0.95
     assert list(found.schedule.counts) == sorted(found.schedule.counts, reverse=True)
     assert 0 < evaluator.work.spent < evaluator.work.naive
     # By hand: one full run, a blind one from layer 2 of 6, and a trial from layer 4, whose states are settled up to it.
-    again, _ = judge_of([sample(0)], "own")
+    again, _ = evaluator_of([sample(0)], "own")
     full, shape = again.work.naive, again.anatomy.shape
     schedule = Schedule((16, 16, 8, 8, 4, 4), 16)
     again.sync_cache_lengths(schedule, 4)
@@ -130,7 +130,7 @@ def test_a_search_on_a_model_costs_a_part_of_its_trials_run_from_the_image(judge
 
 
 @pytest.mark.parametrize("measure", ["loss", "agreement"])
-def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(judge_of, measure):
+def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(evaluator_of, measure):
     samples, target = [sample(n) for n in range(7)], "own"
     sure = tiny("llava", num_layers=LAYERS).model  # of its answers, and led by its attention: a change costs much
     sure.generation_config.suppress_tokens = [sure.config.image_token_id]
@@ -139,9 +139,9 @@ def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(jud
         for layer in sure.model.language_model.layers:
             layer.self_attn.o_proj.weight.mul_(3)
     options = GSearchOptions(tolerance=0.02, resolution=0.1)
-    quick, _ = judge_of(samples, target, sure, measure=measure)
+    quick, _ = evaluator_of(samples, target, sure, measure=measure)
     found = g_search(quick, TrialQueue("memory", "t"), options)
-    whole, _ = judge_of(samples, target, sure, measure=measure)
+    whole, _ = evaluator_of(samples, target, sure, measure=measure)
     plain = whole.evaluate
     whole.evaluate = lambda schedule, needed=0.0: plain(schedule)
     assert g_search(whole, TrialQueue("memory", "t"), options).schedule == found.schedule
@@ -155,15 +155,15 @@ def test_trials_that_are_certain_to_fail_stop_early_and_nothing_else_changes(jud
     assert full.complete
 
 
-def test_the_samples_that_need_their_image_most_are_judged_first(judge_of):
+def test_the_samples_that_need_their_image_most_are_judged_first(evaluator_of):
     samples = [sample(n) for n in range(6)]
-    evaluator, _ = judge_of(samples)  # in batches of 3
+    evaluator, _ = evaluator_of(samples)  # in batches of 3
     blind = evaluator.policy(Schedule((16, 16, 0, 0, 0, 0), 16))
     losses, _ = evaluator.run(blind)
     order = np.argsort(evaluator._place).tolist()  # as the batches hold them
     assert sorted(order) == list(range(6))
     assert losses.loss[order[:3]].max() == losses.loss.max()
-    alone, _ = judge_of([samples[order[-1]]])  # and each sample keeps its own numbers
+    alone, _ = evaluator_of([samples[order[-1]]])  # and each sample keeps its own numbers
     assert evaluator.full.loss[order[-1]] == pytest.approx(alone.full.loss[0], abs=1e-5)
 
 
@@ -172,8 +172,8 @@ def full_text(shape, flops, layers):
     return next(n - 16 for n in range(16, 400) if layers * shape.layer_flops(n) == flops)
 
 
-def test_policies_that_reach_before_the_kept_states_are_refused(judge_of):
-    evaluator, _ = judge_of([sample(0)])
+def test_policies_that_reach_before_the_kept_states_are_refused(evaluator_of):
+    evaluator, _ = evaluator_of([sample(0)])
     with pytest.raises(AttachError, match="Make it with first_layer=1"):
         evaluator.run(ExitAt(1))
     found, kept = evaluator.run(ExitAt(3))

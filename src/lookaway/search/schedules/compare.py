@@ -131,7 +131,7 @@ def compare(
     entries: Sequence[Entry],
     on_done: Callable[[Done], object] = lambda done: None,
 ) -> list[CostRow]:
-    """Judge all entries, each once, sharing the work with other workers of the board; the full model comes first.
+    """Evaluate all entries, each once, sharing the work with other workers of the queue; the full model comes first.
 
     Raises:
         SettingsError: two entries have the same method and budget.

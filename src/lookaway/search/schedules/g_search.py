@@ -93,7 +93,7 @@ def g_search(
     options: GSearchOptions | None = None,
     on_done: Callable[[Done], object] = lambda d: None,
 ) -> Found:
-    """Search; with a board whose storage holds earlier trials of the same search, go on from them.
+    """Search; with a queue whose storage holds earlier trials of the same search, go on from them.
 
     Raises:
         MissingDependency: Optuna is not installed (there is no other optimiser that would step in).

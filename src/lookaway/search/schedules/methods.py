@@ -45,7 +45,7 @@ def entries_at(
     greedy: Found | None = None,
     on_done: Callable[[Done], object] = lambda done: None,
 ) -> Iterator[Entry]:
-    """The methods' entries for one budget; searching happens here, on the judge's samples.
+    """The methods' entries for one budget; searching happens here, on the evaluator's samples.
 
     Args:
         greedy: what `g_search` found, for 'g-search' (it has no budget of its own, so one search serves all budgets).

@@ -1,4 +1,4 @@
-"""A board of jobs that any number of workers take trials from: seeded, resumable, none lost, none counted twice.
+"""A queue of jobs that any number of workers take trials from: seeded, resumable, none lost, none counted twice.
 
 Each job has a key. A worker takes the first job that nobody has, runs it, and writes its value down; who dies over a
 job gives it back to the others (at once on the same machine, after the lease elsewhere). Optuna holds the trials and,

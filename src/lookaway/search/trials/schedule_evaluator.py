@@ -1,4 +1,4 @@
-"""What a search asks: how good is this schedule? Judged on a model and samples, by trials that start where they differ.
+"""What a search asks: how good is this schedule? Evaluated on a model and samples; trials start where they differ.
 
 All trials of a search share what happens before some layer: the vision tower and the unprunable layers at least, and in
 a search from shallow to deep all layers that are settled. The states that enter that layer are kept, so a trial runs
@@ -49,7 +49,7 @@ class ScheduleScore:
 
 
 class ScheduleEvaluator(Protocol):
-    """Whatever judges schedules: a model on samples, or a made-up function in tests."""
+    """Whatever evaluates schedules: a model on samples, or a made-up function in tests."""
 
     @property
     def span(self) -> Span: ...
@@ -59,7 +59,7 @@ class ScheduleEvaluator(Protocol):
     def evaluate(self, schedule: Schedule, needed: float = 0.0) -> ScheduleScore:
         """Deterministic: the same schedule gets the same verdict.
 
-        What is certain to stay below `needed` may be judged on a part of the samples.
+        What is certain to stay below `needed` may be evaluated on a part of the samples.
         """
 
     def sync_cache_lengths(self, schedule: Schedule, layer: int) -> None:
@@ -80,7 +80,7 @@ class Work:
 
 
 class ModelScheduleEvaluator:
-    """Judges schedules by the teacher-forced answers of a model.
+    """Evaluates schedules by the teacher-forced answers of a model.
 
     Args:
         model, processor: of the same supported model, no policy attached.
@@ -113,7 +113,7 @@ class ModelScheduleEvaluator:
         self.samples = tuple(samples)
         self.work = Work()
         self._span = Span(self.anatomy.num_layers, max(first_layer, self.anatomy.first_prunable_layer))
-        self._shelf = StateCache(memory)
+        self._states = StateCache(memory)
         self._known: dict[tuple[int, ...], ScheduleScore] = {}
         # 1. The full run, batch by batch; samples of like length go together, so that little is padded.
         order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
@@ -131,7 +131,7 @@ class ModelScheduleEvaluator:
                 taken = AnswerTargets.of(inputs["input_ids"], encoded.answer_mask)
                 said, found = taken.answers(ended, None)
             taken = replace(taken, full_said=said)
-            ran.append((taken, self._shelf.put(start), found))
+            ran.append((taken, self._states.put(start), found))
             layout = start.state.initial
             texts = (layout.text & ~encoded.answer_mask).sum(1)
             counts |= zip(chosen, zip(layout.visual_counts.tolist(), texts.tolist(), strict=True), strict=True)
@@ -189,13 +189,13 @@ class ModelScheduleEvaluator:
         starts = self._current if self._fits(schedule) and len(self._settled) <= layer else self._base
         policy, moved = self.policy(schedule), []
         for stored in starts:
-            run = self._shelf.get(stored)
+            run = self._states.get(stored)
             with torch.no_grad():
                 ahead = run.run(policy, layer)
             self._spend(ahead.trace, run.layer, layer)
-            moved.append(self._shelf.put(ahead))
+            moved.append(self._states.put(ahead))
         if self._current is not self._base:
-            self._shelf.drop(self._current)
+            self._states.drop(self._current)
         self._current, self._settled = moved, schedule.counts[:layer]
 
     def run(self, policy: Policy) -> tuple[Answers, NDArray[np.int64]]:
@@ -207,18 +207,18 @@ class ModelScheduleEvaluator:
         layers = policy.layers(self._span.num_layers, self.anatomy.first_prunable_layer)
         if layers and min(layers) < self._span.first:
             raise AttachError(
-                f"{policy!r} removes before layer {min(layers)}, but this judge kept the states before layer "
+                f"{policy!r} removes before layer {min(layers)}, but this evaluator kept the states before layer "
                 f"{self._span.first}. {_cure(min(layers))}"
             )
         return self._run(policy, self._base)  # what it costs beside a full run is not counted
 
     def close(self) -> None:
         """Remove what lies on disk."""
-        self._shelf.close()
+        self._states.close()
 
     def _blind_loss(self, batch: AnswerTargets, stored: Stored) -> float:
         """The highest loss of its answers where no visual token goes beyond the first layers. Cheap: only text runs."""
-        first, run = self._span.first, self._shelf.get(stored)
+        first, run = self._span.first, self._states.get(stored)
         with torch.no_grad():
             ended = run.run(KeepSchedule((1.0,) * first + (0.0,) * (self._span.num_layers - first), "uniform"))
             _, found = batch.answers(ended, batch.full_said)
@@ -232,7 +232,7 @@ class ModelScheduleEvaluator:
         """Batch by batch, until all have run or it is certain that `needed` is out of reach."""
         parts, visual = [], []
         for batch, stored in zip(self._batches, starts, strict=True):
-            run = self._shelf.get(stored)
+            run = self._states.get(stored)
             with torch.no_grad():
                 ended = run.run(policy)
                 _, found = batch.answers(ended, batch.full_said)
@@ -256,4 +256,4 @@ class ModelScheduleEvaluator:
 def _cure(layer: int) -> str:
     if layer:
         return f"Make it with first_layer={layer}."
-    return "What is removed before the decoder is judged by `lookaway eval --policy ...`, not by a search."
+    return "What is removed before the decoder is evaluated by `lookaway eval --policy ...`, not by a search."

@@ -91,7 +91,7 @@ class StateCache:
 
 
 class Stored:
-    """One run on the shelf."""
+    """One run in the cache."""
 
     def __init__(self, run: Paused, file: Path | None, size: int) -> None:
         self.run, self.file, self.size = run, file, size
