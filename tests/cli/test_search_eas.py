@@ -74,7 +74,7 @@ def options(common, out, **more):
 def test_killed_between_two_sets_it_goes_on_with_the_next(common, tmp_path, monkeypatch):
     from lookaway.search.skips import compare as skip_compare
 
-    real, made = skip_compare.judge_skips, []
+    real, made = skip_compare.evaluate_skips, []
 
     def dies(model, batches, policy):
         if len(made) == 2:
@@ -82,11 +82,11 @@ def test_killed_between_two_sets_it_goes_on_with_the_next(common, tmp_path, monk
         made.append(policy)
         return real(model, batches, policy)
 
-    monkeypatch.setattr(skip_compare, "judge_skips", dies)
+    monkeypatch.setattr(skip_compare, "evaluate_skips", dies)
     with pytest.raises(KeyboardInterrupt):
         run(options(common, tmp_path / "cut", train=False))
     assert not (tmp_path / "cut" / "config.json").exists()
-    monkeypatch.setattr(skip_compare, "judge_skips", lambda *given: (made.append(given[2]), real(*given))[1])
+    monkeypatch.setattr(skip_compare, "evaluate_skips", lambda *given: (made.append(given[2]), real(*given))[1])
     resumed = run(options(common, tmp_path / "cut", train=False))
     assert len(made) == len(resumed["baselines"]) == 5
     assert resumed["baselines"] == run(options(common, tmp_path / "whole", train=False))["baselines"]
@@ -104,7 +104,7 @@ def test_a_verdict_is_what_generation_says(common, tmp_path):
     from lookaway.anatomy.tiny.processor import tiny_processor
     from lookaway.data import load_samples
     from lookaway.models.encoding import encode
-    from lookaway.search.skips.compare import judge_skips
+    from lookaway.search.skips.compare import evaluate_skips
 
     model, processor = tiny("llava").model, tiny_processor()
     samples = load_samples(str(dict(zip(common[::2], common[1::2], strict=True))["--data"]), "all", 6)
@@ -121,7 +121,7 @@ def test_a_verdict_is_what_generation_says(common, tmp_path):
         if number % 2:
             answers[-1] = [*answers[-1][:-1], (answers[-1][-1] + 1) % 90 if answers[-1] else 20]
     batches = [encode(processor, samples[i : i + 4], "cpu", answers[i : i + 4]) for i in (0, 4)]
-    loss, right = judge_skips(model, batches, policy)
+    loss, right = evaluate_skips(model, batches, policy)
     assert [c == "1" for c in right] == own
     assert any(own)
     assert not all(own)

@@ -18,7 +18,7 @@ __all__ = ["compare_all", "parts"]
 def compare_all(
     options: Options, model: Any, processor: Any, evaluator: Any, queue: Any, samples: Any, test: Any, facts: Any
 ) -> dict[str, Any]:
-    """Search at each budget on the calibration samples, judge on the test samples, write records and page."""
+    """Search at each budget on the calibration samples, evaluate on the test samples, write records and page."""
     from dataclasses import asdict
 
     from ..core.errors import SettingsError

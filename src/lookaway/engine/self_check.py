@@ -61,8 +61,8 @@ def self_check(model: Any) -> None:
                 kept = _run(anatomy, None)
             with Attachment(model, _Leave(exits)) as fast:
                 short = _run(anatomy, fast)
-            with Reference(model, _Leave(exits)) as judge:
-                masked = _run(anatomy, judge)
+            with Reference(model, _Leave(exits)) as masking:
+                masked = _run(anatomy, masking)
         except AttachError:
             raise
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Every method at the same prefill FLOPs: searched on calibration samples, judged on test samples it never saw.
+"""Every method at the same prefill FLOPs: searched on calibration samples, evaluated on test samples it never saw.
 
 Accuracy and agreement are those of greedy decoding: an answer equals the target if and only if the argmax agrees at
 every teacher-forced position. Two passes give both: the ground truth for all samples, the full model's own answer for
@@ -32,14 +32,14 @@ BUDGETS = (0.15, 0.30, 0.45, 0.60, 0.75)
 
 @dataclass(frozen=True)
 class Entry:
-    """One method at one budget, ready to be judged."""
+    """One method at one budget, ready to be evaluated."""
 
     method: str
     budget: float
     """Share of the FLOPs that it was made for."""
     policy: Policy
     trials: int
-    """Schedules that were judged on the calibration samples to find it; 0: nothing was searched."""
+    """Schedules that were evaluated on the calibration samples to find it; 0: nothing was searched."""
     rates: tuple[float, ...] = ()
     """Keep rate of each layer, where it is a schedule."""
 
@@ -69,7 +69,7 @@ class CostRow:
 
 
 class HeldOutEvaluator:
-    """The test samples, judged once a policy.
+    """The test samples, evaluated once a policy.
 
     Raises:
         DataError: a sample has no answer.

@@ -54,7 +54,7 @@ def kernel_search(
     extra = [Job(f"{name}/{number}") for number in range(len(jobs), trials)] if space else []
 
     def evaluate(params: Mapping[str, Number]) -> tuple[float, dict[str, Any]]:
-        return _judged(evaluator, solve(family.curve(evaluator.span, params), budget, family.fill))
+        return _evaluated(evaluator, solve(family.curve(evaluator.span, params), budget, family.fill))
 
     annotate_trace: set[str] = set()
     done: list[Done] = []
@@ -76,7 +76,7 @@ def random_search(
 
     def evaluate(params: Mapping[str, Number]) -> tuple[float, dict[str, Any]]:
         seed = seed_of(queue.seed, "random schedule", str(int(params["number"])))
-        return _judged(evaluator, solve(schedule_shapes.random_steps(evaluator.span, seed), budget, fill=False))
+        return _evaluated(evaluator, solve(schedule_shapes.random_steps(evaluator.span, seed), budget, fill=False))
 
     done = queue.run(jobs, evaluate, {"number": Range(0, 10**9, integer=True)}, name, on_done)
     return _best(evaluator, done)
@@ -121,7 +121,7 @@ FAMILIES: dict[str, Family] = {
 """Shapes beside P-Sigmoid. 'logistic' is P-Sigmoid without a search, at k = 0.3."""
 
 
-def _judged(evaluator: ScheduleEvaluator, schedule: Schedule) -> tuple[float, dict[str, Any]]:
+def _evaluated(evaluator: ScheduleEvaluator, schedule: Schedule) -> tuple[float, dict[str, Any]]:
     verdict = evaluator.evaluate(schedule)
     return verdict.effectiveness, {**vars(verdict), "counts": list(schedule.counts), "units": schedule.units}
 

@@ -28,14 +28,14 @@ from ...policies.attention_skip import AttentionSkip
 from ...policies.fixed import KeepAll
 from .ranking import last_skips, least_change, output_changes, random_skips
 
-__all__ = ["STATE", "SkipVerdict", "compare_skips", "judge_skips"]
+__all__ = ["STATE", "SkipScore", "compare_skips", "evaluate_skips"]
 
 NONE = "nothing skipped"
 STATE = "skip-baselines.json"
 
 
 @dataclass(frozen=True)
-class SkipVerdict:
+class SkipScore:
     """One skip set on some samples."""
 
     name: str
@@ -52,14 +52,14 @@ class SkipVerdict:
         """Share that is right, with its 95 % interval."""
         return binomial_interval(self.right.count("1"), len(self.right))
 
-    def p_against(self, other: SkipVerdict) -> float:
+    def p_against(self, other: SkipScore) -> float:
         """Exact McNemar p-value that both are right equally often."""
         return mcnemar([c == "1" for c in self.right], [c == "1" for c in other.right])
 
 
 @torch.no_grad()
-def judge_skips(model: Any, batches: Sequence[EncodedBatch], policy: Policy) -> tuple[float, str]:
-    """(loss, right) of `SkipVerdict`; one forward over prompt and answer a batch.
+def evaluate_skips(model: Any, batches: Sequence[EncodedBatch], policy: Policy) -> tuple[float, str]:
+    """(loss, right) of `SkipScore`; one forward over prompt and answer a batch.
 
     Greedy decoding gives exactly the answer where the argmax agrees at all of its tokens and the end token.
     """
@@ -80,7 +80,7 @@ def judge_skips(model: Any, batches: Sequence[EncodedBatch], policy: Policy) -> 
 def compare_skips(
     model: Any, processor: Any, samples: Sequence[Sample], found: AttentionSkip, out: Path, facts: Mapping[str, Any],
     *, random_sets: int = 5, batch_size: int = 8, progress: Callable[[int], object] = lambda sets: None,
-) -> tuple[list[SkipVerdict], dict[int, float]]:  # fmt: skip
+) -> tuple[list[SkipScore], dict[int, float]]:  # fmt: skip
     """Judge a searched set beside nothing skipped, the ranking's, the last layers' and random sets of its size.
 
     Each verdict is saved in `out` when it is made: the same call goes on from there.
@@ -128,10 +128,10 @@ def compare_skips(
     for name, policy in sets.items():
         layers = getattr(policy, "skipped", ())
         if name not in known["verdicts"]:
-            loss, right = judge_skips(model, batches, policy)
-            known["verdicts"][name] = asdict(SkipVerdict(name, layers, name == "searched, adapters", loss, right))
+            loss, right = evaluate_skips(model, batches, policy)
+            known["verdicts"][name] = asdict(SkipScore(name, layers, name == "searched, adapters", loss, right))
             save()
-        verdicts.append(SkipVerdict(**{**known["verdicts"][name], "layers": tuple(layers)}))
+        verdicts.append(SkipScore(**{**known["verdicts"][name], "layers": tuple(layers)}))
         progress(1)
     return verdicts, changes
 

@@ -1,1 +1,1 @@
-"""How `lookaway-mini` is made: tower (sees), projector (speaks), alignment (answers), judge (measures)."""
+"""How `lookaway-mini` is made: tower (sees), projector (speaks), alignment (answers), evaluation (measures)."""
