@@ -91,7 +91,7 @@ def test_killed_between_two_sets_it_goes_on_with_the_next(common, tmp_path, monk
     assert len(made) == len(resumed["baselines"]) == 5
     assert resumed["baselines"] == run(options(common, tmp_path / "whole", train=False))["baselines"]
     assert la.load(tmp_path / "cut").adapters is None
-    with pytest.raises(DataError, match=r"options\.seed: .*samples\.count: "):
+    with pytest.raises(DataError, match=r"options\.seed: 0 -> 1; .*samples\.questions: "):
         run(options(common, tmp_path / "cut", train=False, seed=1))
     (tmp_path / "cut" / "skip-baselines.json").write_text("{")
     with pytest.raises(DataError, match=r"skip-baselines.json is damaged"):
