@@ -57,6 +57,10 @@ def test_pictures_in_memory_by_mode_size_pixels_and_how_they_were_held():
         seen.add(picture_digest(image))
     assert len(seen) == 5
     assert picture_digest(red) == picture_digest(red.copy())
+    palettes = [Image.new("P", (6, 4), 1) for _ in range(2)]
+    palettes[0].putpalette([0, 0, 0, 255, 0, 0])
+    palettes[1].putpalette([0, 0, 0, 0, 255, 0])
+    assert picture_digest(palettes[0]) != picture_digest(palettes[1])
     with pytest.raises(DataError, match=r"none\.png' cannot be read"):
         picture_digest("none.png")
 

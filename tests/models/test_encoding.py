@@ -158,3 +158,9 @@ def test_a_picture_of_too_many_pixels_is_named(tmp_path, monkeypatch):
     Image.new("RGB", (30, 30)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match=r"huge\.png' has more than 200 pixels.*Scale it down"):
         open_image(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("answer", ["<image> red", [10, 5, 11]])
+def test_an_answer_that_holds_the_token_of_pictures_is_named(processor, answer):
+    with pytest.raises(DataError, match=r"answer of sample 'b' .* holds '<image>'"):
+        encode(processor, [sample("a", "what?"), sample("b", "what?", picture())], answers=["red", answer])

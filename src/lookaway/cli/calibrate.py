@@ -113,6 +113,8 @@ def run(options: Options) -> dict[str, Any]:
 def default_out(policy: str) -> Path:
     """Beside the given folder; of a hub id in the working directory."""
     path = Path(policy)
+    if path.name in ("", ".."):  # of the working directory or one above it, which need their names
+        path = path.resolve()
     return path.with_name(f"{path.name}-calibrated") if path.is_dir() else Path(f"{path.name}-calibrated")
 
 

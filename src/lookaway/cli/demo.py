@@ -99,8 +99,12 @@ def _claim(o: Options, leftovers: list[Path]) -> None:
     from ..models.loading import load_model
 
     model, processor = load_model(o.model, device=o.device)
-    parts = (("train", o.train), ("calibration", o.calibration), ("test", o.test))
-    samples = [sample for split, count in parts for sample in load_samples(o.data, split, count, o.seed)]
+    parts = (("train", o.train, False), ("calibration", o.calibration, True), ("test", o.test, False))
+    samples = [
+        sample
+        for split, count, distinct in parts  # the very samples of each step: one question an image to calibrate on
+        for sample in load_samples(o.data, split, count, o.seed, distinct_images=distinct)
+    ]
     facts = provenance(model=model, processor=processor, samples=samples, options=o, free=("repeats", "exits"))
     claim(o.out, facts, o.fresh, leftovers)
 

@@ -157,7 +157,9 @@ def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:
     """
     if not isinstance(image, str | Path):
         held = image.getexif().get(0x0112, 1)  # how the camera was held
-        return hashlib.sha256(repr((image.mode, image.size, held)).encode() + image.tobytes()).hexdigest()
+        colours = image.getpalette()  # what the pixels of a picture with a palette stand for
+        seen = (image.mode, image.size, held) if colours is None else (image.mode, image.size, held, colours)
+        return hashlib.sha256(repr(seen).encode() + image.tobytes()).hexdigest()
     known = {} if known is None else known
     if str(image) not in known:
         try:

@@ -168,7 +168,7 @@ class Attachment(Handle):
         if run.deepstack is not None and run.state is not None:
             if self._second is not None:
                 raise changes_between_layers(index + 1)
-            output = run.deepstack.add(index, output, run.state.kept_at[index])
+            output = run.deepstack.add(index, output, run.state.kept)
         run.left = output
         return output
 

@@ -50,7 +50,8 @@ def encode(
             gives the answer exactly if the argmax agrees at every answer position.
 
     Raises:
-        DataError: an image cannot be read, images and placeholders do not match, or the processor refuses a sample.
+        DataError: an image cannot be read, images and placeholders do not match, an answer holds the token of visual
+            positions, or the processor refuses a sample.
     """
     if not samples:
         raise DataError("There is no sample to encode.")
@@ -74,6 +75,7 @@ def encode(
     answer_mask = None
     if answers is not None:
         ids = [_answer_ids(processor.tokenizer, answer) for answer in answers]
+        _check_answers(processor, samples, ids)
         # PaliGemma: 0 is what sees itself both ways, 1 the causal answer. Elsewhere 0 is text, also of the answer.
         answer_type = int("PaliGemma" in type(processor).__name__)
         inputs, answer_mask = _append(inputs, ids, _pad_id(processor.tokenizer), answer_type)
@@ -161,6 +163,20 @@ def _answer_ids(tokenizer: Any, answer: str | Sequence[int]) -> list[int]:
     ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"]) if isinstance(answer, str) else list(answer)
     end = tokenizer.eos_token_id
     return ids if ids and ids[-1] == end else [*ids, end]
+
+
+def _check_answers(processor: Any, samples: Sequence[Sample], answers: Sequence[Sequence[int]]) -> None:
+    """Raise DataError where the model would take a part of an answer for another picture."""
+    names = ("image_token_id", "video_token_id")
+    visual = {token for name in names if (token := getattr(processor, name, None)) is not None}
+    for sample, ids in zip(samples, answers, strict=True):
+        found = sorted(visual.intersection(ids))
+        if found:
+            token = processor.tokenizer.convert_ids_to_tokens(found[0])
+            raise DataError(
+                f"The answer of sample {sample.id!r} (its own, or what the model says by itself) holds {token!r}, "
+                "which stands for a picture, so the answer cannot follow the prompt. Leave this sample out."
+            )
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -282,3 +282,17 @@ def test_values_without_what_stays_are_refused():
     example = tiny("llava")
     with torch.no_grad(), la.attach(example.model, Wrong()), pytest.raises(InvalidDecision, match="which tokens stay"):
         example.model(**example.inputs())
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("skipped", [(0,), (0, 1)])
+def test_with_skipped_attention_behind_it(family, skipped):
+    """Also where the skipped layer is one behind which the decoder adds features."""
+    example = tiny(family)
+    policy, logits = la.chain(la.DivPrune(4), la.AttentionSkip(skipped)), []
+    for attach in (la.attach, la.reference):
+        with torch.no_grad(), attach(example.model, policy):
+            out = example.model.generate(**example.inputs("left_padded"), max_new_tokens=3, do_sample=False,
+                                         eos_token_id=None, output_logits=True, return_dict_in_generate=True)  # fmt: skip
+            logits.append(torch.stack(out.logits))
+    torch.testing.assert_close(*logits, **TOLERANCE)
