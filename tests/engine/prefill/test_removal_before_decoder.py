@@ -292,7 +292,9 @@ def test_with_skipped_attention_behind_it(family, skipped):
     policy, logits = la.chain(la.DivPrune(4), la.AttentionSkip(skipped)), []
     for attach in (la.attach, la.reference):
         with torch.no_grad(), attach(example.model, policy):
-            out = example.model.generate(**example.inputs("left_padded"), max_new_tokens=3, do_sample=False,
-                                         eos_token_id=None, output_logits=True, return_dict_in_generate=True)  # fmt: skip
+            out = example.model.generate(
+                **example.inputs("left_padded"), max_new_tokens=3, do_sample=False, eos_token_id=None,
+                output_logits=True, return_dict_in_generate=True,
+            )  # fmt: skip
             logits.append(torch.stack(out.logits))
     torch.testing.assert_close(*logits, **TOLERANCE)
