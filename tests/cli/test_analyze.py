@@ -39,7 +39,7 @@ def test_a_killed_run_goes_on_and_another_job_is_refused(analyzed, model_folder,
     common = ["analyze", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", "4",
               "--out", tmp_path, "--exit-at", "2", "--name", "fixed", "--max-new-tokens", "4"]  # fmt: skip
     status, _, err = call(*common, "--window", "2")
-    assert (status, "is of another run (different: window)" in err) == (1, True)
+    assert (status, "is of another run. Different now: options.window:" in err) == (1, True)
     status, out, _ = call(*common, "--pictures", "0")
     assert status == 0
     assert "report:" in out
@@ -50,7 +50,8 @@ def test_a_killed_run_goes_on_and_another_job_is_refused(analyzed, model_folder,
 def test_further_records_must_fit_before_anything_is_probed(analyzed, model_folder, data_file, call, tmp_path):
     other = tmp_path / "other.jsonl"
     head = json.loads((analyzed / "records.jsonl").read_text().splitlines()[0])
-    other.write_text(json.dumps(head | {"model": "another"}) + "\n")
+    content = head["provenance"] | {"model": {"weights": "of another model"}}  # a name alone makes no other model
+    other.write_text(json.dumps(head | {"model": "another", "provenance": content}) + "\n")
     common = ["analyze", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", "2"]
     status, _, err = call(*common, "--out", tmp_path / "out", "--records", other)
     assert (status, "different models are mixed" in err) == (1, True)

@@ -58,8 +58,6 @@ def test_decoding(family, attention):
         if kind in inputs:
             longer[kind] = torch.nn.functional.pad(inputs[kind], (0, STEPS - 1), value=later)
     anatomy = anatomy_of(example.model)
-    positions = anatomy.positions(longer["attention_mask"])
-    if positions is not None:
-        longer["position_ids"] = positions
+    longer = anatomy.with_positions(longer)
     expected = masked_by_hand(example.model, anatomy.layers, longer, EXITS, image_ids(example.model), length)
     torch.testing.assert_close(torch.stack(out.logits, 1), expected[:, -STEPS:], **TOLERANCE)
