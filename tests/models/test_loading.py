@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lookaway.anatomy.tiny import tiny
@@ -59,3 +60,16 @@ def test_the_default_models_are_known_by_name(folder, monkeypatch):
     for name in MINI:
         load_model(name, device="cpu")
     assert asked == ["exit-aware", "plain"]
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(key for key in weights if key.endswith("layers.1.self_attn.q_proj.weight"))
+    del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        PreparationError, match=r"does not hold 1 of the model's weights .*layers\.1\.self_attn\.q_proj"
+    ):
+        load_model(tmp_path, device="cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +74,22 @@ def load_model(
                 f"{name} is a text-only model ({config.model_type}): it has no visual tokens that could leave. Give a "
                 "vision-language model, e.g. llava-hf/llava-1.5-7b-hf or lookaway-mini."
             )
-        model = model_class_of(config).from_pretrained(
-            source, dtype=dtype, **({"attn_implementation": attention} if attention else {})
+        model, found = model_class_of(config).from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **({"attn_implementation": attention} if attention else {})
         )
+        _check_complete(name, found["missing_keys"])
         processor = processor_of(config, source, conversation)
     return model.to(device).eval(), processor
+
+
+def _check_complete(name: str, missing: Collection[str]) -> None:
+    """Raise PreparationError where weights were not in the files: transformers draws those at random."""
+    if missing:
+        shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        raise PreparationError(
+            f"{name} does not hold {len(missing)} of the model's weights ({shown}), and "
+            "transformers would draw them at random. Copy or download the model again."
+        )
 
 
 def load_config(path_or_id: str | Path) -> Any:
