@@ -38,7 +38,7 @@ class Options(FitOptions, PublishedModel):
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path = Path("out/fit")
-    """Folder of the policy, its records and the report."""
+    """Folder of the policy (policy/), its records and its trials."""
     storage: str | None = None
     """Where trials are shared by several workers: a .journal or .db file, or postgresql://...; default: in --out."""
     memory: float = 4.0
