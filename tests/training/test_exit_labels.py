@@ -132,3 +132,35 @@ def test_bad_input(world):
 
 def test_the_module_says_what_it_makes():
     assert "free-running" in module.__doc__
+
+
+def test_float32_features_are_those_that_a_live_gate_reads(world, tmp_path):
+    """A bound must be computed on what the saved gates will see; float16 rounds it."""
+    import lookaway as la
+    from lookaway.core.features import text_features
+    from lookaway.models.encoding import encode
+
+    model, processor = world
+    options = LabelOptions(max_new_tokens=4, batch_size=1, target="own")
+    exact = LabelOptions(**{**vars(options), "features": "float32"})
+    rounded, table = (make_exit_table(model, processor, SAMPLES[:2], o, tmp_path) for o in (options, exact))
+    assert (rounded.features.dtype, table.features.dtype) == (torch.float16, torch.float32)
+    assert torch.equal(table.features.half(), rounded.features)
+
+    class Reader(la.Policy):
+        name = "reader"
+
+        def layers(self, num_layers, first_prunable):
+            return table.layers
+
+        def decide(self, view):
+            seen.append(text_features(view.hidden, view.layout))
+            return la.Decision()
+
+    for row, one in enumerate(SAMPLES[:2]):
+        seen: list[torch.Tensor] = []
+        with torch.no_grad(), la.attach(model, Reader()):
+            model(**encode(processor, [one], model.device).inputs)
+        live = torch.cat(seen)
+        assert torch.allclose(live, table.features[row], atol=1e-5)
+        assert not torch.equal(live.half().float(), live)  # there is something to round

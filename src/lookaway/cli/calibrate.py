@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..policies.visual_exit import VisualExit
 from ..training.calibration import CalibrationOptions
@@ -33,6 +33,9 @@ class Options(CalibrationOptions, PublishedModel):
     """Samples per model run."""
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
+    features: Literal["float16", "float32"] = "float32"
+    """Precision in which text features are kept. The saved gates will read them unrounded, and float16 may decide
+    otherwise right at a threshold."""
     out: Path | None = None
     """Folder of the calibrated policy; default: the policy's with '-calibrated' behind its name. The policy given stays
     as it is."""
@@ -90,7 +93,7 @@ def run(options: Options) -> dict[str, Any]:
         policy, other = policy.used_after(after), [*other, *allowed]
     labels = LabelOptions(
         target="own", batch_size=options.label_batch, max_new_tokens=options.max_new_tokens,
-        candidates=policy.gates.layers,
+        candidates=policy.gates.layers, features=options.features,
     )  # fmt: skip
     with progress("answers for all layers", len(samples)) as advance:
         table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance, after)

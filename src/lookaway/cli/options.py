@@ -31,8 +31,8 @@ FIRST = (
 """Options that --help shows first, in this order: which model and policy, on which data, and where the result goes."""
 ADVANCED = frozenset({
     "accumulate", "allow_other_model", "attention", "batch_size", "beta2", "bf16", "cache", "checkpointing",
-    "conversation", "device", "dtype", "fresh", "label_batch", "lease", "memory", "reward_batch", "save_steps", "seed",
-    "storage", "threads", "vision_tower", "warmup", "weight_decay",
+    "conversation", "device", "dtype", "features", "fresh", "label_batch", "lease", "memory", "reward_batch",
+    "save_steps", "seed", "storage", "threads", "vision_tower", "warmup", "weight_decay",
 })  # fmt: skip
 """Options that --help shows last: how a job runs here, and what few ever change. All others are the command's own."""
 PANELS = ("Options", "Settings", "Advanced")

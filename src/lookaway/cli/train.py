@@ -39,6 +39,8 @@ class Options(GateOptions, PublishedModel):
     """Samples per model run while labels are made."""
     max_new_tokens: int = 32
     """Longest own answer, in tokens."""
+    features: Literal["float16", "float32"] = "float16"
+    """Precision in which text features are kept; float32 where some are too large for float16, for twice the disk."""
     out: Path = Path("gates")
     """Folder for the policy and its records.jsonl. An earlier policy there is replaced."""
     cache: Path | None = None
@@ -70,7 +72,7 @@ def run(options: Options) -> dict[str, Any]:
     gate_options = GateOptions(**{field.name: getattr(options, field.name) for field in fields(GateOptions)})
     label_options = LabelOptions(
         target=options.target, batch_size=options.label_batch, max_new_tokens=options.max_new_tokens,
-        candidates=options.layers,
+        candidates=options.layers, features=options.features,
     )  # fmt: skip
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     names = image_names(samples)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ..core.decision import Policy
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
@@ -42,6 +44,8 @@ class LabelOptions:
     """Longest own answer, in tokens."""
     candidates: tuple[int, ...] = ()
     """Candidate exit layers; empty: all from the first prunable layer on."""
+    features: Literal["float16", "float32"] = "float16"
+    """Precision in which the text features are kept. A live gate reads them unrounded, so a bound needs float32."""
 
 
 def make_exit_table(
@@ -91,14 +95,16 @@ def make_exit_table(
     else:
         answers = {sample.id: str(sample.answer) for sample in seen}
 
+    dtype = torch.float32 if options.features == "float32" else torch.float16
+
     def encoded() -> Iterator[Encoded]:
         for batch in batches:
             yield encode(processor, batch, model.device, [answers[sample.id] for sample in batch])
 
     if after is not None:
         layers = options.candidates or exits_behind(model, processor, after, batches[0])
-        return tables_behind(model, processor, after, encoded(), layers, target, cache_dir, progress)
-    return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target)
+        return tables_behind(model, processor, after, encoded(), layers, target, cache_dir, progress, dtype)
+    return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target, dtype=dtype)
 
 
 def with_images(samples: Sequence[Sample]) -> list[Sample]:

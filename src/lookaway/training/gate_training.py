@@ -221,6 +221,6 @@ def _check(table: ExitTable) -> None:
     if bool(bad.any()):
         names = [table.ids[i] for i in bad.nonzero().flatten()[:3].tolist()]
         raise DataError(
-            f"{int(bad.sum())} samples have NaN or infinite features (the first: {', '.join(names)}). Collect the "
-            "table again in fp32 or bf16, or leave these samples out."
+            f"{int(bad.sum())} samples have NaN or infinite features (the first: {', '.join(names)}). Train "
+            "again with --features float32, run the model in float32 or bfloat16, or leave these samples out."
         )

@@ -39,13 +39,14 @@ def tables_behind(
     target: str,
     cache_dir: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
+    dtype: torch.dtype = torch.float16,
 ) -> ExitTable:
     """The exit table of `la.chain(after, exit)`; its 'full run' is the model under `after` alone.
 
     Args:
         model, processor: no policy attached.
         after: stays on; gates see what it leaves.
-        batches, target, cache_dir, progress: as for `engine.exit_table.collect_exit_table`.
+        batches, target, cache_dir, progress, dtype: as for `engine.exit_table.collect_exit_table`.
         layers: candidate exits (`exits_behind` knows those that can be).
 
     Raises:
@@ -54,12 +55,12 @@ def tables_behind(
     candidates = tuple(layers)
 
     def make(batch: Any) -> ExitTable:
-        return _table(model, processor, after, batch, candidates, target)
+        return _table(model, processor, after, batch, candidates, target, dtype)
 
     def depends() -> dict[str, Any]:
         return provenance(model=model, policy=after)
 
-    return cached_tables(batches, make, (candidates, target, torch.float16), depends, cache_dir, progress)
+    return cached_tables(batches, make, (candidates, target, dtype), depends, cache_dir, progress)
 
 
 def exits_behind(model: Any, processor: Any, after: Policy, samples: Sequence[Sample]) -> tuple[int, ...]:
@@ -100,7 +101,13 @@ def _what_gates_see(
 
 @torch.no_grad()
 def _table(
-    model: Any, processor: Any, after: Policy, batch: Encoded, layers: tuple[int, ...], target: str
+    model: Any,
+    processor: Any,
+    after: Policy,
+    batch: Encoded,
+    layers: tuple[int, ...],
+    target: str,
+    dtype: torch.dtype,
 ) -> ExitTable:
     seen = _what_gates_see(model, processor, after, batch.samples, layers)
     if missing := [layer for layer in layers if layer not in seen]:
@@ -126,7 +133,7 @@ def _table(
     return ExitTable(
         layers=layers,
         ids=tuple(str(sample.id) for sample in batch.samples),
-        features=torch.stack([seen[layer] for layer in layers], 1).half().cpu(),
+        features=torch.stack([seen[layer] for layer in layers], 1).to(dtype).cpu(),
         loss=torch.stack([loss for loss, _, _ in found], 1).float().cpu(),
         full_loss=full_loss.float().cpu(),
         match=torch.stack([rows(said == wanted) for _, said, _ in found], 1).cpu(),
