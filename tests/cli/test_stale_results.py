@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import lookaway as la
+from lookaway.core.errors import StaleResults
 from lookaway.core.record import read_records
 
 
@@ -195,3 +196,13 @@ def test_training_gates_again_leaves_no_records_of_the_gates_before(here, tmp_pa
     assert call(*command)[0] == 0
     assert call(*command, "--seed", 1)[0] == 0
     assert [record["kind"] for record in read_records(tmp_path / "g" / "records.jsonl")] == ["run", "training"]
+
+
+def test_records_without_their_header_are_nobodys(tmp_path):
+    from lookaway.cli.common import earlier_records
+
+    records = tmp_path / "records.jsonl"
+    records.write_text(json.dumps({"kind": "sample", "id": "1", "variant": "policy"}) + "\n")
+    with pytest.raises(StaleResults, match="--fresh"):
+        earlier_records(records, {"model": "a"}, fresh=False)
+    assert earlier_records(records, {"model": "a"}, fresh=True) == []

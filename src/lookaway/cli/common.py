@@ -110,9 +110,11 @@ def earlier_records(records: Path, facts: Mapping[str, Any], fresh: bool) -> lis
         return []
     RecordWriter(records).close()  # drops a line that a kill cut short
     found = list(read_records(records))
-    for record in found:
-        if record["kind"] == "run":
-            require_same(record.get("provenance"), facts, records)
+    headers = [record for record in found if record["kind"] == "run"]
+    if found and not headers:
+        require_same(None, facts, records)  # nobody knows what these are of
+    for header in headers:
+        require_same(header.get("provenance"), facts, records)
     return found
 
 
