@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from judge import Judge, evenly
+from prepared import picture
 
 import lookaway as la
 from lookaway.core.exit_table import ExitTable
 from lookaway.core.record import read_records
+from lookaway.data import load_samples
 from lookaway.search.skips.options import SkipSearchOptions
 from lookaway.search.skips.search import split_samples
 
@@ -176,6 +178,35 @@ def _schedule(w, method, *arguments):
         expected = w.mean_loss(lambda inputs, rates=rates: evenly(rates, w.judge.visual(inputs)))
         assert verdict["loss"] == pytest.approx(expected, **NEAR)
     assert list(la.load(out).keep) == found["rates"]
+
+
+def fit(w):
+    """Whose answer changes is what the judge says, and only what passes its test is saved."""
+    folder = w.out / "pictures"
+    folder.mkdir()
+    entries = []
+    for number in range(12):
+        picture(number).save(folder / f"{number}.png")
+        entries.append({"id": str(number), "image": f"{number}.png", "question": f"what is {number}" + "?" * number})
+    (folder / "data.json").write_text(json.dumps(entries))
+    status, _, errors = w.call(
+        "fit", "--model", w.model, "--data", folder / "data.json", "--epsilon", 0.9, "--methods", "exit",
+        "--max-new-tokens", NEW, "--out", w.out / "out",
+    )  # fmt: skip
+    found = w.records("fit")[0]
+    passed = [row for row in found["tested"] if row["bound"] <= 0.9]
+    assert (status == 0) == (w.out / "out" / "policy" / "config.json").exists() == bool(passed), errors
+    samples = load_samples(str(folder / "data.json"), "train", distinct_images=True)
+    for row in found["tried"]:
+        layer = int(row["name"].removeprefix("exit/"))
+        assert row["samples"] == len(samples) > 2
+        assert row["changed"] == sum(_changed(w, sample, layer) for sample in samples)
+
+
+def _changed(w, sample, layer):
+    """The answer or where it ends differs where the image is gone before `layer`."""
+    count = len(w.judge.greedy(sample, NEW)) + 1
+    return w.judge.greedy(sample, count) != w.judge.greedy(sample, count, layer)
 
 
 def p_sigmoid(w):

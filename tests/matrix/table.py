@@ -21,6 +21,7 @@ COMMANDS = {
     "calibrate": checks.calibrate,
     "train eas": checks.train_eas,
     "tune": checks.tune,
+    "fit": checks.fit,
     "search p-sigmoid": checks.p_sigmoid,
     "search g-search": checks.g_search,
     "search g-search bayes": checks.g_search_bayes,
