@@ -41,10 +41,6 @@ class Certificate:
     epsilon: float
     delta: float
 
-    @property
-    def samples(self) -> int:
-        return len(self.tested[0].choice.same) if self.tested else 0
-
 
 def ladder(found: Sequence[Choice], epsilon: float, delta: float) -> list[Choice]:
     """The order of testing, from dear and safe to cheap and bold; it depends on the search split alone.

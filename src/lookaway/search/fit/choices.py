@@ -63,7 +63,7 @@ def measured(
         return _single(candidates[choice.first], found[choice.first], full, shape, unit)
     assert choice.threshold is not None
     first, then = candidates[choice.first], candidates[choice.then]
-    return _pair(first, then, choice.threshold, found[first.key], found[then.key], full, shape, unit)
+    return _pairs(first, then, (choice.threshold,), found[first.key], found[then.key], full, shape, unit)[0]
 
 
 def choices(
@@ -89,10 +89,9 @@ def choices(
                 continue
             if _kept_before(first.policy, then.policy, shape.num_layers) < second_look_from:
                 continue
-            for threshold in options.thresholds:
-                allowed.append(
-                    _pair(first, then, threshold, found[first.key], found[then.key], full, shape, options.cost)
-                )
+            allowed += _pairs(
+                first, then, options.thresholds, found[first.key], found[then.key], full, shape, options.cost
+            )
     return allowed
 
 
@@ -101,21 +100,29 @@ def _single(candidate: Candidate, found: Outcomes, full: Outcomes, shape: Decode
     return Choice(candidate.key, candidate.method, found.same, cost, float(cost.sum() / whole.sum()), candidate.key)
 
 
-def _pair(
-    first: Candidate, then: Candidate, threshold: float, cheap: Outcomes, dear: Outcomes, full: Outcomes,
+def _pairs(
+    first: Candidate, then: Candidate, thresholds: Sequence[float], cheap: Outcomes, dear: Outcomes, full: Outcomes,
     shape: DecoderShape, unit: CostUnit,
-) -> Choice:  # fmt: skip
-    again = cheap.sure < threshold
-    same = np.where(again, dear.same, cheap.same)
+) -> list[Choice]:  # fmt: skip
+    """The second looks of one pair of policies, one for each threshold."""
+    once, whole = _cost(cheap, shape, unit), _cost(full, shape, unit).sum()
     if unit == "flops":
         start = _kept_before(first.policy, then.policy, shape.num_layers)
-        more = dear.flops(shape, start).astype(np.float64)
-        cost = _cost(cheap, shape, unit) + np.where(again, more, 0.0)
+        twice = once + dear.flops(shape, start).astype(np.float64)
     else:  # what stays in the cache is what the last pass left
-        cost = np.where(again, _cost(dear, shape, unit), _cost(cheap, shape, unit))
-    share = float(cost.sum() / _cost(full, shape, unit).sum())
-    name = f"second-look/{first.key} then {then.key} below {threshold:g}"
-    return Choice(name, "second-look", same, cost, share, first.key, then.key, threshold, float(again.mean()))
+        twice = _cost(dear, shape, unit)
+    found = []
+    for threshold in thresholds:
+        again = cheap.sure < threshold
+        cost = np.where(again, twice, once)
+        name = f"second-look/{first.key} then {then.key} below {threshold:g}"
+        found.append(
+            Choice(
+                name, "second-look", np.where(again, dear.same, cheap.same), cost, float(cost.sum() / whole),
+                first.key, then.key, threshold, float(again.mean()),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _kept_before(first: Policy, then: Policy, num_layers: int) -> int:

@@ -24,7 +24,7 @@ from ...engine.replay.resume import Paused, pause
 from ...models.encoding import encode
 from ...policies.second_look import confidence
 from ..trials.answer_targets import AnswerTargets
-from ..trials.samples import own_answers
+from ..trials.samples import batches_by_length, own_answers
 from ..trials.state_cache import StateCache, Stored
 
 __all__ = ["Outcomes", "SampleRuns"]
@@ -102,8 +102,7 @@ class SampleRuns:
         self.anatomy = anatomy_of(model)
         self.samples, self.kind = tuple(samples), confidence_kind
         answers = own_answers(model, processor, samples, batch_size, max_new_tokens)
-        order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
-        self._groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        self._groups = batches_by_length(samples, answers, batch_size)
         self._states = StateCache(memory)
         self._runs: list[tuple[AnswerTargets, Stored]] = []
         self.second_look_from = self.anatomy.num_layers + 1 if self.anatomy.has_windows else 0

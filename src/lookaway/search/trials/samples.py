@@ -11,7 +11,16 @@ from ...core.record import Sample
 from ...models import answers
 from ...models.encoding import group_by_image
 
-__all__ = ["Target", "check_disjoint", "choose_target", "fingerprint", "own_answers", "targets", "with_images"]
+__all__ = [
+    "Target",
+    "batches_by_length",
+    "check_disjoint",
+    "choose_target",
+    "fingerprint",
+    "own_answers",
+    "targets",
+    "with_images",
+]
 
 Target = Literal["answer", "own"]
 
@@ -90,6 +99,12 @@ def targets(
     if target == "answer":
         return [str(sample.answer) for sample in samples]
     return list(own_answers(model, processor, samples, batch_size, max_new_tokens))
+
+
+def batches_by_length(samples: Sequence[Sample], answers: Sequence[str | Sequence[int]], size: int) -> list[list[int]]:
+    """Numbers of the samples in batches of at most `size`; samples of like length go together, so little is padded."""
+    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
+    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def own_answers(

@@ -26,6 +26,7 @@ from ..schedules.budget import Schedule, Workload
 from ..schedules.schedule_shapes import Span
 from .answer_targets import AnswerTargets
 from .effectiveness import Answers, Measure, at_most, effectiveness
+from .samples import batches_by_length
 from .state_cache import StateCache, Stored
 
 __all__ = ["ModelScheduleEvaluator", "ScheduleEvaluator", "ScheduleScore", "Work"]
@@ -115,9 +116,8 @@ class ModelScheduleEvaluator:
         self._span = Span(self.anatomy.num_layers, max(first_layer, self.anatomy.first_prunable_layer))
         self._states = StateCache(memory)
         self._known: dict[tuple[int, ...], ScheduleScore] = {}
-        # 1. The full run, batch by batch; samples of like length go together, so that little is padded.
-        order = sorted(range(len(samples)), key=lambda i: (len(samples[i].question), len(answers[i]), i))
-        groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        # 1. The full run, batch by batch.
+        groups = batches_by_length(samples, answers, batch_size)
         ran: list[tuple[AnswerTargets, Stored, Answers]] = []
         counts: dict[int, tuple[int, int]] = {}
         answer_targets: dict[int, int] = {}
@@ -149,7 +149,7 @@ class ModelScheduleEvaluator:
         self._current = self._base
         self._settled: tuple[int, ...] = ()
         # 3. What schedules cost on these samples, with and without the forced answers.
-        both = [counts[i] for i in range(len(order))]
+        both = [counts[i] for i in range(len(samples))]
         self._workload = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
         both = [(v, t + answer_targets[i]) for i, (v, t) in enumerate(both)]
         self._forced = Workload(self.anatomy.shape, tuple(v for v, _ in both), tuple(t for _, t in both))
