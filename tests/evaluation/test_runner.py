@@ -94,8 +94,8 @@ def test_the_remaining_work_is_the_mean_over_layers_of_the_decoders_time_at_thei
 
 def test_speed_of_every_variant_and_part(model, samples, tmp_path):
     with RecordWriter(tmp_path / "r.jsonl") as writer:
-        rows = measure_speed(model, tiny_processor(), samples[0], exits=(1, 2), policy=la.ExitAt(3), new_tokens=2,
-                             repeats=2, writer=writer)  # fmt: skip
+        rows = measure_speed(model, tiny_processor(), samples[0], exits=(1, 2), policies={"policy": la.ExitAt(3)},
+                             new_tokens=2, repeats=2, writer=writer)  # fmt: skip
     variants = ("exit at 1", "exit at 2", "idle", "policy")
     assert [(r.part, r.variant) for r in rows] == [
         (p, v) for p in ("decoder", "first token", "decode") for v in variants

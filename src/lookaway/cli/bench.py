@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PublishedModel):
-    """Measure prefill, first token and decoding with and without a policy, alternating in one process."""
+    """Measure prefill, first token and decoding with and without policies, alternating in one process."""
 
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
-    policy: str | None = None
-    """Folder, hub id or YAML file of a policy, or several joined by commas: one after another (`la.chain`). Without it
-    the default model's own gates, or none for other models."""
+    policy: tuple[str, ...] = ()
+    """Folder, hub id or YAML file of a policy; may be given several times, and all are timed in turns. Several joined
+    by commas are one policy, one after another (`la.chain`). Without it the default model's own gates, or none for
+    other models."""
     exits: tuple[int, ...] = ()
     """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
     data: str = "scenes"
@@ -45,8 +47,9 @@ class Options(PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
+    from ..core.decision import Policy
     from ..core.errors import DataError
-    from ..core.provenance import provenance, start_anew
+    from ..core.provenance import policy_facts, provenance, start_anew
     from ..core.record import RecordWriter
     from ..data import load_samples
     from ..evaluation.header import run_header
@@ -63,26 +66,49 @@ def run(options: Options) -> dict[str, Any]:
         **options.published,
     )
     depth = anatomy_of(model).num_layers
-    policy, other = None, list[str]()
-    if options.policy is not None or options.model.startswith("lookaway-mini"):
-        policy = choose_policy(options.model, options.policy, None, options.allow_other_model)
-        policy, other = fit_to(model, policy, options.allow_other_model)
+    policies, other = dict[str, Policy](), list[str]()
+    given: tuple[str | None, ...] = options.policy or ((None,) if options.model.startswith("lookaway-mini") else ())
+    for path, name in zip(given, names_of(options.policy) or ["policy"], strict=False):
+        policy = choose_policy(options.model, path, None, options.allow_other_model)
+        policies[name], found = fit_to(model, policy, options.allow_other_model)
+        other += found
     samples = [s for s in load_samples(options.data, limit=50) if s.images]
     if not samples:
         raise DataError(f"{options.data} has no question with an image to time.")
     exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4)}))
-    facts = provenance(model=model, processor=processor, policy=policy, samples=samples[:1], options=options)
+    facts = provenance(
+        model=model, processor=processor, samples=samples[:1], options=options,
+        policies=[policy_facts(policy) for policy in policies.values()],
+    )  # fmt: skip
     header = run_header("bench", model, options.data, options, 0, options.model, facts, other)
     start_anew(options.out / "records.jsonl")  # seconds of another policy or another day are not this run's
     with RecordWriter(options.out / "records.jsonl") as writer:
         writer.write("run", **header)
         with progress("timing", 3) as advance:
             rows = measure_speed(
-                model, processor, samples[0], exits=exits, policy=policy, batch_size=options.batch_size,
+                model, processor, samples[0], exits=exits, policies=policies, batch_size=options.batch_size,
                 new_tokens=options.new_tokens, repeats=options.repeats, writer=writer, progress=advance,
             )  # fmt: skip
     show(rows)
     return {"timings": [vars(row) for row in rows], "records": str(writer.path)}
+
+
+def names_of(given: Sequence[str]) -> list[str]:
+    """What records and table call each of the policies: 'policy' where there is one, else the last part of each path,
+    or the whole where two end alike.
+
+    Raises:
+        SettingsError: one is given twice.
+    """
+    from ..core.errors import SettingsError
+
+    twice = [path for path in given if given.count(path) > 1]
+    if twice:
+        raise SettingsError(f"--policy {twice[0]} is given twice. Name each policy once; a comma joins two to a chain.")
+    if len(given) == 1:
+        return ["policy"]
+    short = [path if "," in path else Path(path).name for path in given]
+    return short if len(set(short)) == len(short) else list(given)
 
 
 def show(rows: list[SpeedRow]) -> None:

@@ -78,7 +78,7 @@ def run(options: Options) -> dict[str, Any]:
 
     say("4 of 4: seconds")
     timed = bench.run(
-        bench.Options(**common, policy=str(policy), exits=o.exits, repeats=o.repeats, out=o.out / "bench")
+        bench.Options(**common, policy=(str(policy),), exits=o.exits, repeats=o.repeats, out=o.out / "bench")
     )
 
     folders = dict.fromkeys([gates, policy, o.out / "eval", o.out / "bench"])

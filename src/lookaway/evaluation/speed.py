@@ -22,6 +22,7 @@ from ..core.record import RecordWriter, Sample, Trace
 from ..engine.api import attach
 from ..models.encoding import encode
 from ..policies.fixed import ExitAt, KeepAll
+from .forced_looks import variants_of
 from .latency import Timing, measure, ratio
 
 __all__ = ["SpeedRow", "measure_speed", "remaining_work"]
@@ -61,33 +62,38 @@ def measure_speed(
     sample: Sample,
     *,
     exits: Sequence[int],
-    policy: Policy | None = None,
+    policies: Mapping[str, Policy] | None = None,
     batch_size: int = 1,
     new_tokens: int = 16,
     repeats: int = 15,
     writer: RecordWriter | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[SpeedRow]:
-    """Time fixed exits, the attached but idle engine and, where given, a policy, all in turns with the bare model.
+    """Time fixed exits, the attached but idle engine and policies, all in turns with the bare model.
 
-    The image's features are computed once for the 'decoder' part, so that it times what the policy changes.
+    The image's features are computed once for the 'decoder' part, so that it times what a policy changes. A second look
+    is timed as it decides on this sample and with set numbers of rows that look again (`variants_of`).
+
+    Args:
+        policies: what the records call each -> the policy.
     """
     inputs = encode(processor, [sample] * batch_size, device=model.device).inputs
-    policies: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
-    policies["idle"] = _Idle()
-    if policy is not None:
-        policies["policy"] = policy
+    timed: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
+    timed["idle"] = _Idle()
+    for name, policy in (policies or {}).items():
+        timed[name] = policy
+        timed |= {f"{name}, {words}": forced for words, forced in variants_of(policy, batch_size).items()}
     rows: list[SpeedRow] = []
     decoder = _Decoder(model, inputs)
     for part, run in (("decoder", decoder), ("first token", _generate(model, inputs, 1)),
                       ("decode", _generate(model, inputs, new_tokens))):  # fmt: skip
         variants: dict[str, Any] = {"bare": run}
-        variants |= {name: _attached(model, chosen, run) for name, chosen in policies.items()}
-        lengths = _lengths(variants, list(policies)) if part == "decoder" else []
+        variants |= {name: _attached(model, chosen, run) for name, chosen in timed.items()}
+        lengths = _lengths(variants, list(timed)) if part == "decoder" else []
         shorter = {f"{n} tokens": decoder.last(n) for n in lengths}
         times = measure({**variants, **shorter}, repeats=repeats, device=model.device)
         remaining = {n: times[f"{n} tokens"] for n in lengths}
-        for name in policies:
+        for name in timed:
             rows.append(_row(name, part, times["bare"], times[name], variants[name].trace, remaining))
         progress(1)
     for row in rows:
