@@ -99,8 +99,8 @@ def test_damaged_tables_are_named(tmp_path, name, text, message):
         read_samples(tmp_path / name)
 
 
-def test_a_folder_of_pictures_alone_says_what_to_write(tmp_path):
-    (tmp_path / "1.png").write_bytes(png("red"))
+def test_a_folder_without_questions_or_pictures_says_what_to_write(tmp_path):
+    (tmp_path / "1.txt").write_bytes(b"red")
     with pytest.raises(DataError, match=r"write a metadata\.jsonl with 'file_name'"):
         read_samples(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "question": "what?"}')

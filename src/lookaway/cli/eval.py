@@ -25,7 +25,7 @@ class Options(PublishedModel):
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     data: str = "mini"
-    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    """mini, scenes, easy-vqa, mini-hard, or a file or folder of your own (docs/data.md)."""
     tasks: str | None = None
     """Instead of --data: benchmarks of lmms-eval, joined by commas (gqa,textvqa_val,pope,...; docs/lmms-eval.md)."""
     include_path: Path | None = None

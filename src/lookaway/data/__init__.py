@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core.errors import DataError
@@ -10,11 +12,22 @@ from ..core.errors import DataError
 if TYPE_CHECKING:
     from ..core.record import Sample
 
-__all__ = ["SPLITS", "load_samples"]
+__all__ = ["GENERATED", "SPLITS", "load_samples"]
 
 SPLITS = ("train", "calibration", "test")
 """What gates learn from, what thresholds are chosen on, what is reported: never the same pictures."""
 
+SEEN = "test-seen"
+GENERATED = {
+    "mini": ("scenes", "easy-vqa"),
+    "scenes": ("scenes",),
+    "easy-vqa": ("easy-vqa",),
+    "mini:crowded": ("crowded",),
+    "mini:photo": ("photo",),
+    "mini:whole": ("whole",),
+    "mini-hard": ("crowded", "photo", "whole"),
+}
+"""Name -> sets of questions, asked in equal parts. `mini-hard` has the sets' names as its families."""
 PUBLISHED = {
     "scienceqa": ("scienceqa", "read_scienceqa"),
     "vqav2": ("vqav2", "read_vqav2"),
@@ -33,10 +46,12 @@ def load_samples(
     """Samples of a named set or of a user's file, of one split.
 
     Args:
-        spec: 'mini' (scenes and easy-VQA in equal parts), 'scenes', 'easy-vqa', a path, or a published layout and
-            its folder: 'scienceqa:FOLDER', 'gqa:FOLDER' and the other names of `PUBLISHED` (docs/data.md).
+        spec: a name of `GENERATED`: 'mini' (scenes and easy-VQA in equal parts), 'mini-hard' and so on; a path; or a
+            published layout and its folder: 'scienceqa:FOLDER', 'gqa:FOLDER' and the other names of `PUBLISHED`
+            (docs/data.md).
         split: 'train', 'calibration' or 'test'; 'all' takes a user's file or a published folder whole. A published
-            folder's own parts can be named too, such as 'val' or 'adversarial'.
+            folder's own parts can be named too, such as 'val' or 'adversarial', and generated sets have 'test-seen':
+            drawn like calibration, without the pairs of colour and shape that only 'test' shows.
         limit: at most so many; the generated sets make 1000 where it is None.
         seed: draws another part of the generated sets; a user's file is shuffled with it before `limit` cuts.
         distinct_images: one question of each image, so that samples are independent draws.
@@ -46,43 +61,44 @@ def load_samples(
     """
     kind, _, folder = spec.partition(":")
     published = kind in PUBLISHED and bool(folder)
-    if split not in (*SPLITS, "all") and not published:
+    if split not in (*SPLITS, SEEN, "all") and not published:
         raise DataError(f"No split {split!r}; there are {', '.join(SPLITS)} and, for your own files, 'all'.")
     if limit is not None and limit < 1:
         raise DataError(f"--limit must be at least 1, not {limit}.")
-    if spec in ("mini", "scenes", "easy-vqa"):
-        if not distinct_images:
-            return _generated(spec, split, limit or 1000, seed)
-        return _generated_distinct(spec, split, limit or 1000, seed)
+    if spec in GENERATED:
+        found = _generated(GENERATED[spec], split, limit or 1000, seed, distinct_images)
+        return [replace(one, family=one.id.split("-", 1)[0]) for one in found] if spec == "mini-hard" else found
     whole = None if distinct_images else limit
     samples = _cut(_published(kind, folder, split), whole, seed) if published else _own(spec, split, whole, seed)
     return _one_per_image(samples, seed)[:limit] if distinct_images else samples
 
 
-def _generated(spec: str, split: str, count: int, seed: int) -> list[Sample]:
-    from . import easy_vqa, scenes
+def _generated(parts: Sequence[str], split: str, count: int, seed: int, distinct: bool) -> list[Sample]:
+    """`count` questions, in equal parts of each set; with `distinct` one of each image.
 
-    if split == "all":
-        raise DataError(f"The split 'all' is for your own files; {spec!r} has {', '.join(SPLITS)}.")
-    if spec == "scenes":
-        return scenes.samples(split, count, seed)
-    if spec == "easy-vqa":
-        return easy_vqa.samples(split, count, seed)
-    half = count // 2
-    easy = easy_vqa.samples(split, half, seed) if half else []
-    return [*scenes.samples(split, count - half, seed), *easy]
+    easy-VQA has too few images for many such: the first of the sets makes up for them.
+    """
+    from . import easy_vqa
+    from .scenes import SETS, samples_of
 
-
-def _generated_distinct(spec: str, split: str, count: int, seed: int) -> list[Sample]:
-    """Enough questions are drawn that one of each image gives `count`; easy-VQA has too few images for many."""
-    from . import easy_vqa, scenes
-
-    if spec == "easy-vqa":
-        return _one_per_image(easy_vqa.samples(split, len(easy_vqa.items(split)), seed), seed)[:count]
-    half = 0 if spec == "scenes" else count // 2
-    easy = _generated_distinct("easy-vqa", split, half, seed) if half else []
-    many = scenes.samples(split, (count - len(easy)) * len(scenes.FAMILIES), seed)
-    return [*_one_per_image(many, seed), *easy]
+    if split not in (*SPLITS, SEEN):
+        raise DataError(
+            f"The split {split!r} is for your own files; generated questions have {', '.join((*SPLITS, SEEN))}."
+        )
+    first, *others = parts
+    found: list[Sample] = []
+    for place, name in enumerate(others):
+        share = (count + len(parts) - 2 - place) // len(parts)
+        if share:
+            found += _generated((name,), split, share, seed, distinct)
+    rest = count - len(found)
+    if first == "easy-vqa":
+        many = easy_vqa.samples(split, len(easy_vqa.items(split)) if distinct else rest, seed)
+    else:
+        kind = SETS[first]
+        many = samples_of(kind, split, rest * len(kind.families) if distinct else rest, seed)
+    own = _one_per_image(many, seed)[:rest] if distinct else many
+    return [*own, *found]
 
 
 def _one_per_image(samples: list[Sample], seed: int) -> list[Sample]:
@@ -100,6 +116,8 @@ def _one_per_image(samples: list[Sample], seed: int) -> list[Sample]:
 def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
     from .formats import read_samples, split_of
 
+    if split == SEEN:
+        raise DataError(f"Only the generated sets have a split {SEEN!r}; {path} has {', '.join(SPLITS)} and 'all'.")
     samples = read_samples(path)
     if split != "all":
         chosen = [sample for sample in samples if split_of(sample) == split]

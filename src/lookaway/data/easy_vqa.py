@@ -23,7 +23,7 @@ from ..core.record import Sample
 __all__ = ["RANGES", "Item", "balanced", "items", "picture", "samples"]
 
 RANGES = {"align": ("train", 0, 3200), "train": ("train", 3200, 3600),
-          "calibration": ("train", 3600, 4000), "test": ("test", 0, 1000)}  # fmt: skip
+          "calibration": ("train", 3600, 4000), "test": ("test", 0, 1000), "test-seen": ("test", 0, 1000)}  # fmt: skip
 FAMILIES = ("easy-colour", "easy-shape", "easy-yesno")
 
 

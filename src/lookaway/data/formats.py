@@ -12,6 +12,7 @@ from ..core.errors import DataError
 from ..core.record import Sample
 from . import tabular
 from .entries import sample_of
+from .pictures import pictures_in, read_pictures
 from .tables import json_lines, read_json
 
 __all__ = ["read_samples", "split_of"]
@@ -24,12 +25,15 @@ def read_samples(path: str | Path) -> list[Sample]:
 
     Args:
         path: a `.json` or `.jsonl` file; a `.parquet`, `.csv` or `.tsv` table; or a folder with one of these, with
-            parquet files of one table, or written by `Dataset.save_to_disk`.
+            parquet files of one table, or written by `Dataset.save_to_disk`; or a folder of nothing but pictures,
+            about which generic prompts are asked (`pictures.PROMPTS`).
 
     Raises:
         DataError: the file is missing, damaged, empty or in no known format, an id stands twice, or a sample's images
             and placeholders differ in number; the text names file, entry and cure.
     """
+    if Path(path).is_dir() and (pictures := _pictures_alone(Path(path))):
+        return read_pictures(Path(path), pictures)
     source = _source(Path(path))
     folder = source if source.is_dir() else source.parent
     samples: list[Sample] = []
@@ -60,6 +64,13 @@ def split_of(sample: Sample) -> str:
     return "train" if bucket < 60 else "calibration" if bucket < 80 else "test"
 
 
+def _pictures_alone(folder: Path) -> list[Path]:
+    """The pictures of a folder that has no file of questions; empty where it has one."""
+    if tabular.is_saved_dataset(folder) or any(p.suffix in (*JSON, *tabular.TABLES) for p in folder.iterdir()):
+        return []
+    return pictures_in(folder)
+
+
 def _source(path: Path) -> Path:
     """The file to read, or the folder where all of it is one table."""
     if path.is_dir():
@@ -78,7 +89,7 @@ def _source(path: Path) -> Path:
     if not path.exists():
         raise DataError(
             f"No data at {path}. Give a file (.json, .jsonl, .parquet, .csv), a folder, or one of: mini, scenes, "
-            "easy-vqa."
+            "easy-vqa, mini-hard, mini:crowded, mini:photo, mini:whole."
         )
     if path.suffix not in (*JSON, *tabular.TABLES):
         raise DataError(f"{path} is neither .json nor .jsonl, nor a table ({', '.join(tabular.TABLES)}).")
