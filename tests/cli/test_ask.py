@@ -1,4 +1,6 @@
-"""What `lookaway ask` says of the looking away."""
+"""What `lookaway ask` says of the visual tokens, in the same words for every policy, and without one."""
+
+import json
 
 import pytest
 
@@ -8,26 +10,53 @@ FOUND = {
     "answer": "red",
     "num_layers": 30,
     "visual_tokens": 64,
-    "mean_visual_tokens": 64.0,
+    "layer_visual_tokens": [64] * 30,
     "prefill_flops_share": 1.0,
     "kv_bytes_share": 1.0,
     "exit_layer": None,
+    "skipped_attention": [],
+    "looked_again": False,
 }
+LESS = {"prefill_flops_share": 0.6, "kv_bytes_share": 0.5}
+SAVED = "prefill 40% fewer FLOPs, KV cache 50% fewer bytes"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "64 visual tokens through all 30 layers: nothing saved"),
+        ({}, "processed all 64 visual tokens in all 30 layers: nothing saved"),
         (
-            {"mean_visual_tokens": 20.2, "prefill_flops_share": 0.6, "kv_bytes_share": 0.5},
-            "20 of 64 visual tokens in the mean layer of 30; prefill 40% fewer FLOPs, KV cache 50% smaller",
+            {"layer_visual_tokens": [64, 64] + [20] * 28, **LESS},
+            f"processed 20 of 64 visual tokens from layer 2 on: {SAVED}",
         ),
-        ({"exit_layer": 9, "mean_visual_tokens": 19.2}, "looked away before layer 9 of 30: 64 visual tokens left"),
+        (
+            {"layer_visual_tokens": [64] * 9 + [0] * 21, "exit_layer": 9, **LESS},
+            f"processed all 64 visual tokens in layers 0 to 8, none from layer 9 on: {SAVED}",
+        ),
+        (
+            {"skipped_attention": [3, 7], **LESS},
+            f"processed all 64 visual tokens in all 30 layers; skipped the attention of layers 3, 7: {SAVED}",
+        ),
+        (
+            {"looked_again": True, "prefill_flops_share": 1.2, "kv_bytes_share": 0.5},
+            "all 30 layers; unsure after a first pass, it looked again: prefill 20% more FLOPs, KV cache 50% fewer",
+        ),
     ],
 )
-def test_what_was_saved(changes, words, capsys):
+def test_what_was_processed_and_saved(changes, words, capsys):
     show({**FOUND, **changes})
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("red")
     assert words in out
+
+
+def test_a_model_without_a_policy_answers_all_the_same(model_folder, data_file, call, tmp_path):
+    image = data_file.parent / "0.png"
+    common = ["ask", "--model", model_folder, "--image", image, "--max-new-tokens", "3"]
+    status, out, error = call(*common, "--json", tmp_path / "a.json", "what?")
+    assert status == 0, error
+    assert "answered without a policy" in out
+    assert f"lookaway fit --model {model_folder} --data DATA" in out
+    assert call(*common, "--exit-at", "2", "--json", tmp_path / "b.json", "what?")[0] == 0
+    found, judge = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert found["answer"] == judge["answer_without"]

@@ -83,12 +83,12 @@ def test_report_draws_the_records_again(evaluated, tmp_path, call):
     assert "wrote" in out
 
 
-def test_ask_prints_the_answer_and_where_it_looked_away(model_folder, data_file, call, tmp_path):
+def test_ask_prints_the_answer_and_what_was_processed(model_folder, data_file, call, tmp_path):
     image = data_file.parent / "0.png"
     status, out, _ = call("ask", "--model", model_folder, "--exit-at", "2", "--image", image, "--max-new-tokens", "3",
                           "--json", tmp_path / "a.json", "what is it?")  # fmt: skip
     assert status == 0
-    assert "looked away before layer 2 of 4: 16 visual tokens" in " ".join(out.split())
+    assert "processed all 16 visual tokens in layers 0 to 1, none from layer 2 on" in " ".join(out.split())
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["exit_layer"] == 2
     assert 0 < found["prefill_flops_share"] < 1
@@ -99,7 +99,8 @@ def test_ask_prints_the_answer_and_where_it_looked_away(model_folder, data_file,
     [
         (["ask", "what?"], "No image: give one with --image"),
         (["ask", "--exit-at", "2", "--policy", "x", "--image", "y.png", "what?"], "--policy (x) or --exit-at (2)"),
-        (["ask", "--model", "MODEL", "--image", "y.png", "what?"], "No policy: give --policy DIR"),
+        (["eval", "--model", "MODEL", "--data", "DATA"], "No policy: give --policy DIR (`lookaway fit` finds one"),
+        (["ask", "--model", "out/nowhere/model", "--image", "IMAGE", "what?"], "no model folder at out/nowhere/model"),
         (["ask", "--model", "MODEL", "--exit-at", "2", "--image", "missing.png", "what?"], "missing.png"),
         (["ask", "--model", "MODEL", "--exit-at", "9", "--image", "IMAGE", "what?"], "layer 9"),
         (["ask", "--model", "nowhere/nothing", "--exit-at", "2", "--image", "IMAGE", "what?"], "nowhere/nothing"),

@@ -6,8 +6,8 @@ from lookaway.cli import ask, report
 from lookaway.cli.common import plain_console, print_note
 
 TEXTS = ["[/INST] a cat", "[cat, dog]", ":smile:", "[bold]x[/bold]", "[/"]
-FOUND = {"exit_layer": 2, "num_layers": 4, "visual_tokens": 16, "mean_visual_tokens": 8.0, "prefill_flops_share": 0.5,
-         "kv_bytes_share": 0.5}  # fmt: skip
+FOUND = {"visual_tokens": 16, "layer_visual_tokens": [16, 16, 0, 0], "skipped_attention": [], "looked_again": False,
+         "prefill_flops_share": 0.5, "kv_bytes_share": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -22,14 +22,13 @@ def test_ask_prints_any_answer(text, capsys):
 def test_tables_and_notes_print_any_text(text, capsys):
     from rich.table import Table
 
-    table = Table("name", box=None)
+    table = Table("name", title=text, box=None)
     table.add_row(text)
     console = plain_console()
     console.print(table)
     print_note(console, text)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].strip() == text
-    assert printed[2] == f"note: {text}"
+    assert [line.strip() for line in printed[-4:]] == [text, "name", text, f"note: {text}"]
 
 
 def test_no_command_prints_through_a_console_of_its_own():

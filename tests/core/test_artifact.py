@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from lookaway.core.artifact import read_policy, save_policy
 from lookaway.core.base_model import BaseModel
@@ -62,11 +63,46 @@ def test_a_fingerprint_from_a_newer_version_may_have_more_fields(folder):
     assert read_policy(folder).base == BASE
 
 
-def test_what_is_no_policy_at_all(tmp_path, monkeypatch):
+def test_a_folder_without_a_policy(tmp_path):
     with pytest.raises(DataError, match=r"holds no config\.json"):
         read_policy(tmp_path)
-    with pytest.raises(DataError, match="There is no folder 'not//an id', and it is not a hub id either"):
-        read_policy("not//an id")
+
+
+@pytest.mark.parametrize("name", ["gates", "not//an id", "a/b/c", "/no/gates", "./gates", "../gates", "x/"])
+def test_a_name_that_can_only_be_a_folder_is_not_looked_up(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match=rf"^There is no policy at {name}\. Give the folder .*lookaway fit"):
+        read_policy(name)
+
+
+def test_so_is_a_path_whose_first_folder_is_here(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match=r"^There is no policy at out/gates\."):
+        read_policy("out/gates")
+
+
+def _not_found():
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    response = type("Response", (), {"headers": {}, "status_code": 404, "request": None})()
+    return RepositoryNotFoundError("404\n\nA paragraph.", response=response)
+
+
+@pytest.mark.parametrize(("error", "why"), [
+    (LocalEntryNotFoundError("Got: ConnectError.\nAn error happened ..."), "the hub cannot be reached"),
+    (OfflineModeIsEnabled("offline mode is enabled"), "the hub cannot be reached"),
+    (_not_found(), r"the hub does not give it \(404\)"),
+])  # fmt: skip
+def test_what_the_hub_does_not_give_is_one_line(error, why, monkeypatch):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(DataError, match=rf"^There is no folder me/gates here, and {why}\. Give the folder") as caught:
+        read_policy("me/gates")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,11 @@ def test_the_question_is_the_text_of_the_last_message(content):
 def test_a_trace_knows_its_cost_and_whether_there_was_anything_to_drop():
     trace = Trace(SHAPE, [1, None], [[4, 0], [0, 0], [0, 0]], [[6, 3], [2, 3], [2, 3]], [6, 3, 3])
     assert not trace.nothing_to_drop
+    assert str(trace).splitlines() == [
+        f"row 0: processed all 4 visual tokens in layer 0, none from layer 1 on; {trace.row_cost(0).flops_share:.0%} "
+        f"of the prefill FLOPs, {trace.row_cost(0).kv_share:.0%} of the KV cache",
+        "row 1: no visual tokens in the prompt; 100% of the prefill FLOPs, 100% of the KV cache",
+    ]
     cost = trace.cost()
     assert cost.kv_bytes == 2 * SHAPE.kv_bytes(6) + 4 * SHAPE.kv_bytes(3)  # padding is stored too
     assert cost.flops == SHAPE.layer_flops(6) + 2 * SHAPE.layer_flops(2) + 3 * SHAPE.layer_flops(3)

@@ -34,12 +34,27 @@ def test_every_registered_policy_has_a_row():
     assert all(la.policies().values())
 
 
+@pytest.mark.parametrize("name", ["keep-all", "exit-at-never", "attention-skip", "fastv", "keep-schedule", "cdpruner"])
+def test_what_always_keeps_some_tokens_does_not_exit(name):
+    assert not CASES[name].make(ROWS).can_exit(LAYERS)
+
+
 @pytest.mark.parametrize("name", CASES)
 class TestEvery:
     def test_layers_are_valid_for_the_depth(self, name):
         layers = CASES[name].make(ROWS).layers(LAYERS, 1)
         assert list(layers) == sorted(set(layers))
         assert all(0 <= layer < LAYERS for layer in layers)
+
+    def test_what_removes_all_tokens_of_a_row_says_that_it_can_exit(self, name):
+        policy = CASES[name].make(ROWS)
+        emptied = False
+        for layer in policy.layers(LAYERS, 1):
+            view = view_of(layer)
+            keep = policy.decide(view).keep
+            if keep is not None:
+                emptied |= bool(((view.layout.visual & keep).sum(1) == 0)[view.has_visual_tokens].any())
+        assert policy.can_exit(LAYERS) or not emptied
 
     def test_keeps_all_text_and_shapes(self, name):
         policy = CASES[name].make(ROWS)

@@ -26,9 +26,11 @@ def run(options: Options) -> dict[str, Any]:
     import torch
 
     from ..training.default_model.recipe import make_mini
+    from .settings import tell_settings
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    tell_settings()
     console = plain_console()
     results = make_mini(options, options.out, lambda line: console.print(line, soft_wrap=True))
     for variant, found in results.items():

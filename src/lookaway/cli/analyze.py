@@ -69,6 +69,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.pages.page import write_report
     from .common import choose_policy, earlier_records, fit_to, plain_console
     from .progress import progress
+    from .settings import tell_settings
 
     settings = StudyOptions(options.window, options.entropy_exits, options.top_share, options.max_new_tokens)
     samples = [s for s in load_samples(options.data, options.split, options.limit, options.seed) if s.images]
@@ -79,6 +80,7 @@ def run(options: Options) -> dict[str, Any]:
     if options.policy is not None or options.exit_at is not None:
         policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model)
     if policy is not None:
         policy, other = fit_to(model, policy, options.allow_other_model)
     facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=options)

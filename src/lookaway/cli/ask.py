@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..core.layer_counts import processed
 from .common import plain_console
 from .model_options import PublishedModel
 from .options import argument
+
+if TYPE_CHECKING:
+    from ..core.record import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,7 @@ class Options(PublishedModel):
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     policy: str | None = None
     """Folder, hub id or YAML file of a policy, or several joined by commas: one after another (`la.chain`). Without it
-    the default model's own gates, or none for other models."""
+    the default model's own gates; other models answer without a policy."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
     max_new_tokens: int = 64
@@ -45,7 +49,9 @@ def run(options: Options) -> dict[str, Any]:
 
     if not options.image:
         raise DataError("No image: give one with --image FILE.")
-    policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
+    policy = None
+    if options.policy is not None or options.exit_at is not None or options.model.startswith("lookaway-mini"):
+        policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     content: list[dict[str, str]] = [{"type": "image"} for _ in options.image]
     sample = la.Sample(
         id="ask",
@@ -53,7 +59,9 @@ def run(options: Options) -> dict[str, Any]:
         images=options.image,
     )
     model, processor = load_model(options.model, device=options.device, **options.published)
-    policy, other = fit_to(model, policy, options.allow_other_model)
+    other = list[str]()
+    if policy is not None:
+        policy, other = fit_to(model, policy, options.allow_other_model)
     inputs = encode(processor, [sample], device=model.device).inputs
     width = inputs["input_ids"].shape[1]
 
@@ -61,43 +69,63 @@ def run(options: Options) -> dict[str, Any]:
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=options.max_new_tokens)
         return str(processor.batch_decode(ids[:, width:], skip_special_tokens=True)[0]).strip()
 
+    if policy is None:
+        found: dict[str, Any] = {"question": options.question, "answer": answer(), "model": options.model}
+        show_without(found)
+        return found
     with la.attach(model, policy) as attached:
         text = answer()
-    trace = attached.trace
-    cost, exit_layer = trace.cost(), trace.exit_layers[0]
-    found: dict[str, Any] = {
-        "question": options.question,
-        "answer": text,
-        "allowed_other_model": other,
-        "exit_layer": exit_layer,
-        "num_layers": trace.shape.num_layers,
-        "visual_tokens": trace.initial_visual_tokens[0],
-        "mean_visual_tokens": cost.visual_tokens,
-        "prefill_flops_share": cost.flops_share,
-        "kv_bytes_share": cost.kv_share,
-    }
+    found = {"question": options.question, "answer": text, "allowed_other_model": other}
+    found |= _what_happened(attached.trace)
     if options.compare:
         found["answer_without"] = answer()
     show(found)
     return found
 
 
+def _what_happened(trace: Trace) -> dict[str, Any]:
+    """Of the batch's one row, as plain values."""
+    cost = trace.cost()
+    return {
+        "exit_layer": trace.exit_layers[0],
+        "num_layers": trace.shape.num_layers,
+        "visual_tokens": trace.initial_visual_tokens[0],
+        "mean_visual_tokens": cost.visual_tokens,
+        "layer_visual_tokens": [layer[0] for layer in trace.visual_tokens],
+        "skipped_attention": list(trace.skipped),
+        "looked_again": trace.looked_again[0],
+        "prefill_flops_share": cost.flops_share,
+        "kv_bytes_share": cost.kv_share,
+    }
+
+
 def show(found: dict[str, Any]) -> None:
-    """Print the answer, and a line or two about the looking away."""
+    """Print the answer, what the layers processed of the image, and what that saved."""
     console = plain_console()
     console.print(found["answer"], style="bold")
-    layers, tokens = found["num_layers"], found["visual_tokens"]
-    flops, kv = 1 - found["prefill_flops_share"], 1 - found["kv_bytes_share"]
-    saved = f"prefill {flops:.0%} fewer FLOPs, KV cache {kv:.0%} smaller"
-    if found["exit_layer"] is not None:
-        console.print(
-            f"looked away before layer {found['exit_layer']} of {layers}: {tokens} visual tokens left the decoder; "
-            f"{saved}"
-        )
-    elif found["mean_visual_tokens"] < tokens:
-        mean = found["mean_visual_tokens"]
-        console.print(f"looked at {mean:.0f} of {tokens} visual tokens in the mean layer of {layers}; {saved}")
-    else:
-        console.print(f"looked at {tokens} visual tokens through all {layers} layers: nothing saved")
+    words = processed(found["layer_visual_tokens"], found["visual_tokens"])
+    if found["skipped_attention"]:
+        words += f"; skipped the attention of layers {', '.join(map(str, found['skipped_attention']))}"
+    if found["looked_again"]:
+        words += "; unsure after a first pass, it looked again"
+    flops, kv = found["prefill_flops_share"], found["kv_bytes_share"]
+    saved = f"prefill {_change(flops, 'FLOPs')}, KV cache {_change(kv, 'bytes')}"
+    console.print(f"{words}: {saved if (flops, kv) != (1, 1) else 'nothing saved'}")
     if "answer_without" in found and found["answer_without"] != found["answer"]:
         console.print(f"without the policy the model answers: {found['answer_without']}")
+
+
+def show_without(found: dict[str, Any]) -> None:
+    """The answer of a model without a policy, and how to get one."""
+    console = plain_console()
+    console.print(found["answer"], style="bold")
+    console.print(
+        f"answered without a policy: none was given. --exit-at LAYER removes the visual tokens before a layer; "
+        f"lookaway fit --model {found['model']} --data DATA finds a policy that keeps the answers, for --policy.",
+        soft_wrap=True,
+    )
+
+
+def _change(share: float, unit: str) -> str:
+    """0.4 -> '60% fewer FLOPs'; a second look may also cost more."""
+    return f"{1 - share:.0%} fewer {unit}" if share <= 1 else f"{share - 1:.0%} more {unit}"

@@ -57,6 +57,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..models.loading import load_model
     from .common import choose_policy, fit_to
     from .progress import progress
+    from .settings import tell_settings
 
     model, processor = load_model(
         options.model,
@@ -65,6 +66,7 @@ def run(options: Options) -> dict[str, Any]:
         attention=options.attention,
         **options.published,
     )
+    tell_settings(model, options.batch_size)
     depth = anatomy_of(model).num_layers
     policies, other = dict[str, Policy](), list[str]()
     given: tuple[str | None, ...] = options.policy or ((None,) if options.model.startswith("lookaway-mini") else ())

@@ -62,6 +62,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
     from .common import cache_folder, fit_to, load_policies, plain_console, tell
     from .progress import progress
+    from .settings import tell_settings
 
     # 1. Whatever can be refused without a model is.
     policy, out = _gates(options.policy), options.out or default_out(options.policy)
@@ -85,6 +86,7 @@ def run(options: Options) -> dict[str, Any]:
         )
     # 2. What every exit would answer.
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.label_batch, "--label-batch")
     given, other = fit_to(model, policy, options.allow_other_model)
     assert isinstance(given, VisualExit)
     policy = given

@@ -50,7 +50,10 @@ def choose_policy(model: str, policy: str | None, exit_at: int | None, allow_oth
         from ..models.mini.model import shipped_gates
 
         return la.load(shipped_gates(model))
-    raise DataError("No policy: give --policy DIR (from `lookaway train`) or --exit-at LAYER.")
+    raise DataError(
+        "No policy: give --policy DIR (`lookaway fit` finds one for a model and data, `lookaway train` trains exit "
+        "gates) or --exit-at LAYER."
+    )
 
 
 def load_policies(policy: str, allow_other_model: bool = False) -> Policy:

@@ -89,6 +89,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.pages.page import write_report
     from .common import choose_policy, earlier_records, fit_to, show_summary
     from .progress import progress
+    from .settings import tell_settings
 
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     samples = load_samples(options.data, options.split, options.limit, options.seed)
@@ -98,6 +99,7 @@ def run(options: Options) -> dict[str, Any]:
         scorer = scorer_for(samples, "auto" if options.score == "accuracy" else options.score)
         scorer.totals(samples, [""] * len(samples))  # what cannot be scored is refused before the model runs
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     records = options.out / "records.jsonl"
     policy, other = fit_to(model, policy, options.allow_other_model)
     others = {Path(folder).name: la.load(folder) for folder in options.compare}

@@ -31,6 +31,7 @@ def run_tasks(options: Any) -> dict[str, Any]:
     from ..evaluation.lmms.tasks import known_tasks, task_manager
     from ..reports.pages.page import write_report
     from .common import choose_policy, fit_to
+    from .settings import tell_settings
 
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     manager = task_manager(options.include_path, options.task_defaults)
@@ -42,6 +43,7 @@ def run_tasks(options: Any) -> dict[str, Any]:
     from ..evaluation.lmms.run import evaluate_tasks
 
     model = LookawayModel(options.model, device=options.device, batch_size=options.batch_size, **options.published)
+    tell_settings(model.model, options.batch_size)
     policy, other = fit_to(model.model, policy, options.allow_other_model)
     results = evaluate_tasks(
         model, policy, names, manager, out=options.out, variant=options.name, limit=options.task_limit

@@ -68,6 +68,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
     from .progress import progress
+    from .settings import tell_settings
 
     console = plain_console()
     # 1. What the data can show at all is said before any work.
@@ -79,6 +80,7 @@ def run(options: Options) -> dict[str, Any]:
     _say_what_can_be_shown(console, options, *(len(split) for split in splits))
     own = {path: load_policies(path) for path in options.candidate}
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
     own = {name: fit_to(model, policy, allow_other_model=False)[0] for name, policy in own.items()}

@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from ..core.errors import DataError
+from .progress import at_work
 
 __all__ = [
     "ADVANCED", "FIRST", "PANELS", "argument", "build_command", "field_help", "from_mapping", "load_config", "panel_of",
@@ -147,7 +148,8 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
         config, json_path = flags.pop("config_"), flags.pop("json_")
         values = load_config(config, cls) if config else {}
         values.update({key: value for key, value in flags.items() if value is not None})
-        finish(run(from_mapping(cls, values)), json_path)
+        with at_work(f"lookaway {name}"):
+            finish(run(from_mapping(cls, values)), json_path)
 
     command.__doc__ = inspect.cleandoc(cls.__doc__ or "")
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,53 +1,143 @@
-"""How far a long command is: a bar in a terminal, a plain line every half minute where the output goes elsewhere."""
+"""How far a long command is: a bar in a terminal, a plain line at least every half minute where the output goes
+elsewhere.
+
+The plain lines come from a thread with a clock of its own, so that a batch that takes minutes is not silent either.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["EVERY", "progress"]
+__all__ = ["EVERY", "Steps", "at_work", "progress"]
 
 EVERY = 30.0
 """Seconds between two plain lines."""
 
 
+@dataclass
+class Steps:
+    """Work that has so many steps; calling it with a count says that these are done."""
+
+    words: str
+    total: int | None
+    """None: not known (yet)."""
+    changed: Callable[[Steps], None]
+    done: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        self.changed(self)
+
+    def reach(self, done: int, total: int) -> None:
+        """So many of so many are done: for work whose length is known only once it runs."""
+        self.done, self.total = done, total
+        self.changed(self)
+
+    def line(self, now: float) -> str:
+        """What is done, in which time, how fast, and how long the rest takes at this rate."""
+        spent = now - self.start
+        if self.total is None and not self.done:
+            return f"{self.words}: at work for {spent:.0f} s"
+        rate = self.done / spent if spent > 0 else 0.0
+        of = "" if self.total is None else f" of {self.total}"
+        left = "" if self.total is None or not rate else f", about {(self.total - self.done) / rate:.0f} s left"
+        left = "" if self.done == self.total else left
+        return f"{self.words}: {self.done}{of}, {spent:.0f} s{f', {rate:.2g} a second' if self.done else ''}{left}"
+
+
+class PlainLines:
+    """Writes on stderr what is at work: when it begins and ends, and at least every `EVERY` seconds between."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.open: list[Steps] = []
+        """What is at work, the innermost last."""
+        self.said = clock()
+        self.lock = threading.RLock()
+        self.ended: threading.Event | None = None
+
+    def begin(self, words: str, total: int | None, loud: bool) -> Steps:
+        steps = Steps(words, total, self.changed, start=self.clock())
+        with self.lock:
+            self.open.append(steps)
+            if loud:
+                self._say(f"{words}: 0 of {total}" if total is not None else words)
+            if self.ended is None:
+                self.ended = threading.Event()
+                threading.Thread(target=self._watch, args=(self.ended,), daemon=True).start()
+        return steps
+
+    def changed(self, steps: Steps) -> None:
+        with self.lock:
+            if steps.done == steps.total or self.clock() - self.said >= EVERY:
+                self._say(steps.line(self.clock()))
+
+    def tick(self) -> None:
+        """A line where none came for too long."""
+        with self.lock:
+            if self.open and self.clock() - self.said >= EVERY:
+                self._say(self.open[-1].line(self.clock()))
+
+    def end(self, steps: Steps) -> None:
+        with self.lock:
+            self.open.remove(steps)
+            if not self.open and self.ended is not None:
+                self.ended.set()
+                self.ended = None
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(min(1.0, EVERY / 4)):
+            self.tick()
+
+    def _say(self, line: str) -> None:
+        self.said = self.clock()
+        print(line, file=sys.stderr, flush=True)
+
+
+_lines = PlainLines()
+
+
 @contextmanager
-def progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows on stderr how much of `total` is done; yields what advances it by a count."""
+def progress(words: str, total: int | None) -> Iterator[Steps]:
+    """Shows on stderr how much of `total` is done; yields what advances it by a count.
+
+    Work that ends well has done all of its steps, also where `total` was a guess.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(words, total, sys.stderr).advance
+        steps = _lines.begin(words, total, loud=True)
+        try:
+            yield steps
+            if steps.done != steps.total:
+                steps.reach(steps.done, steps.done)
+        finally:
+            _lines.end(steps)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(words, total=total)
-        yield lambda count: bar.advance(task, count)
+        steps = Steps(words, total, lambda steps: bar.update(task, completed=steps.done, total=steps.total))
+        yield steps
+        bar.update(task, completed=steps.done, total=steps.done)
 
 
-class _Lines:
-    """Plain lines: when the work begins, then at most one every `EVERY` seconds, and when it is done."""
-
-    def __init__(self, words: str, total: int, file: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.words, self.total, self.file, self.clock = words, total, file, clock
-        self.done, self.start, self.last = 0, clock(), clock()
-        self._say(f"{words}: 0 of {total}")
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        now = self.clock()
-        if self.done < self.total and now - self.last < EVERY:
-            return
-        self.last = now
-        spent = now - self.start
-        rate = self.done / spent if spent > 0 else 0.0
-        left = f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
-        self._say(f"{self.words}: {self.done} of {self.total}, {spent:.0f} s, {rate:.2g} a second{left}")
-
-    def _say(self, line: str) -> None:
-        print(line, file=self.file, flush=True)
+@contextmanager
+def at_work(words: str) -> Iterator[None]:
+    """Around a whole command: off a terminal it is never silent for more than `EVERY` seconds, whatever it does."""
+    if Console(stderr=True).is_terminal:
+        yield
+        return
+    steps = _lines.begin(words, None, loud=False)
+    try:
+        yield
+    finally:
+        _lines.end(steps)

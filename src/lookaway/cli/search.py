@@ -26,6 +26,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.storage import open_storage
     from .progress import progress
     from .search_compare import compare_all
+    from .settings import tell_settings
 
     # 1. Whatever can be refused without a model is.
     check_out(options.out)
@@ -42,6 +43,7 @@ def run(options: Options) -> dict[str, Any]:
     storage = open_storage(options.storage or options.out / "study.journal")
     # 2. The trials depend on these.
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     facts = {key: getattr(options, key) for key in ("measure", "slack", "ranking", "first_layer")}
     if options.method == "g-search" or options.compare:
         facts |= {field.name: getattr(options, field.name) for field in fields(GSearchOptions)}
@@ -112,8 +114,10 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     from ..search.trials.samples import fingerprint
     from .common import plain_console
     from .progress import progress
+    from .settings import tell_settings
 
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     with progress("divergence of all layers", len(samples)) as advance:
         found = find_withdrawal(model, processor, samples, options.threshold, options.batch_size, advance)
     if found.layer is None:

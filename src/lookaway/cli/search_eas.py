@@ -61,6 +61,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.skips.supernet import processes
     from ..search.trials.samples import fingerprint, with_images
     from .progress import progress
+    from .settings import tell_settings
 
     # 1. What can be refused without a model.
     check_out(options.out)
@@ -74,6 +75,7 @@ def run(options: Options) -> dict[str, Any]:
     ranks = processes(cpu=True if options.device == "cpu" else None)
     # 2. The search.
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.reward_batch, "--reward-batch")
     chosen = SkipSearchOptions(**{field.name: getattr(options, field.name) for field in fields(SkipSearchOptions)})
     with progress("steps of the search", options.steps) as advance:
         found = search_skips(model, processor, samples[kept:], options.out, chosen, progress=advance,

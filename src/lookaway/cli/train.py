@@ -68,6 +68,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.gate_training import train_gates
     from .common import cache_folder, fit_to, load_policies
     from .progress import progress
+    from .settings import tell_settings
 
     gate_options = GateOptions(**{field.name: getattr(options, field.name) for field in fields(GateOptions)})
     label_options = LabelOptions(
@@ -81,6 +82,7 @@ def run(options: Options) -> dict[str, Any]:
     say_what_can_be_shown(options, len(samples), len(set(names.values())))
     after = load_policies(options.after, options.allow_other_model) if options.after else None
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.label_batch, "--label-batch")
     other = list[str]()
     if after is not None:
         after, other = fit_to(model, after, options.allow_other_model)

@@ -44,11 +44,13 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
     from .common import plain_console
+    from .settings import tell_settings
 
     chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
     chosen = replace(chosen, skip=layers_to_skip(options))
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     facts = training_facts(model, processor, samples, chosen.filled())
     header = run_header("train", model, options.data, options, options.seed, options.model, facts)
     found = train_adapters(model, processor, samples, options.out, chosen, options.fresh)

@@ -39,9 +39,11 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.trainer import training_facts
     from ..training.tuning import tune
     from .common import plain_console
+    from .settings import tell_settings
 
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     chosen = TuneOptions(**{field.name: getattr(options, field.name) for field in fields(TuneOptions)})
     facts = training_facts(model, processor, samples, chosen)
     header = run_header("tune", model, options.data, options, options.seed, options.model, facts)

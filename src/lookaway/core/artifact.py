@@ -12,6 +12,7 @@ from torch import Tensor
 from .base_model import BaseModel
 from .errors import DataError, SettingsError
 from .files import atomic_path, write_json, write_text
+from .hub import may_be_hub_id
 from .settings import check_settings
 
 __all__ = ["SavedPolicy", "push_policy", "read_policy", "read_policy_yaml", "save_policy"]
@@ -138,16 +139,27 @@ def push_policy(policy: Savable, repo_id: str, **kwargs: Any) -> str:
         return str(api.upload_folder(repo_id=repo_id, folder_path=str(saved), commit_message="Upload lookaway policy"))
 
 
+NO_POLICY = (
+    "Give the folder or YAML file of a policy: `lookaway fit` and `lookaway train` save one, `lookaway policies` lists "
+    "the methods that need none of that."
+)
+
+
 def _download(repo_id: str) -> Path:
+    """What the hub has under 'user/name'; any other name can only be a folder, and it is not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    if not may_be_hub_id(repo_id):
+        raise DataError(f"There is no policy at {repo_id}. {NO_POLICY}")
     try:
         return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, CARD]))
     except HFValidationError:
-        raise DataError(f"There is no folder {repo_id!r}, and it is not a hub id either.") from None
+        raise DataError(f"There is no policy at {repo_id}, which is no hub id either. {NO_POLICY}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(f"There is no folder {repo_id!r}, and the hub did not give it ({error}).") from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        why = f"the hub does not give it ({status})" if status else "the hub cannot be reached"
+        raise DataError(f"There is no folder {repo_id} here, and {why}. {NO_POLICY}") from error
 
 
 def _card(document: dict[str, Any], body: str) -> str:

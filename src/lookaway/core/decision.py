@@ -129,6 +129,10 @@ class Policy(ABC):
         """The same policy with other replacements, by layer (`la.merge`)."""
         raise SettingsError(f"{type(self).__name__} has no adapters that could be merged.")
 
+    def can_exit(self, num_layers: int) -> bool:
+        """All visual tokens of a row may leave before some layer: reports then show at which layers rows exit."""
+        return False
+
     @property
     def inert(self) -> str:
         """Why this policy never drops anything, where its makers know that it should have; else ''."""

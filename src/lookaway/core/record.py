@@ -13,6 +13,7 @@ from typing import Any
 from .cost import Cost, DecoderShape, prefill_cost
 from .errors import DataError, LookawayError
 from .files import atomic_path
+from .layer_counts import processed
 
 __all__ = ["RecordWriter", "Sample", "Trace", "read_records", "write_records"]
 
@@ -92,6 +93,16 @@ class Trace:
     def nothing_to_drop(self) -> bool:
         """True where no row had a visual token: a policy was attached and could do nothing."""
         return not any(self.initial_visual_tokens)
+
+    def __str__(self) -> str:
+        """One line a row: the visual tokens that its layers processed, and what that cost."""
+        lines = []
+        for row in range(len(self.exit_layers)):
+            counts, cost = [layer[row] for layer in self.visual_tokens], self.row_cost(row)
+            words = processed(counts, self.initial_visual_tokens[row])
+            shares = f"{cost.flops_share:.0%} of the prefill FLOPs, {cost.kv_share:.0%} of the KV cache"
+            lines.append(f"row {row}: {words}; {shares}")
+        return "\n".join(lines)
 
     def cost(self) -> Cost:
         """FLOPs and KV bytes of this prefill, beside those of the unpruned run."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.errors import LookawayError, PreparationError, SettingsError, UnsupportedModel
+from ..core.hub import may_be_hub_id
 
 if TYPE_CHECKING:
     from .layouts.plan import Plan
@@ -132,7 +133,14 @@ def _source(path_or_id: str | Path) -> str:
     from .mini.model import prepare_mini
 
     name = str(path_or_id)
-    return str(prepare_mini(MINI[name])) if name in MINI else name
+    if name in MINI:
+        return str(prepare_mini(MINI[name]))
+    if not Path(name).exists() and not may_be_hub_id(name):
+        raise PreparationError(
+            f"There is no model folder at {name}. Give a folder, a hub id (user/name), or lookaway-mini, the default "
+            "model, which needs no hub."
+        )
+    return name
 
 
 @contextmanager

@@ -79,6 +79,9 @@ class Chain(Policy):
         changed = [part.with_replacements(replacements) if _holds(part, replacements) else part for part in self.parts]
         return Chain(tuple(changed))
 
+    def can_exit(self, num_layers: int) -> bool:
+        return any(part.can_exit(num_layers) for part in self.parts)
+
     @property
     def inert(self) -> str:
         return next((part.inert for part in self.parts if part.inert), "")

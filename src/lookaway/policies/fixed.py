@@ -58,6 +58,10 @@ class ExitAt(Policy):
         check_layers(asked, num_layers, first_prunable, "ExitAt")
         return tuple(asked)
 
+    def can_exit(self, num_layers: int) -> bool:
+        entries = self.layer if isinstance(self.layer, Sequence) else (self.layer,)
+        return any(entry is not None and entry != num_layers for entry in entries)
+
     def decide(self, view: LayerView) -> Decision:
         if not isinstance(self.layer, Sequence):
             return Decision.drop_visual(view, view.has_visual_tokens)
@@ -118,6 +122,9 @@ class RandomExit(Policy):
         asked = [layer for layer in self.exits if layer != num_layers]
         check_layers(asked, num_layers, first_prunable, "RandomExit")
         return tuple(asked)
+
+    def can_exit(self, num_layers: int) -> bool:
+        return True
 
     def decide(self, view: LayerView) -> Decision:
         assert self.probabilities is not None

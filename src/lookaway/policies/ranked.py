@@ -88,6 +88,9 @@ class RankedPolicy(SettingsPolicy):
             )
         return asked
 
+    def can_exit(self, num_layers: int) -> bool:
+        return 0 in self.entries(num_layers)
+
     def needs_attention(self, num_layers: int) -> frozenset[int]:
         if not self.order().looks:
             return frozenset()

@@ -114,6 +114,9 @@ class SecondLook(Policy):
             )
         return self.first.layers(num_layers, first_prunable)
 
+    def can_exit(self, num_layers: int) -> bool:
+        return self.first.can_exit(num_layers) or self.then.can_exit(num_layers)
+
     def needs_attention(self, num_layers: int) -> frozenset[int]:
         return self.first.needs_attention(num_layers)
 

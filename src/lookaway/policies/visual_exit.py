@@ -80,6 +80,9 @@ class VisualExit(Policy):
         return tuple(sorted(asked))
 
     @torch.no_grad()
+    def can_exit(self, num_layers: int) -> bool:
+        return True
+
     def decide(self, view: LayerView) -> Decision:
         assert self._thresholds is not None
         if view.hidden.shape[-1] != self.gates.hidden_size:

@@ -36,6 +36,9 @@ class VTW(Policy):
         check_layers([self.layer], num_layers, first_prunable, "VTW")
         return (self.layer,)
 
+    def can_exit(self, num_layers: int) -> bool:
+        return self.layer != num_layers
+
     def decide(self, view: LayerView) -> Decision:
         return Decision.drop_visual(view, view.has_visual_tokens)
 
