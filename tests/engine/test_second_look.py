@@ -48,6 +48,10 @@ PAIRS = {
     "then-earlier": (keep(0.2, 3), keep(0.5, 1)),
     "exit-then-share": (la.ExitAt(2), keep(0.5)),
     "never-then": (keep(0.3, ranking="uniform"), la.KeepAll()),
+    "before-the-decoder": (la.DivPrune(0.3), keep(0.7)),
+    "vision-then": (la.VisionZip(0.5), la.DivPrune(0.6)),
+    "both-before": (keep(0.2, 0, "uniform"), la.chain(la.DivPrune(0.8), keep(0.5, 3))),
+    "then-before": (keep(0.2), la.CDPruner(0.5)),
     "narrower": (keep(0.7), keep(0.2, ranking="key-norm")),
 }
 
@@ -64,7 +68,13 @@ def answers(model, inputs, policy, count=5):
 def test_each_row_answers_as_under_the_policy_it_ended_with(family, pair):
     example = tiny(family, num_layers=LAYERS)
     inputs, (first, then) = example.inputs("left_padded"), PAIRS[pair]
+    if first.needs_vision() and la.anatomy(example.model).vision is None:
+        with pytest.raises(UnsupportedModel, match="vision tower's own attention"):
+            la.attach(example.model, Rows(first, then, [True]))
+        return
     rows = len(inputs["input_ids"])
+    example.model.double()  # in single precision the two passes round differently, by up to 3e-5
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     again = [row % 2 == 0 for row in range(rows)]
     logits, tokens, cache, trace = answers(example.model, inputs, Rows(first, then, again))
     singles = [answers(example.model, inputs, policy) for policy in (first, then)]
@@ -72,11 +82,11 @@ def test_each_row_answers_as_under_the_policy_it_ended_with(family, pair):
     assert trace.looked_again == [a and h for a, h in zip(again, has_image, strict=True)]
     for row, looked in enumerate(trace.looked_again):
         one = singles[looked]
-        assert torch.allclose(logits[row], one[0][row], atol=1e-5)
+        assert torch.allclose(logits[row], one[0][row], atol=1e-6)  # some families hand logits on in single precision
         assert torch.equal(tokens[row], one[1][row])
         assert [layer[row] for layer in trace.visual_tokens] == [layer[row] for layer in one[3].visual_tokens]
         assert trace.exit_layers[row] == one[3].exit_layers[row]
-    held = [cache.get_seq_length(layer) for layer in range(LAYERS)]
+    held = [layer.keys.shape[2] for layer in cache.layers]
     assert held == [slots + 4 for slots in trace.cache_slots]
 
 
@@ -168,8 +178,10 @@ def test_features_added_between_layers_are_not_missed():
     policy = la.SecondLook(keep(0.2), keep(0.7), threshold=1.0)
     with pytest.raises(UnsupportedModel, match="changes its states between layers"):
         answers(example.model, example.inputs("single"), policy)
-    with pytest.raises(UnsupportedModel, match="before the decoder"):
-        la.attach(tiny("llava", num_layers=LAYERS).model, la.SecondLook(la.DivPrune(0.3), keep(0.7)))
+    example = tiny("qwen3_vl", num_layers=8)
+    for policy in (la.SecondLook(la.DivPrune(0.3), la.ExitAt(7)), la.SecondLook(la.ExitAt(7), la.DivPrune(0.3))):
+        with pytest.raises(UnsupportedModel, match="changes its states between layers"):
+            answers(example.model, example.inputs("left_padded"), replace(policy, threshold=1.0))
 
 
 def test_confidences_lie_between_0_and_1_and_rise_with_certainty():

@@ -60,11 +60,6 @@ class SecondPass:
             )
         self.anatomy, self.retry = anatomy, retry
         self.layers = policy_layers(retry.then, anatomy)
-        if 0 in first_layers | self.layers:
-            raise UnsupportedModel(
-                "A second look starts from the states inside the decoder, so none of its policies may remove tokens "
-                "before the decoder (layer 0). Let them remove from layer 1 on (layer=1), or attach one of them alone."
-            )
         begins = min(first_layers | self.layers, default=anatomy.num_layers)
         wanted = retry.then.needs_attention(anatomy.num_layers) & self.layers
         self.start = begins - 1 if begins in wanted else begins

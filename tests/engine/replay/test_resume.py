@@ -4,12 +4,20 @@ import pytest
 import torch
 from local_policies import POLICIES, Exit, Thin, policy_for
 
+from lookaway.anatomy.find import anatomy_of
 from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, SettingsError, UnsupportedModel
 from lookaway.engine.api import attach
 from lookaway.engine.replay.resume import pause
 from lookaway.policies.attention_skip import AttentionSkip
+from lookaway.policies.baselines.dart import DART
+from lookaway.policies.before_decoder.cdpruner import CDPruner
+from lookaway.policies.before_decoder.divprune import DivPrune
+from lookaway.policies.before_decoder.downsample import Downsample
+from lookaway.policies.before_decoder.visionzip import VisionZip
+from lookaway.policies.fixed import KeepAll
+from lookaway.policies.keep_schedule import KeepSchedule
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -33,10 +41,6 @@ def test_going_on_equals_the_attached_policy(family, attention, batch, name):
     rows = len(inputs["input_ids"])
     policy = policy_for(name, rows)
     layer = 0 if 0 in policy.layers(4, 1) else None
-    if layer == 0 and family.startswith("qwen3_vl"):
-        with pytest.raises(UnsupportedModel, match="between layers 0 and 1"):  # deepstack
-            pause(model.model, inputs, layer)
-        return
     start, full = pause(model.model, inputs, layer)
     columns = last_columns(inputs)
     with attach(model.model, policy) as attached:
@@ -55,6 +59,41 @@ def test_going_on_equals_the_attached_policy(family, attention, batch, name):
     torch.testing.assert_close(full.logits(columns), plain, **TOLERANCE)
 
 
+BEFORE = {
+    "divprune": DivPrune(0.4),
+    "cdpruner": CDPruner(0.4),
+    "visionzip": VisionZip(0.5),
+    "downsample": Downsample(2),
+    "uniform": KeepSchedule.from_steps({0: 0.4, 3: 0.2}, 4, ranking="uniform"),
+    "dart": DART(0, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_methods_before_the_decoder_go_on_from_layer_0_as_in_a_live_run(family, name):
+    model, policy = tiny(family), BEFORE[name]
+    inputs = model.inputs("left_padded")
+    columns = last_columns(inputs)
+    rows = range(len(columns))
+    try:
+        with attach(model.model, policy) as attached:
+            logits = model.model(**inputs, use_cache=False).logits
+    except (
+        UnsupportedModel,
+        SettingsError,
+    ) as refused:  # what the family does not give is refused here in the same words
+        with pytest.raises(type(refused), match=str(refused)[:40]):
+            pause(model.model, inputs, 0, vision=policy.needs_vision())[0].run(policy)
+        return
+    index, valid = attached.kept_columns()
+    wanted = torch.stack([logits[row, (index[row] == columns[row]) & valid[row]][0] for row in rows])
+    ended = pause(model.model, inputs, 0, vision=policy.needs_vision())[0].run(policy)
+    torch.testing.assert_close(ended.logits(columns)[:, 0], wanted, **TOLERANCE)
+    assert ended.trace.visual_tokens == attached.trace.visual_tokens
+    assert 0 < max(ended.trace.visual_tokens[0]) < int(inputs["input_ids"].shape[1])
+
+
 def test_stopping_on_the_way_changes_nothing_and_leaves_the_pause_as_it_was():
     model = tiny("llava_next")
     inputs = model.inputs("left_padded")
@@ -69,6 +108,23 @@ def test_stopping_on_the_way_changes_nothing_and_leaves_the_pause_as_it_was():
     assert middle.layer == 2
     assert middle.trace.visual_tokens[3] == middle.trace.visual_tokens[1]
     assert start.run(Exit(3)).trace.exit_layers == [3, 3, None, 3]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_one_run_from_before_the_decoder_serves_policies_that_begin_later(family):
+    model = tiny(family)
+    inputs = model.inputs("left_padded")
+    columns = last_columns(inputs)
+    anatomy = anatomy_of(model.model)
+    first = anatomy.first_prunable_layer
+    begun = pause(model.model, inputs, 0)[0].run(KeepAll(), until=first)
+    direct = pause(model.model, inputs, first)[0]
+    policy = KeepSchedule.from_steps({first: 0.4}, anatomy.num_layers, ranking="last-token")
+    for chosen in (KeepAll(), policy):
+        torch.testing.assert_close(
+            begun.run(chosen).logits(columns), direct.run(chosen).logits(columns), **TOLERANCE
+        )  # fmt: skip
+    assert begun.run(policy).trace.visual_tokens == direct.run(policy).trace.visual_tokens
 
 
 def test_teacher_forced_answers_stay_and_are_not_seen():

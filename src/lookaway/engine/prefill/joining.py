@@ -90,8 +90,8 @@ def joined_state(first: PrefillState, second: PrefillState, rows: Tensor, start:
 def _history(
     first: PrefillHistory, second: PrefillHistory, kept_at: list[Kept | None], rows: Tensor, start: int
 ) -> PrefillHistory:
-    changes: list[Change] = []
-    layers = sorted({change.layer for change in (*first.changes, *second.changes)})
+    changes: list[Change] = [first.changes[0]]  # the whole prompt
+    layers = sorted({change.layer for change in (*first.changes[1:], *second.changes[1:])})
     for layer in layers:
         old, new = first.at(layer), second.at(layer)
         kept = kept_at[layer]

@@ -21,8 +21,11 @@ from ...anatomy.find import anatomy_of
 from ...core.decision import Policy
 from ...core.errors import SettingsError, UnsupportedModel
 from ...core.record import Trace
+from ...core.vision_inputs import VisionInputs
 from ..attached import check_detached, policy_layers
 from ..observe.qk_capture import QKCapture, QKStore
+from ..observe.vision_capture import VisionCapture
+from ..prefill.before_decoder import Deepstack
 from ..prefill.decoder_call import LayerCall, gather_rows
 from ..prefill.start import last_column_is_text
 from ..prefill.state import PrefillState
@@ -48,6 +51,12 @@ class Paused:
     """Queries and keys of the layer before, for policies that rank by them; None where they cannot be read."""
     unchanged_from: int = 0
     """From this layer on the decoder leaves the states between its layers as they are (before: deepstack)."""
+    vision: VisionInputs | None = None
+    """What the vision tower's attention said, for policies that ask for it before the decoder."""
+    deepstack: Deepstack | None = None
+    """Of a run paused before layer 0: what the decoder adds behind its first layers."""
+    readable: bool = False
+    """Queries and keys of this decoder's attention can be read, so a run that stops on the way keeps them."""
 
     @property
     def trace(self) -> Trace:
@@ -77,7 +86,7 @@ class Paused:
         state, hidden, store = self.state, self.hidden, QKStore()
         memo: dict[Any, Any] = {}
         captured = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
-        if self.layer < until < depth and self.seen is not None:
+        if self.layer < until < depth and self.readable:
             captured.add(until)
         capture = QKCapture(self.anatomy, frozenset(captured), lambda: store)
         try:
@@ -87,9 +96,11 @@ class Paused:
                 call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo)
                 asked = policy if layer in layers and state.has_visual_tokens else None
                 inputs = None if asked is None else capture.take(store, layer, state.layout)
-                state, call = prefill_step(state, call, asked, inputs)
+                state, call = prefill_step(state, call, asked, inputs, vision=None if layer else self.vision)
                 args, kwargs = call.arguments()
                 hidden = self.anatomy.layers[layer](*args, **kwargs)
+                if self.deepstack is not None:
+                    hidden = self.deepstack.add(layer, hidden, state.kept)
         finally:
             capture.remove()
         seen = self.seen if until == self.layer else store.seen.pop(until, None)
@@ -114,21 +125,27 @@ class Paused:
 
 
 def pause(
-    model: Any, inputs: Mapping[str, Any], layer: int | None = None, answers: Tensor | None = None
+    model: Any,
+    inputs: Mapping[str, Any],
+    layer: int | None = None,
+    answers: Tensor | None = None,
+    vision: bool = False,
 ) -> tuple[Paused, Paused]:
     """Run the model once, in full.
 
     Args:
         model: a supported model, or its anatomy; no policy may be attached to it.
         inputs: keyword arguments of its forward.
-        layer: where to stop; None: the first layer before which something may leave.
+        layer: where to stop; 0 is before the decoder; None: the first layer inside it before which something may leave.
         answers: bool [B, S], teacher-forced answers among the inputs.
+        vision: keep what the vision tower's attention says, for policies that ask for it before the decoder.
 
     Returns:
         (the state before `layer`, the state behind the last layer).
 
     Raises:
-        UnsupportedModel: the decoder does something between its layers, which going on would miss.
+        UnsupportedModel: the decoder does something between its layers, which going on would miss; or `vision` is
+            wanted of a tower that lookaway cannot read.
     """
     anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
     layer = anatomy.first_prunable_layer if layer is None else layer
@@ -137,6 +154,12 @@ def pause(
     kept: dict[int, Tensor] = {}
     left: list[Any] = []
     changes: list[int] = []
+    deepstack: list[Deepstack] = []
+    tower = VisionCapture(anatomy, vision)
+
+    def entering(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found, _ = Deepstack.taken_from(kwargs)
+        deepstack.extend([found] if found is not None else [])
 
     def before(index: int) -> Any:
         def record(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -144,7 +167,8 @@ def pause(
             changed = index > 0 and left.pop() is not hidden
             if changed:
                 changes.append(index)
-            if changed and index > layer:  # before, its effect is in the states kept here
+            known = deepstack and index <= len(deepstack[0].features)  # then `Paused.run` adds it again
+            if changed and index > layer and not known:  # before, its effect is in the states kept here
                 raise UnsupportedModel(
                     f"This decoder changes its states between layers {index - 1} and {index}; trials that go on from a "
                     "layer would miss that. Search on the whole model instead."
@@ -159,13 +183,17 @@ def pause(
         part.register_forward_pre_hook(before(index), with_kwargs=True) for index, part in enumerate(anatomy.layers)
     ]
     hooks += [part.register_forward_hook(lambda m, args, out: left.append(out)) for part in anatomy.layers]
+    if layer == 0:
+        hooks.append(anatomy.language_model.register_forward_pre_hook(entering, with_kwargs=True))
     hooks.append(anatomy.norm.register_forward_pre_hook(lambda m, args: kept.__setitem__(-1, args[0])))
     capture, store = None, QKStore()
     with suppress(UnsupportedModel):  # then a policy that ranks by attention is refused when it is asked
-        capture = QKCapture(anatomy, frozenset({layer} if layer < anatomy.num_layers else ()), lambda: store)
+        capture = QKCapture(anatomy, frozenset({layer} if 0 < layer < anatomy.num_layers else ()), lambda: store)
+    tower.begin(inputs)
     try:
         anatomy.backbone(**{**inputs, "use_cache": False})
     finally:
+        tower.remove()
         for hook in hooks:
             hook.remove()
         if capture is not None:
@@ -174,5 +202,6 @@ def pause(
     state = PrefillState.begin(layout, anatomy.num_layers, answers=answers)
     hidden = kept.get(layer, kept[-1])
     start = Paused(anatomy, tuple(calls), anatomy.attention, state, layer, hidden, store.seen.get(layer),
-                   max(changes, default=0))  # fmt: skip
+                   max(changes, default=0), tower.take(layout), deepstack[0] if deepstack else None,
+                   capture is not None)  # fmt: skip
     return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1], seen=None)
