@@ -28,6 +28,7 @@ _HOME = {
     "FitPrune": "lookaway.policies.baselines.fitprune",
     "SparseVLM": "lookaway.policies.baselines.sparsevlm",
     "DART": "lookaway.policies.baselines.dart",
+    "ShortV": "lookaway.policies.baselines.shortv",
     "DivPrune": "lookaway.policies.before_decoder.divprune",
     "CDPruner": "lookaway.policies.before_decoder.cdpruner",
     "VisionZip": "lookaway.policies.before_decoder.visionzip",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from .policies.baselines.fitprune import FitPrune as FitPrune
     from .policies.baselines.pyramiddrop import PyramidDrop as PyramidDrop
     from .policies.baselines.random_keep import RandomKeep as RandomKeep
+    from .policies.baselines.shortv import ShortV as ShortV
     from .policies.baselines.sparsevlm import SparseVLM as SparseVLM
     from .policies.baselines.uniform_keep import UniformKeep as UniformKeep
     from .policies.baselines.vtw import VTW as VTW

@@ -35,6 +35,8 @@ def test_the_shares_are_those_of_runs_that_do_it():
         "all leave before layer 2": la.ExitAt(2),
         "all leave before layer 1, the first that allows it": la.ExitAt(1),
         "50% enter the decoder": la.UniformKeep(0.5, layer=0),
+        "visual tokens frozen in all layers": la.ShortV(range(4)),
+        "visual tokens frozen in 60 % of the layers": la.ShortV((0, 1)),
         "half of the attentions skipped": la.AttentionSkip((2, 3)),
     }.items():
         with torch.no_grad(), la.attach(example.model, policy) as run:

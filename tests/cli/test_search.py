@@ -6,7 +6,7 @@ import pytest
 
 import lookaway as la
 from lookaway.cli.search import Options, run
-from lookaway.core.errors import DataError
+from lookaway.core.errors import DataError, SettingsError
 from lookaway.core.record import read_records
 
 SMALL = {"limit": 8, "max_new_tokens": 3, "batch_size": 8}
@@ -94,6 +94,27 @@ def test_vtw_saves_its_layer_or_says_why_not(common, tmp_path, call):
     assert la.load(tmp_path / "vtw").layer == found["layer"] == 1
     with pytest.raises(DataError, match="Raise --threshold"):
         run(Options(method="vtw", threshold=1e-12, out=tmp_path / "none", **common))
+
+
+def test_shortv_saves_the_layers_that_a_budget_asks_for(common, tmp_path):
+    from lookaway.cli.search_shortv import Options as ShortVOptions
+    from lookaway.cli.search_shortv import run as search_shortv
+
+    given = {name: common[name] for name in ("model", "data", "limit", "batch_size")}
+    found = search_shortv(ShortVOptions(out=tmp_path / "half", budget=0.8, **given))
+    depth = len(found["divergence"])
+    count = len(found["frozen"])
+    assert found["flops_shares"][count] <= 0.8 < found["flops_shares"][count - 1]
+    assert found["flops_shares"][0] == 1
+    assert la.load(tmp_path / "half").frozen == tuple(sorted(found["frozen"]))
+    assert (
+        search_shortv(ShortVOptions(out=tmp_path / "usual", **given))["frozen"]
+        == sorted(found["divergence"], key=lambda layer: (found["divergence"][layer], -layer))[: round(0.6 * depth)]
+    )
+    with pytest.raises(SettingsError, match="Freezing all"):
+        search_shortv(ShortVOptions(out=tmp_path / "no", budget=0.01, **given))
+    with pytest.raises(SettingsError, match="not both"):
+        ShortVOptions(count=1, budget=0.5)
 
 
 def test_what_cannot_be_searched_is_refused_before_the_model_runs(common, tmp_path, call, data_file):

@@ -24,6 +24,23 @@ def test_one_layer_by_hand():
     assert shape.kv_bytes(5) == 2 * 5 * 4 * 4
 
 
+def test_a_held_layer_by_hand():
+    shape = DecoderShape(1, 8, 16, 2, 1, 4, 50)
+    running, all_of_it, pairs = 8 * 8 + 8 * 8 + 3 * 8 * 16, 2 * (8 * 4), 2 * 5  # q, o and FFN of 2; k and v of 5
+    assert shape.layer_flops(5, held=3) == 2 * (2 * running + 5 * all_of_it) + 2 * 2 * pairs * 8
+    assert shape.layer_fastv(5, held=3) == 2 * 2 * 64 + 2 * 5 * 64 + 2 * pairs * 8 + 2 * 2 * 8 * 16
+    assert shape.layer_flops(5, held=0) == shape.layer_flops(5)
+
+
+def test_shortv_costs_what_its_paper_says():
+    """LLaVA-1.5-7B, 19 of 32 layers frozen: 4.7 of 8.5 TFLOPs, 55 % (arXiv 2504.00502, its main table)."""
+    tokens, visual = [[641]] * 32, [[576]] * 32
+    cost = prefill_cost(LLAMA_7B, tokens, visual, held=range(13, 32))
+    assert cost.flops == pytest.approx(4.7e12, rel=0.01)
+    assert cost.flops_share == pytest.approx(0.55, abs=0.005)
+    assert cost.kv_share == 1
+
+
 def test_published_totals_for_llava_7b():
     """LLaVA-1.5-7B with 576 visual and 65 text tokens: 8.52 T counted, 3.33 T by FastV's formula."""
     cost = exit_at(LLAMA_7B, 32)

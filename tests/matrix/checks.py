@@ -243,6 +243,21 @@ def vtw(w):
         assert divergence == pytest.approx(np.mean(gaps), **NEAR)
 
 
+def shortv(w):
+    out = w.run("search --method shortv", "--count", 2, "--batch-size", 3)
+    found = json.loads((out / "search.json").read_text())
+    for layer, divergence in found["divergence"].items():
+        gaps = []
+        for sample in w.samples:
+            inputs = w.judge.prompt(sample)
+            full = w.judge.logits(inputs)[-1].log_softmax(-1)
+            frozen = w.judge.logits(inputs, frozen=(int(layer),))[-1].log_softmax(-1)
+            gaps.append(float((frozen.exp() * (frozen - full)).sum()))
+        assert divergence == pytest.approx(np.mean(gaps), **NEAR)
+    least = sorted(range(w.judge.depth), key=lambda layer: found["divergence"][str(layer)])[:2]
+    assert list(la.load(out).frozen) == sorted(least)
+
+
 def search_eas(w):
     _, held = split_samples(w.samples, SkipSearchOptions(held_out=0.5))
     w.run("search --method eas", "--no-train", "--no-compare", "--steps", 1, "--skip", 1, "--subsets", 2,

@@ -71,10 +71,11 @@ class Judge:
         return grown
 
     @torch.no_grad()
-    def logits(self, inputs, seen=None, without=()):
-        """[S, vocabulary]; `seen`: the visual columns that each layer sees; `without`: layers with no attention."""
+    def logits(self, inputs, seen=None, without=(), frozen=()):
+        """[S, vocabulary]; `seen`: the visual columns that each layer sees; `without`: layers with no attention;
+        `frozen`: layers that leave the visual rows as they are."""
         visual = self.visual(inputs)
-        with self._hooks(visual, seen or [visual] * self.depth, without):
+        with self._hooks(visual, seen or [visual] * self.depth, without, frozen):
             return self.model(**inputs, use_cache=False).logits[0]
 
     def answer_logits(self, sample, tokens, seen=None, without=()):
@@ -107,7 +108,7 @@ class Judge:
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
     @contextmanager
-    def _hooks(self, visual, seen, without):
+    def _hooks(self, visual, seen, without, frozen=()):
         def narrow(columns):
             gone = sorted(set(visual) - set(columns))
 
@@ -128,11 +129,17 @@ class Judge:
         def silent(module, args, output):
             return (torch.zeros_like(output[0]), *output[1:])
 
+        def undo(module, args, kwargs, output):
+            changed = output.clone()
+            changed[:, visual] = (args[0] if args else kwargs["hidden_states"])[:, visual]
+            return changed
+
         hooks = [
             layer.register_forward_pre_hook(narrow(columns), with_kwargs=True)
             for layer, columns in zip(self.layers, seen, strict=True)
             if len(columns) < len(visual)
         ]
+        hooks += [self.layers[layer].register_forward_hook(undo, with_kwargs=True) for layer in frozen]
         hooks += [self.layers[layer].self_attn.register_forward_hook(silent) for layer in without]
         try:
             yield

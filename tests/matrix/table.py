@@ -28,6 +28,7 @@ COMMANDS = {
     "search random": checks.random,
     "search single-layer": checks.single_layer,
     "search vtw": checks.vtw,
+    "search shortv": checks.shortv,
     "search eas": checks.search_eas,
     "search compare": checks.compare,
     "analyze": checks.analyze,

@@ -97,6 +97,15 @@ CASES = {
     "downsample": Case(lambda rows: la.Downsample(2)),
     "downsample-uneven": Case(lambda rows: la.Downsample(3)),
     "downsample-not": Case(lambda rows: la.Downsample(1), exits=False),
+    "shortv": Case(lambda rows: la.ShortV((0, 2, 3)), exits=False),
+    "shortv-all": Case(lambda rows: la.ShortV(range(LAYERS)), exits=False),
+    "shortv-then-exit": Case(lambda rows: la.chain(la.ShortV((1, 2)), la.ExitAt([2, None, 3, None][:rows]))),
+    "shortv-before-and-visual-exit": Case(
+        lambda rows: la.chain(la.CDPruner(0.5), la.ShortV((0, 3)), la.VisualExit(gates(4)))
+    ),
+    "shortv-and-skip": Case(
+        lambda rows: la.chain(la.ShortV((1,)), la.AttentionSkip((2,), adapters((2,)))), exits=False
+    ),
     "random-keep": Case(lambda rows: la.RandomKeep(0.5, seed=5)),
     "random-keep-before": Case(lambda rows: la.RandomKeep(0.5, layer=0, seed=5)),
     "uniform-keep": Case(lambda rows: la.UniformKeep(7)),

@@ -10,12 +10,13 @@ import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.core.errors import DataError, LookawayError, SettingsError
 from lookaway.policies.baselines.fitprune import fit_recipe
+from lookaway.policies.baselines.shortv import PUBLISHED, least_divergent
 from lookaway.policies.baselines.vtw import withdrawal_layer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = {
     "keep-schedule", "fastv", "vtw", "pyramiddrop", "fitprune", "sparsevlm", "dart", "divprune", "visionzip",
-    "random-keep", "uniform-keep", "cdpruner", "downsample",
+    "random-keep", "uniform-keep", "cdpruner", "downsample", "shortv",
 }  # fmt: skip
 OTHERS = {"fastv-eighth", "second-look"}
 """Files of other settings, or of policies with tests of their own."""
@@ -31,7 +32,7 @@ def test_its_config_is_loaded_and_fits_the_depth_it_was_written_for(name):
     policy = la.load(CONFIGS / f"{name}.yaml")
     assert policy.name == name
     layers = policy.layers(32, 1)
-    assert layers
+    assert layers or policy.holds(32)
     written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["config"]
     saved = policy.to_config()
     if name != "sparsevlm":  # JSON's keys are text
@@ -119,6 +120,19 @@ def test_costs_that_the_literature_gives_for_32_and_24_layers():
 def test_settings_that_cannot_work_are_refused(make):
     with pytest.raises(SettingsError):
         make()
+
+
+def test_shortv_freezes_the_least_divergent_layers_and_knows_the_published_ones():
+    assert least_divergent({0: 0.2, 1: 0.01, 2: 0.5, 3: 0.01}, 3) == (3, 1, 0)
+    assert la.ShortV.published("llava-1.5-7b").frozen == (0, 2, 3, 12, *range(17, 32))
+    assert la.ShortV.published("llava-next-13b", 2).frozen == (32, 39)
+    assert [len(order) for order in PUBLISHED.values()] == [19, 24, 19, 24]  # about 60 % of 32 and of 40
+    for wrong, match in ((lambda: la.ShortV([]), "each once"), (lambda: la.ShortV([1, 1]), "each once"),
+                         (lambda: la.ShortV.published("llava"), "llava-1.5-7b"),
+                         (lambda: la.ShortV.published("llava-1.5-7b", 20), "1 to 19"),
+                         (lambda: least_divergent({0: 1.0}, 2), "1 to 1")):  # fmt: skip
+        with pytest.raises(SettingsError, match=match):
+            wrong()
 
 
 def test_vtw_is_a_fixed_exit():

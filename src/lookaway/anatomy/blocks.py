@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ..core.errors import UnsupportedModel
 
-__all__ = ["AttentionBlock", "attention_block", "norm_gain"]
+__all__ = ["AttentionBlock", "attention_block", "input_of_attention", "norm_gain"]
 
 ATTENTIONS = ("self_attn", "attention")
 FFN_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")  # Gemma has both, the second behind attention
 FFN_IN = (("gate_proj", "up_proj"), ("gate_up_proj",), ("w1", "w3"), ("fc1",))
+QUERIES = ("q_proj", "wq")
 OUTS = ("o_proj", "out_proj", "wo")
 
 
@@ -56,6 +57,26 @@ def attention_block(layer: nn.Module, index: int) -> AttentionBlock:
             linears = tuple(part for part in found if part is not None)
             break
     return AttentionBlock(index, attention, input_norm, ffn_norm, linears, _first(attention, OUTS))
+
+
+def input_of_attention(layer: nn.Module, index: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """What a layer's keys and values are made by: its attention, the norm in front of it, and its query projection,
+    which they do not need.
+
+    Raises:
+        UnsupportedModel: the layer has none of these under a name that is known; queries, keys and values come from one
+            linear.
+    """
+    attention, norm = _first(layer, ATTENTIONS), _first(layer, ("input_layernorm",))
+    queries = _first(attention, QUERIES) if attention is not None else None
+    if attention is None or norm is None or not isinstance(getattr(queries, "out_features", None), int):
+        raise UnsupportedModel(
+            f"Decoder layer {index} ({type(layer).__name__}) has no attention with a query projection of its own, and "
+            "a norm in front of it, under names that lookaway knows, so its visual tokens cannot be frozen. Known: "
+            f"{', '.join(ATTENTIONS)}; {', '.join(QUERIES)}; input_layernorm."
+        )
+    assert queries is not None
+    return attention, norm, queries
 
 
 @torch.no_grad()

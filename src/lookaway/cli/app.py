@@ -29,7 +29,7 @@ COMMANDS = {
     "doctor": "Say what a model folder is and whether it is supported, without loading weights.",
     "train": "Train exit gates, or adapters for skipped attention, for a model on your data.",
     "calibrate": "Choose the threshold that keeps a guarantee about changed answers.",
-    "search": "Search a keep schedule (G-Search, P-Sigmoid, ...) or attentions to skip (EAS).",
+    "search": "Search a keep schedule (G-Search, ...), attentions to skip (EAS) or layers to freeze (ShortV).",
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
     "analyze": "Study in which layers a model uses its image.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",

@@ -11,7 +11,7 @@ from .search_options import Options
 
 __all__ = ["METHODS", "Options", "run"]
 
-METHODS = {"eas": "lookaway.cli.search_eas"}
+METHODS = {"eas": "lookaway.cli.search_eas", "shortv": "lookaway.cli.search_shortv"}
 """Methods with a module of their own; all others are this one's."""
 
 

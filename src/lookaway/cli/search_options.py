@@ -22,8 +22,8 @@ class Options(PSigmoidOptions, GSearchOptions, PublishedModel):
     method: Literal[
         "p-sigmoid", "g-search", "random", "vtw", "logistic", "linear", "exponential", "single-layer", "multi-step"
     ] = "p-sigmoid"
-    """What is searched (docs/methods/g-search.md, p-sigmoid.md); random: staircases; vtw: one exit layer. And eas:
-    attentions to skip, with options of its own (lookaway search --method eas --help)."""
+    """What is searched (docs/methods/g-search.md, p-sigmoid.md); random: staircases; vtw: one exit layer. And, with
+    options of their own (lookaway search --method eas --help): eas, attentions to skip; shortv, layers to freeze."""
     budget: float | None = None
     """Share of the unpruned cost (0.5 where none is given). G-Search has none: its schedule is scaled to it."""
     unit: Literal["flops", "tokens"] = "flops"

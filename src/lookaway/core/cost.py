@@ -34,19 +34,23 @@ class DecoderShape:
     ffn_matrices: int = 3
     """3 for gated FFNs (SwiGLU), 2 for plain ones."""
 
-    def layer_flops(self, tokens: int, attention: bool = True) -> int:
-        """Counted FLOPs of one decoder layer over `tokens` positions of one row; `attention` False: of its FFN."""
-        d, width = self.hidden_size, self.num_heads * self.head_dim
-        ffn = 2 * tokens * self.ffn_matrices * d * self.intermediate_size
+    def layer_flops(self, tokens: int, attention: bool = True, held: int = 0) -> int:
+        """Counted FLOPs of one decoder layer over `tokens` positions of one row; `attention` False: of its FFN.
+
+        `held` of them are frozen: the layer makes their keys and values, and nothing else.
+        """
+        d, width, running = self.hidden_size, self.num_heads * self.head_dim, tokens - held
+        ffn = 2 * running * self.ffn_matrices * d * self.intermediate_size
         if not attention:
             return ffn
-        projections = d * width * 2 + 2 * d * self.num_kv_heads * self.head_dim  # q, o, k, v
-        return ffn + 2 * tokens * projections + 4 * tokens * tokens * width
+        queries, keys = 2 * d * width, 2 * d * self.num_kv_heads * self.head_dim  # q and o, k and v
+        return ffn + 2 * (running * queries + tokens * keys) + 4 * running * tokens * width
 
-    def layer_fastv(self, tokens: int, attention: bool = True) -> int:
-        """Multiply-adds of one layer by FastV's Eq. 5; `attention` False: of its FFN."""
-        d, m = self.hidden_size, self.intermediate_size
-        return (4 * tokens * d * d + 2 * tokens * tokens * d if attention else 0) + 2 * tokens * d * m
+    def layer_fastv(self, tokens: int, attention: bool = True, held: int = 0) -> int:
+        """Multiply-adds of one layer by FastV's Eq. 5; `attention` False: of its FFN. `held`: as in `layer_flops`."""
+        d, m, running = self.hidden_size, self.intermediate_size, tokens - held
+        attended = 2 * (running + tokens) * d * d + 2 * running * tokens * d  # 4nd^2 + 2n^2d where nothing is held
+        return (attended if attention else 0) + 2 * running * d * m
 
     def kv_bytes(self, slots: int) -> int:
         """Bytes of keys and values that one layer stores for `slots` positions of one row."""
@@ -91,6 +95,7 @@ def prefill_cost(
     prompt_slots: Sequence[int] | None = None,
     prompt_tokens: Sequence[int] | None = None,
     prompt_visual: Sequence[int] | None = None,
+    held: Collection[int] = (),
 ) -> Cost:
     """Cost of a prefill from what each layer processed.
 
@@ -103,16 +108,22 @@ def prefill_cost(
         prompt_slots: [B] positions of the unpruned prompt; None: those of layer 0.
         prompt_tokens: [B] real tokens of the unpruned prompt; None: those of layer 0.
         prompt_visual: [B] visual tokens of the unpruned prompt; None: those of layer 0.
+        held: layers in which visual tokens were frozen; they cache them.
     """
     slots = tokens if cache_slots is None else cache_slots
     rows, layers = len(tokens[0]), len(tokens)
     full, full_slots = prompt_tokens or tokens[0], prompt_slots or slots[0]
     extra = sum(n for layer in replacement_flops or () for n in layer)
     runs = [layer not in skipped for layer in range(layers)]
+    ran = [
+        (n, runs[layer], still if layer in held else 0)
+        for layer in range(layers)
+        for n, still in zip(tokens[layer], visual[layer], strict=True)
+    ]
     return Cost(
-        flops=sum(shape.layer_flops(n, runs[i]) for i, layer in enumerate(tokens) for n in layer) + extra,
+        flops=sum(shape.layer_flops(*part) for part in ran) + extra,
         full_flops=layers * sum(shape.layer_flops(n) for n in full),
-        fastv_flops=sum(shape.layer_fastv(n, runs[i]) for i, layer in enumerate(tokens) for n in layer) + extra // 2,
+        fastv_flops=sum(shape.layer_fastv(*part) for part in ran) + extra // 2,
         full_fastv_flops=layers * sum(shape.layer_fastv(n) for n in full),
         kv_bytes=sum(shape.kv_bytes(n) for i, layer in enumerate(slots) if runs[i] for n in layer),
         full_kv_bytes=layers * sum(shape.kv_bytes(n) for n in full_slots),

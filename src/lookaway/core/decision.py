@@ -121,6 +121,14 @@ class Policy(ABC):
         """
         return ()
 
+    def holds(self, num_layers: int) -> tuple[int, ...]:
+        """The layers that hold visual tokens, ascending, the same for all rows: there the states of those that are left
+        pass unchanged, neither attention nor FFN adding to them, and their keys and values still serve the text.
+
+        Raises ValueError where its settings do not fit a decoder of this depth.
+        """
+        return ()
+
     def replacement(self, layer: int) -> AttentionReplacement | None:
         """What replaces the skipped attention of `layer`; None: nothing, the residual stream goes on."""
         return None

@@ -83,6 +83,8 @@ class Trace:
     """[B]: visual and text tokens of the prompt; None: those of layer 0 (nothing left before the decoder)."""
     prompt_visual_tokens: list[int] | None = None
     """[B]: visual tokens of the prompt; None: those of layer 0."""
+    held: list[int] = field(default_factory=list)
+    """Layers that held their visual tokens: of those they made keys and values alone."""
 
     @property
     def initial_visual_tokens(self) -> list[int]:
@@ -111,7 +113,7 @@ class Trace:
         whole = None if self.columns is None else [self.columns] * rows
         return prefill_cost(
             self.shape, self.tokens, self.visual_tokens, slots, self.skipped, self._extra_flops(), whole,
-            self.prompt_tokens, self.prompt_visual_tokens,
+            self.prompt_tokens, self.prompt_visual_tokens, self.held,
         )  # fmt: skip
 
     def row_cost(self, row: int) -> Cost:
@@ -122,7 +124,9 @@ class Trace:
         prompt = [
             None if counts is None else [counts[row]] for counts in (self.prompt_tokens, self.prompt_visual_tokens)
         ]
-        return prefill_cost(self.shape, tokens, visual, None, self.skipped, extra, prompt[0], prompt[0], prompt[1])
+        return prefill_cost(
+            self.shape, tokens, visual, None, self.skipped, extra, prompt[0], prompt[0], prompt[1], self.held
+        )
 
     @property
     def looked_again(self) -> list[bool]:

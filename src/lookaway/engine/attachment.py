@@ -23,12 +23,13 @@ from .observe.qk_capture import QKCapture, QKStore
 from .observe.vision_capture import VisionCapture
 from .prefill.before_decoder import Deepstack
 from .prefill.decoder_call import LayerCall
+from .prefill.held_layer import HeldRun
 from .prefill.row_groups import CannotSplit, GroupRun
 from .prefill.run import ForwardRun
 from .prefill.start import past_of, prompt_layout
 from .prefill.state import PrefillState
 from .prefill.step import continued_step, prefill_step, repeated_step
-from .refusals import check_run, check_second_look
+from .refusals import check_held, check_run, check_second_look
 from .second_look import changes_between_layers, first_output, second_pass_of, with_states
 
 __all__ = ["Attachment"]
@@ -61,6 +62,7 @@ class Attachment(Handle):
         if self.skipping.layers:
             undo.append(self.anatomy.model.register_forward_pre_hook(self._before_head, with_kwargs=True).remove)
             undo.append(self.anatomy.model.register_forward_hook(self._after_head, always_call=True).remove)
+        undo += [take_off for layer in self.held.values() for take_off in layer.install()]
         self._install(undo)
 
     def _store(self) -> QKStore | None:
@@ -90,7 +92,9 @@ class Attachment(Handle):
             check_second_look(recorded, behind and holds_images(inputs))
         if behind:
             run.past = past_of(cache, anatomy, self._first_layer, self.policy)
-        if not behind or (self._layers and holds_images(inputs)):
+        if self.held:
+            check_held(anatomy.model)
+        if not behind or ((self._layers or self.held) and holds_images(inputs)):
             layout = prompt_layout(anatomy, inputs, behind)
             run.state = PrefillState.begin(layout, anatomy.num_layers, run.past, self._here.answers)
             if not run.state.has_visual_tokens:
@@ -150,6 +154,8 @@ class Attachment(Handle):
         run.cache = call.cache
         if not attends:
             run.state, call = self.skipping.enter(run.state, call, self._here.needed)
+        elif index in self.held and run.state.has_visual_tokens:
+            run.held, call = HeldRun.start(self.held[index], run.state, call)
         elif self._runs_in_groups(run, index):
             try:
                 run.groups, arguments = GroupRun.start(layer.forward, run.state.groups, call)
@@ -165,6 +171,9 @@ class Attachment(Handle):
         if run.groups is not None:
             groups, run.groups = run.groups, None
             output = groups.finish(output)
+        if run.held is not None:
+            held, run.held = run.held, None
+            output = held.finish(output)
         if run.deepstack is not None and run.state is not None:
             if self._second is not None:
                 raise changes_between_layers(index + 1)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn, Protocol, Self
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from ..core.decision import Policy
 from ..core.errors import AttachError, UnsupportedModel
 from ..core.record import Trace
 from .attached import check_detached, policy_layers, register
+from .prefill.held_layer import held_layers
 from .prefill.loss import loss_on_kept_columns
 from .refusals import check_not_compiled, refuse_chunked_prefill
 from .skip.skipping import Skipping
@@ -80,6 +82,7 @@ class Handle(ABC):
         check_not_compiled(model, self.anatomy)
         self.anatomy.check_policy(policy, allow_other_model)
         self.skipping = Skipping(self.anatomy, policy)
+        self.held = held_layers(self.anatomy, policy)
         self._first_layer = min(self._layers, default=self.anatomy.num_layers)
         """From this decoder layer on, layers get hooks."""
         self._here = _Here()
@@ -96,11 +99,11 @@ class Handle(ABC):
         self._undo.append(anatomy.backbone.register_forward_hook(self._after_model, always_call=True).remove)
         first = self._first_layer
         for layer in range(anatomy.num_layers):
-            if layer >= first or layer in self.skipping:
+            if layer >= first or layer in self.skipping or layer in self.held:
                 self._undo += self._install_layer(layer, anatomy.layers[layer])
         self._undo += self.skipping.install()
         self._undo.append(loss_on_kept_columns(anatomy.model, self._left_columns, self.narrows))
-        if self._layers or self.skipping.pools:
+        if self._layers or self.held or self.skipping.pools:
             self._undo.append(refuse_chunked_prefill(anatomy.model))
         self._undo.append(register(anatomy, self))
 
@@ -179,7 +182,8 @@ class Handle(ABC):
         return self._here.latest.columns()
 
     def _trace(self, record: PromptRecord) -> Trace:
-        return self.skipping.annotate_trace(record.trace(self.anatomy.shape), record.length)
+        trace = self.skipping.annotate_trace(record.trace(self.anatomy.shape), record.length)
+        return replace(trace, held=sorted(self.held)) if self.held else trace
 
     def _left_columns(self) -> tuple[Tensor, Tensor] | None:
         latest = self._here.latest

@@ -185,6 +185,8 @@ class MaskedRun:
     past: MaskedCacheInfo | None = None
     """What the cache that this forward continues must not be seen of; None: it starts one."""
     cache: Any = None
+    frozen: tuple[Tensor, Tensor] | None = None
+    """Of a layer that holds its visual tokens: which columns, bool [B, S], and the rows that entered it."""
 
 
 class Reference(Handle):
@@ -218,7 +220,7 @@ class Reference(Handle):
             if not isinstance(run.past, MaskedCacheInfo):
                 raise AttachError("This KV cache was filled under la.attach. Continue it under la.attach.")
             run.past = run.past.up_to(length)
-        if not behind or (self._layers and holds_images(inputs)):
+        if not behind or ((self._layers or self.held) and holds_images(inputs)):
             layout = prompt_layout(anatomy, inputs, behind)
             run.prompt = MaskedPrompt(layout, anatomy.num_layers, self._here.answers)
             if not run.prompt.had_images:
@@ -242,7 +244,22 @@ class Reference(Handle):
             write_cache_info(run.cache, MaskedCacheInfo(tuple(gone_at), past.length + prompt.length))
 
     def _install_layer(self, index: int, layer: nn.Module) -> list[Callable[[], object]]:
-        return [layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True).remove]
+        undo: list[Callable[[], object]] = [
+            layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True).remove
+        ]
+        if index in self.held:
+            undo.append(layer.register_forward_hook(self._put_back, prepend=True).remove)
+        return undo
+
+    def _put_back(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """A layer ran whole; its visual rows are again what they were."""
+        run: MaskedRun | None = self._here.run
+        if run is None or run.frozen is None:
+            return None
+        (columns, before), run.frozen = run.frozen, None
+        output = output.clone()
+        output[columns] = before[columns]
+        return output
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run: MaskedRun | None = self._here.run
@@ -265,6 +282,8 @@ class Reference(Handle):
                     (hidden, *args[1:]) if args else args,
                     kwargs if args else {**kwargs, "hidden_states": hidden},
                 )
+        if prompt is not None and index in self.held:
+            run.frozen = prompt.layout.visual.to(hidden.device), hidden
         if index in self.skipping:
             return args, {**kwargs, CONTEXT: self._context(index, hidden, cache, run)}
         past = None if run.past is None else run.past.gone_at[index]

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
 
-__all__ = ["check_not_compiled", "check_run", "check_second_look", "refuse_chunked_prefill"]
+__all__ = ["check_held", "check_not_compiled", "check_run", "check_second_look", "refuse_chunked_prefill"]
 
 
 def check_second_look(whole: bool, later_turn: bool) -> None:
@@ -25,6 +26,15 @@ def check_second_look(whole: bool, later_turn: bool) -> None:
         raise UnsupportedModel(
             "A second look is for a prompt at the start of its KV cache; this one comes behind earlier turns. Give the "
             "whole conversation as one prompt, or attach one of its policies alone: la.attach(model, policy.first)."
+        )
+
+
+def check_held(model: Any) -> None:
+    """Refuse gradient checkpointing of layers that hold visual tokens: a backward pass would run them whole."""
+    if torch.is_grad_enabled() and getattr(model, "is_gradient_checkpointing", False):
+        raise UnsupportedModel(
+            "Gradient checkpointing runs a layer again without what a policy that freezes visual tokens needs there. "
+            "Train without it: model.gradient_checkpointing_disable()."
         )
 
 

@@ -40,6 +40,8 @@ def ceilings(shape: DecoderShape, visual: int, text: int, answer: int = 64, firs
         raise SettingsError(f"visual and text are from 1 on, answer from 0 on, not {visual}, {text} and {answer}.")
     depth, whole = shape.num_layers, visual + text
     rows: list[tuple[str, list[int], int]] = [("nothing removed", [whole] * depth, 0)]
+    frozen = [("visual tokens frozen in 60 % of the layers", round(0.6 * depth)),
+              ("visual tokens frozen in all layers", depth)]  # fmt: skip
     for share in (0.75, 0.5, 0.25):
         layer = max(round(share * depth), first_prunable)
         rows.append((f"all leave before layer {layer}", [whole] * layer + [text] * (depth - layer), 0))
@@ -51,17 +53,23 @@ def ceilings(shape: DecoderShape, visual: int, text: int, answer: int = 64, firs
     rows.append(("half of the attentions skipped", [whole] * depth, depth // 2))
     rows.append(("all attentions but one skipped", [whole] * depth, depth - 1))
     costs = [(kind, *_cost(shape, tokens, skipped, answer)) for kind, tokens, skipped in rows]
+    costs += [(kind, *_cost(shape, [whole] * depth, 0, answer, [visual] * count)) for kind, count in frozen]
     _, prefill, kv, total = costs[0]
     return [Ceiling(kind, p / prefill, k / kv, t / total) for kind, p, k, t in costs]
 
 
-def _cost(shape: DecoderShape, tokens: Sequence[int], skipped: int, answer: int) -> tuple[int, int, int]:
-    """(prefill FLOPs, KV bytes after prefill, FLOPs with the answer), the last `skipped` layers without attention."""
+def _cost(
+    shape: DecoderShape, tokens: Sequence[int], skipped: int, answer: int, held: Sequence[int] = ()
+) -> tuple[int, int, int]:
+    """(prefill FLOPs, KV bytes after prefill, FLOPs with the answer), the last `skipped` layers without attention.
+
+    `held`: tokens that the first layers freeze.
+    """
     prefill = kv = decode = 0
     width = shape.num_heads * shape.head_dim
     for layer, count in enumerate(tokens):
         attends = layer < len(tokens) - skipped
-        prefill += shape.layer_flops(count, attends)
+        prefill += shape.layer_flops(count, attends, held[layer] if layer < len(held) else 0)
         decode += answer * shape.layer_flops(1, attends)
         if attends:
             kv += shape.kv_bytes(count)

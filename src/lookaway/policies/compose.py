@@ -71,6 +71,9 @@ class Chain(Policy):
             raise SettingsError(f"Two policies of this chain skip the attention of layers {twice}; let one do it.")
         return tuple(sorted(asked))
 
+    def holds(self, num_layers: int) -> tuple[int, ...]:
+        return tuple(sorted({layer for part in self.parts for layer in part.holds(num_layers)}))
+
     def replacement(self, layer: int) -> AttentionReplacement | None:
         found = [replacement for part in self.parts if (replacement := part.replacement(layer)) is not None]
         return found[0] if found else None

@@ -112,6 +112,11 @@ class SecondLook(Policy):
                 f"A second look cannot skip attention (layers {sorted(skips)}): the KV cache of the two passes would "
                 "have different layers. Use policies that only remove visual tokens."
             )
+        if held := {*self.first.holds(num_layers), *self.then.holds(num_layers)}:
+            raise SettingsError(
+                f"A second look cannot freeze visual tokens (layers {sorted(held)}): its second pass runs whole "
+                "layers. Use policies that only remove visual tokens."
+            )
         return self.first.layers(num_layers, first_prunable)
 
     def can_exit(self, num_layers: int) -> bool:

@@ -41,7 +41,7 @@ class LayerCall:
     kwargs: dict[str, Any]
     attention: str
     """Name of the attention implementation."""
-    memo: dict[tuple[int, ...], tuple[Any, ...]]
+    memo: dict[Any, tuple[Any, ...]]
     """What was narrowed already in this forward: layers of one kind share their masks and rotary embeddings."""
     columns: Columns | None = None
     """What mask, positions and rotary embeddings are narrowed to; None: they stay as they are."""
@@ -88,6 +88,32 @@ class LayerCall:
             changed = {"attention_mask": self._mask(self.columns), **self._places(new)}
             self.memo[key] = (changed, (new, past, mask, cos_sin))  # held, so that their ids are not used again
         return self.args, {**self.kwargs, **self.memo[key][0]}
+
+    def at_slots(self, index: Tensor) -> LayerCall:
+        """The call of some slots alone, `index` int64 [B, T] of those that it is about now; the keys stay those of all.
+        Calls with the same slots take the same tensor `index`: what is narrowed once serves all."""
+        args, kwargs = self.arguments()
+        mask, cos_sin, positions = (kwargs.get(n) for n in ("attention_mask", "position_embeddings", "position_ids"))
+        key = ("slots", id(index), id(mask), id(cos_sin))
+        if key not in self.memo:
+            slots = Kept(index, torch.ones_like(index, dtype=torch.bool), True)
+            places = replace(self, kwargs=kwargs)._places(slots)
+            if positions is None:
+                places["position_ids"] = None
+            self.memo[key] = ({"attention_mask": self._queries(mask, index), **places}, (index, mask, cos_sin))
+        call = replace(self, args=args, kwargs={**kwargs, **self.memo[key][0]}, columns=None)
+        return call.with_rows(gather_rows(call.hidden, index))
+
+    def _queries(self, mask: Any, index: Tensor) -> Tensor:
+        """The rows of a mask that belong to the slots `index` int64 [B, T]: [B, 1 or H, T, keys]."""
+        if mask is None:  # plain causal, and the keys are the slots
+            slots = torch.arange(self.hidden.shape[1], device=index.device)
+            return slots <= index[:, None, :, None]
+        if not isinstance(mask, Tensor) or mask.dim() != 4:
+            raise self._no_such_mask(mask)
+        rows = index.to(mask.device)[:, None, :, None]
+        mask = mask.expand(len(index), -1, -1, -1)
+        return mask.gather(2, rows.expand(-1, mask.shape[1], -1, mask.shape[3]))
 
     def _places(self, new: Kept | None) -> dict[str, Any]:
         """Rotary embeddings and position ids of the kept columns."""

@@ -8,6 +8,7 @@ from typing import Any
 from ..cache.pruned_cache import PrunedCacheInfo
 from .before_decoder import Deepstack
 from .decoder_call import LayerCall
+from .held_layer import HeldRun
 from .row_groups import GroupRun
 from .state import PrefillState
 
@@ -34,6 +35,8 @@ class ForwardRun:
     """Features that the decoder adds between its first layers, where they are added here instead."""
     groups: GroupRun | None = None
     """Of the layer that runs now, where it runs in groups."""
+    held: HeldRun | None = None
+    """Of the layer that runs now, where it holds its visual tokens."""
     store: Any = None
     """Queries and keys that were caught for the policy."""
     left: Any = None

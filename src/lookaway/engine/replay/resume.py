@@ -70,7 +70,7 @@ class Paused:
 
         Raises:
             SettingsError: `until` lies behind this state or behind the last layer.
-            UnsupportedModel: the policy skips attention, which the layers run here do not.
+            UnsupportedModel: the policy skips attention or freezes tokens, which the layers run here do not.
             AttachError, ModelMismatch: the policy does not fit the model (see `attach`).
         """
         depth = self.anatomy.num_layers
@@ -81,6 +81,11 @@ class Paused:
         if skipped := policy.skips(depth):
             raise UnsupportedModel(
                 f"{policy!r} skips the attention of layers {sorted(skipped)}, which a run that goes on from a layer "
+                "does not carry out. Judge it on the whole model: lookaway eval --policy ..."
+            )
+        if held := policy.holds(depth):
+            raise UnsupportedModel(
+                f"{policy!r} freezes visual tokens in layers {sorted(held)}, which a run that goes on from a layer "
                 "does not carry out. Judge it on the whole model: lookaway eval --policy ..."
             )
         state, hidden, store = self.state, self.hidden, QKStore()

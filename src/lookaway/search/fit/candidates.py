@@ -85,6 +85,11 @@ def _check_own(name: str, policy: Policy, num_layers: int, first_prunable: int) 
             f"The candidate {name} skips the attention of layers {sorted(skipped)}, which fit cannot judge. Judge it "
             "with lookaway eval, or give a candidate that only removes visual tokens."
         )
+    if held := policy.holds(num_layers):
+        raise SettingsError(
+            f"The candidate {name} freezes visual tokens in layers {sorted(held)}, which fit cannot judge. Judge it "
+            "with lookaway eval, or give a candidate that only removes visual tokens."
+        )
     early = [layer for layer in policy.layers(num_layers, first_prunable) if layer < first_prunable]
     if early:
         raise SettingsError(

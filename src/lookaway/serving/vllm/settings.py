@@ -104,6 +104,8 @@ def _check(policy: Policy, num_layers: int) -> None:
     reason = ""
     if policy.skips(num_layers):
         reason = "skips attention layers"
+    elif policy.holds(num_layers):
+        reason = "freezes visual tokens in some layers, which the plugin does not carry out"
     elif policy.retry() is not None:
         reason = "looks a second time, which vLLM's scheduler has no place for; one of its two policies can be served"
     elif _wants_plain_states(policy):
