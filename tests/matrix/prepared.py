@@ -13,12 +13,19 @@ from judge import Judge
 from PIL import Image
 
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny import IMAGE, TINY, tiny
+from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.record import Sample
+from lookaway.models.lavin.processor import LavinProcessor, lavin_image_processor
+from lookaway.models.tiny_models import tiny_lavin, tiny_meter, tiny_vilt
 
-__all__ = ["LAYERS", "Prepared", "picture", "prepared", "question"]
+__all__ = ["CLASSIFIERS", "FAMILIES", "LAYERS", "Prepared", "picture", "prepared", "question"]
 
 LAYERS = 3
+FAMILIES = (*sorted(TINY), "lavin")
+"""Names of tiny models that answer: transformers' families, and this package's own."""
+CLASSIFIERS = {"meter": tiny_meter, "vilt": tiny_vilt}
+"""Models that have no decoder: every command refuses them."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,7 @@ class Prepared:
 @cache
 def prepared(name):
     """The tiny model `name` with its processor and its judge."""
-    made = tiny(name, num_layers=LAYERS)
-    model, processor = made.model, family_processor(made)
+    model, processor = _lavin() if name == "lavin" else _of_transformers(name)
     anatomy = anatomy_of(model)
     visual = (anatomy.image_token_id, *anatomy.other_visual_ids)
     with torch.no_grad():  # random weights would say tokens that stand for pictures, which no real model does
@@ -42,6 +48,18 @@ def prepared(name):
         head[[token for token in (*visual, *range(90, 97)) if token < len(head)]] = 0.0
     judge = Judge(model, processor, anatomy.layers, visual, answer_type=int(model.config.model_type == "paligemma"))
     return Prepared(model, processor, judge, anatomy.first_prunable_layer)
+
+
+def _of_transformers(name):
+    made = tiny(name, num_layers=LAYERS)
+    return made.model, family_processor(made)
+
+
+def _lavin():
+    """LaVIN with the processor that is its own; without dropout, which the judge could not draw in training."""
+    model = tiny_lavin(num_layers=LAYERS, image_token_id=IMAGE, adapter_dropout=0.0)
+    seen = model.config.image_seq_length
+    return model, LavinProcessor(lavin_image_processor(16), tiny_processor().tokenizer, image_seq_length=seen)
 
 
 def picture(number):

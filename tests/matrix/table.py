@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import checks
+from prepared import CLASSIFIERS, FAMILIES
 
-from lookaway.anatomy.tiny import TINY
-
-__all__ = ["COMMANDS", "FAMILIES", "REFUSED", "ROWS", "Row"]
-
-FAMILIES = tuple(sorted(TINY))
-"""Names of tiny models."""
+__all__ = ["CLASSIFIERS", "COMMANDS", "FAMILIES", "REFUSED", "ROWS", "Row"]
 
 COMMANDS = {
     "ask": checks.ask,
@@ -43,6 +39,9 @@ REFUSED = {
 }
 """(command, family) -> what the error says, where the command cannot work for the family."""
 
+CLASSIFIER = r"is not supported: it classifies and writes no answer, .* skipped from Python: .*skip_attention"
+"""What every command says of a model that has no decoder (METER, ViLT)."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -51,10 +50,12 @@ class Row:
 
     @property
     def refusal(self) -> str | None:
+        if self.family in CLASSIFIERS:
+            return CLASSIFIER
         return REFUSED.get((self.command, self.family))
 
     def __str__(self) -> str:
         return f"{self.family}-{self.command.replace(' ', '-')}"
 
 
-ROWS = [Row(command, family) for family in FAMILIES for command in COMMANDS]
+ROWS = [Row(command, family) for family in (*FAMILIES, *CLASSIFIERS) for command in COMMANDS]

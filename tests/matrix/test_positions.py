@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from judge import evenly
-from prepared import LAYERS, prepared, question
+from prepared import FAMILIES, LAYERS, prepared, question
 
-from lookaway.anatomy.tiny import TINY
 from lookaway.engine.api import attach
 from lookaway.evaluation.speed import _Decoder
 from lookaway.models.encoding import encode
@@ -57,7 +56,7 @@ def test_vtw_measures_the_model_s_own_divergence(family):
         assert divergence == pytest.approx(np.mean(gaps), abs=2e-5)
 
 
-@pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_exit_table_holds_the_model_s_own_losses(family):
     p = prepared(family)
     table = make_exit_table(p.model, p.processor, SAMPLES, LabelOptions(target="answer", batch_size=3))
@@ -70,7 +69,7 @@ def test_an_exit_table_holds_the_model_s_own_losses(family):
             assert float(table.loss[rows[sample.id], column]) == pytest.approx(expected, abs=2e-5)
 
 
-@pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_encoded_by_the_library_is_what_the_judge_reads(family):
     p = prepared(family)
     encoded = encode(p.processor, SAMPLES).inputs
@@ -81,7 +80,7 @@ def test_a_batch_encoded_by_the_library_is_what_the_judge_reads(family):
         torch.testing.assert_close(batch[row], p.judge.logits(p.judge.prompt(sample))[-1], rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_benchmark_s_decoder_computes_what_the_model_does(family):
     p, seen = prepared(family), []
     decoder = _Decoder(p.model, encode(p.processor, SAMPLES[:1]).inputs)

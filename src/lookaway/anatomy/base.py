@@ -64,6 +64,12 @@ class Anatomy:
     """Image inputs have one entry a row (padded to the most images), not one a picture or tile."""
     unrotated: frozenset[int] = frozenset()
     """Layers whose attention gives its queries and keys no rotary phase."""
+    row_arguments: tuple[str, ...] = ()
+    """Keyword arguments of decoder layers that have an entry a row, [B, ...], beside states, mask and positions."""
+    reads_layers: str = ""
+    """What the model computes from its decoder layers' weights outside of the layers' own calls; empty: nothing."""
+    refuses_without_images: bool = False
+    """A forward of ids with visual tokens is an error where no image inputs come with it."""
     softcap: float | None = None
     """Logits are bent into (-softcap, softcap) by a tanh, where the model does that."""
     vision: VisionTower | None = None

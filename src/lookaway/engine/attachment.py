@@ -82,7 +82,7 @@ class Attachment(Handle):
     def _start(self, inputs: Mapping[str, Any]) -> ForwardRun:
         anatomy, cache = self.anatomy, inputs.get("past_key_values")
         whole = records_inner_outputs(inputs, anatomy.language_model.config)
-        run = ForwardRun(anatomy.attention, whole=whole, store=QKStore())
+        run = ForwardRun(anatomy.attention, anatomy.row_arguments, whole=whole, store=QKStore())
         self._vision.begin(inputs)
         if self._layers:
             check_run(run.attention, cache, anatomy.has_windows)
@@ -135,7 +135,9 @@ class Attachment(Handle):
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run: ForwardRun | None = self._here.run
         if run is None:
-            return self._run_again(LayerCall(index, args, kwargs, self.anatomy.attention, {})).arguments()
+            anatomy = self.anatomy
+            call = LayerCall(index, args, kwargs, anatomy.attention, {}, anatomy.row_arguments)
+            return self._run_again(call).arguments()
         attends = index not in self.skipping
         if run.state is None and attends and run.past is not None and run.past.kept_at[index] is None:
             return None  # decoding, and this layer's cache holds everything

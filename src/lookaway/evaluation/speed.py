@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..anatomy.find import anatomy_of
+from ..anatomy.inputs import IMAGE_INPUTS
 from ..core.cost import prefill_cost
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Sample, Trace
@@ -129,6 +130,7 @@ class _Decoder:
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
         self.model, self.anatomy = model, anatomy_of(model)
         self.given: dict[str, Any] = {}
+        self.features: Any = None
 
         def remember(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
             self.given.update({name: value for name, value in kwargs.items() if name not in OF_THE_CALL})
@@ -137,14 +139,21 @@ class _Decoder:
         try:
             with torch.no_grad():
                 model(**inputs, use_cache=False)
+                if self.anatomy.refuses_without_images:
+                    images = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
+                    self.features = self.anatomy.backbone.get_image_features(**images)  # type: ignore[operator]
         finally:
             handle.remove()
-        self.inputs = {key: value for key, value in inputs.items() if key in ("input_ids", "attention_mask")}
+        names = ("input_ids", "attention_mask", *(IMAGE_INPUTS if self.features is not None else ()))
+        self.inputs = {key: value for key, value in inputs.items() if key in names}
 
     def last(self, tokens: int) -> Callable[[], None]:
         """A prompt of the last `tokens` columns: what a decoder costs at that length. What it computes does not matter,
         so it gets embeddings alone."""
-        short = {key: value[:, -tokens:] for key, value in self.inputs.items()}
+        short = {key: self.inputs[key][:, -tokens:] for key in ("input_ids", "attention_mask")}
+        if self.features is not None:  # a part of a picture's tokens would be refused
+            visual = self.anatomy.layout(short["input_ids"]).visual
+            short["input_ids"] = short["input_ids"].masked_fill(visual, 0)
         return partial(self._run, short, {"inputs_embeds": self.given["inputs_embeds"][:, -tokens:]})
 
     def __call__(self) -> None:
@@ -156,11 +165,15 @@ class _Decoder:
         def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return args, {**kwargs, **given}
 
-        hooked = self.anatomy.language_model
+        hooked: Any = self.anatomy.language_model
         handle = hooked.register_forward_pre_hook(swap, with_kwargs=True, prepend=True)  # before an attached policy
+        backbone: Any = self.anatomy.backbone
+        if self.features is not None:  # made once: what the tower costs is no part of this
+            backbone.get_image_features = lambda *args, **kwargs: self.features
         try:
             self.model(**inputs, use_cache=True, logits_to_keep=1)
         finally:
+            vars(backbone).pop("get_image_features", None)
             handle.remove()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..core.classifiers import refuse_classifier
 from ..core.errors import LookawayError, PreparationError, SettingsError, UnsupportedModel
 from ..core.hub import may_be_hub_id
 
@@ -47,7 +48,7 @@ def load_model(
 
     Raises:
         PreparationError: the model cannot be found, fetched or read; the text says what to do.
-        UnsupportedModel: it is a text-only model, or a published layout that cannot be read right.
+        UnsupportedModel: it is a text-only model, a classifier, or a published layout that cannot be read right.
         SettingsError: a dtype or prompt form that is not known, or a setting that this model has no use for.
     """
     from transformers import AutoConfig
@@ -70,6 +71,7 @@ def load_model(
         if vision_tower is not None:
             raise SettingsError(f"{name} holds its vision tower itself: leave out vision_tower ({vision_tower}).")
         config = AutoConfig.from_pretrained(source)
+        refuse_classifier(config)
         if not any(hasattr(config, key) for key in ("vision_config", "image_token_id", "image_token_index")):
             raise UnsupportedModel(
                 f"{name} is a text-only model ({config.model_type}): it has no visual tokens that could leave. Give a "
@@ -97,7 +99,7 @@ def load_config(path_or_id: str | Path) -> Any:
     """The model's config alone: what is known of it before its weights are read.
 
     Raises:
-        PreparationError: as for `load_model`.
+        PreparationError, UnsupportedModel: as for `load_model`.
     """
     from transformers import AutoConfig
 
@@ -107,7 +109,9 @@ def load_config(path_or_id: str | Path) -> Any:
     source = _source(path_or_id)
     with _Explained(str(path_or_id)):
         plan = _published(source)
-        return plan.config if plan is not None else AutoConfig.from_pretrained(source)
+        config = plan.config if plan is not None else AutoConfig.from_pretrained(source)
+        refuse_classifier(config)
+        return config
 
 
 def _published(source: str, vision_tower: str | Path | None = None, conversation: str | None = None) -> Plan | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from shared_lavin import IMAGE, ROWS, inputs
 from transformers import LlamaForCausalLM
 
 import lookaway as la
@@ -12,25 +13,10 @@ from lookaway.models.lavin.model import LavinConfig, LavinForConditionalGenerati
 from lookaway.models.loading import load_model
 from lookaway.models.tiny_models import tiny_lavin
 
-IMAGE = 97
-ROWS = [[1, 11, IMAGE, IMAGE, 20, 21, 22], [1, 12, 13, 14, 15, 16, 17, 18, 19], [1, 11, IMAGE, IMAGE, 30, 31, 32, 33]]
-
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_lavin()
-
-
-def inputs(rows=ROWS):
-    """A left-padded batch with one image for each row that has visual tokens."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    draw = torch.Generator().manual_seed(1)
-    pictures = torch.randn(len(ROWS), 3, 16, 16, generator=draw)
-    chosen = [pictures[ROWS.index(row)] for row in rows if IMAGE in row]
-    out = {"input_ids": ids, "attention_mask": mask}
-    return out | ({"pixel_values": torch.stack(chosen)} if chosen else {})
 
 
 @torch.no_grad()

@@ -12,4 +12,4 @@ from .parts import usual
 @family("lavin", "LaVIN ([this package's own class](methods/eas-models.md))", attention="SDPA, eager")
 def lavin(model: Any) -> Anatomy:
     """A handful of class tokens an image; adapters on the attentions route by the row's modality."""
-    return usual(model)
+    return usual(model, row_arguments=("routing",), reads_layers="its routing", refuses_without_images=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...core.classifiers import CLASSIFIERS
 from ..registry import refused
 
 refused(
@@ -24,3 +25,5 @@ for _model_type in ("qwen3_5", "qwen3_5_moe"):
         "linear-attention layers fold the image into a running state, which keeps it after the tokens are gone; no "
         "mask says the same, so removal cannot be proven.",
     )
+for _model_type, (_name, _reason) in CLASSIFIERS.items():
+    refused(_model_type, _name, _reason)

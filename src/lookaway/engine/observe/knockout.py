@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -177,7 +177,7 @@ def record_behind_image(anatomy: Anatomy, inputs: dict[str, Tensor]) -> Tape:
                 "image too. Use engine.knockout.blocked, one run a window, as knockout_outcomes does."
             )
         cos_sin = tuple(part[..., start:, :] for part in call.kwargs["position_embeddings"])
-        return call.hidden[:, start:], LayerState(mask[:, :, start:], cos_sin)
+        return call.hidden[:, start:], LayerState(mask[:, :, start:], cos_sin, by_row=call.row_arguments())
 
     from transformers import DynamicCache
 
@@ -186,7 +186,7 @@ def record_behind_image(anatomy: Anatomy, inputs: dict[str, Tensor]) -> Tape:
         anatomy.backbone(**{**inputs, "past_key_values": cache, "use_cache": True})
     entering[-1] = entering[-1][:, start:]
     kept = [
-        LayerState(state.mask, state.cos_sin, (own.keys[:, :, :start], own.values[:, :, :start]))
+        replace(state, prefix=(own.keys[:, :, :start], own.values[:, :, :start]))
         for state, own in zip(layers, cache.layers, strict=True)
     ]
     return Tape(anatomy, layout, index, torch.ones_like(index, dtype=torch.bool), entering, kept)
@@ -215,6 +215,7 @@ def _window_states(tape: Tape, windows: Sequence[Window]) -> Tensor:
             position_ids=None,
             past_key_values=_Prefix(*state.prefix),
             use_cache=True,
+            **{name: value.expand(len(batch), *value.shape[1:]) for name, value in state.by_row.items()},
         )
     return batch
 

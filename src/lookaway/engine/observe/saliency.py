@@ -62,7 +62,8 @@ def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
 
     # 1. The forward: states entering each layer, and what each layer was called with.
     def keep(call: LayerCall) -> tuple[Tensor, LayerState]:
-        return call.hidden, LayerState(call.kwargs.get("attention_mask"), call.kwargs["position_embeddings"])
+        places = call.kwargs.get("attention_mask"), call.kwargs["position_embeddings"]
+        return call.hidden, LayerState(*places, by_row=call.row_arguments())
 
     with torch.no_grad(), record_layers(anatomy, keep, {}) as (entering, states):
         anatomy.backbone(**{**inputs, "use_cache": False})
@@ -94,6 +95,7 @@ def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
                 position_ids=None,
                 past_key_values=None,
                 use_cache=False,
+                **state.by_row,
             )
 
         gradient, by_score = _pull(run, hidden, shift, weights=gradient)

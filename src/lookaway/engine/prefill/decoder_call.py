@@ -43,6 +43,8 @@ class LayerCall:
     """Name of the attention implementation."""
     memo: dict[Any, tuple[Any, ...]]
     """What was narrowed already in this forward: layers of one kind share their masks and rotary embeddings."""
+    by_row: tuple[str, ...] = ()
+    """Further arguments with an entry a row (`Anatomy.row_arguments`)."""
     columns: Columns | None = None
     """What mask, positions and rotary embeddings are narrowed to; None: they stay as they are."""
 
@@ -87,7 +89,17 @@ class LayerCall:
         if key not in self.memo:  # layers share masks and rotary embeddings, so what was narrowed once serves them all
             changed = {"attention_mask": self._mask(self.columns), **self._places(new)}
             self.memo[key] = (changed, (new, past, mask, cos_sin))  # held, so that their ids are not used again
-        return self.args, {**self.kwargs, **self.memo[key][0]}
+        return self.args, {**self.kwargs, **self.memo[key][0], **self._rows(new)}
+
+    def row_arguments(self) -> dict[str, Tensor]:
+        """Arguments with an entry a row, [B, ...], those that this call has."""
+        return {name: value for name in self.by_row if (value := self.kwargs.get(name)) is not None}
+
+    def _rows(self, new: Kept | None) -> dict[str, Any]:
+        """The same of the rows that are run, where they are a part of the batch."""
+        if new is None or new.batch is None:
+            return {}
+        return {name: _of_rows(value, new) for name, value in self.row_arguments().items()}
 
     def at_slots(self, index: Tensor) -> LayerCall:
         """The call of some slots alone, `index` int64 [B, T] of those that it is about now; the keys stay those of all.

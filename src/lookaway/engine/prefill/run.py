@@ -21,6 +21,8 @@ class ForwardRun:
 
     attention: str
     """Name of the attention implementation."""
+    by_row: tuple[str, ...] = ()
+    """`Anatomy.row_arguments`."""
     state: PrefillState | None = None
     """Of the prompt, where this forward is a prefill."""
     past: PrunedCacheInfo | None = None
@@ -48,4 +50,4 @@ class ForwardRun:
 
     def call(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:
         """A layer's call, as its pre-hook gets it."""
-        return LayerCall(layer, args, kwargs, self.attention, self.memo)
+        return LayerCall(layer, args, kwargs, self.attention, self.memo, self.by_row)

@@ -98,7 +98,7 @@ class Paused:
             if self.layer in captured and self.seen is not None:
                 store.seen[self.layer] = self.seen
             for layer in range(self.layer, until):
-                call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo)
+                call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo, self.anatomy.row_arguments)
                 asked = policy if layer in layers and state.has_visual_tokens else None
                 inputs = None if asked is None else capture.take(store, layer, state.layout)
                 state, call = prefill_step(state, call, asked, inputs, vision=None if layer else self.vision)

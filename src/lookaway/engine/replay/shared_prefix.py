@@ -72,9 +72,10 @@ def groups_of(
 
     Returns:
         (groups of rows, rows that must run alone: no image, text between images, or nothing after them; all rows, where
-        positions or masks of this family depend on more than the prefix).
+        positions, masks or other arguments of this family's layers depend on more than the prefix).
     """
-    if anatomy.first_position != 0 or not anatomy.prefix_is_causal or anatomy.has_windows:
+    more = not anatomy.prefix_is_causal or anatomy.has_windows or bool(anatomy.row_arguments)
+    if anatomy.first_position != 0 or more:
         return [], list(range(len(images)))
     groups: dict[Any, list[int]] = {}
     alone: list[int] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class LayerState:
     mask: Tensor | None  # [B or 1, 1, T, keys]
     cos_sin: tuple[Tensor, ...]  # each [B or 1, T, head_dim], or [3, B or 1, T, head_dim]
     prefix: tuple[Tensor, Tensor] | None = None  # keys and values [1, KV heads, P, head_dim] that all rows see first
+    by_row: Mapping[str, Tensor] = field(default_factory=dict)  # each [B, ...]: `Anatomy.row_arguments`
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Tape:
             position_ids=None,
             past_key_values=_Prefix(*state.prefix) if state.prefix else None,
             use_cache=bool(state.prefix),
+            **{name: torch.cat([value] * copies) for name, value in state.by_row.items()},
         )
 
 
@@ -137,7 +139,8 @@ def record_tape(model: Any, inputs: Mapping[str, Any]) -> Tape:
 
     def narrow(call: LayerCall) -> tuple[Tensor, LayerState]:
         _, kwargs = call.narrowed(kept, None, 0, layout.visual.shape[1]).arguments()
-        return gather_rows(call.hidden, index), LayerState(kwargs["attention_mask"], kwargs["position_embeddings"])
+        places = kwargs["attention_mask"], kwargs["position_embeddings"]
+        return gather_rows(call.hidden, index), LayerState(*places, by_row=call.row_arguments())
 
     with record_layers(anatomy, narrow, memo) as (entering, layers):
         anatomy.backbone(**{**inputs, "use_cache": False})
@@ -161,7 +164,7 @@ def record_layers(
 
     def before_layer(index: int) -> Callable[..., None]:
         def record(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            rows, state = narrow(LayerCall(index, args, kwargs, attention, memo))
+            rows, state = narrow(LayerCall(index, args, kwargs, attention, memo, anatomy.row_arguments))
             entering.append(rows)
             layers.append(state)
 

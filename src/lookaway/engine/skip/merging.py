@@ -41,7 +41,8 @@ def merge(model: Any, policy: Policy) -> Any:
         AttachError: a policy is attached, or the model is merged already.
         ModelMismatch: the adapters were made for another model.
         SettingsError: the policy has no adapters, or they cannot be merged (a router).
-        UnsupportedModel: an FFN or norm of the model is of no form that can hold them.
+        UnsupportedModel: an FFN or norm of the model is of no form that can hold them, or the model reads its layers'
+            weights elsewhere too.
     """
     anatomy = anatomy_of(model)
     check_detached(anatomy)
@@ -49,6 +50,11 @@ def merge(model: Any, policy: Policy) -> Any:
     if decoder in _merged:
         raise AttachError("Adapters are merged into this model already. Call la.unmerge(model) first.")
     anatomy.check_policy(policy)
+    if anatomy.reads_layers:
+        raise UnsupportedModel(
+            f"A {anatomy.family} model computes {anatomy.reads_layers} from its decoder layers, so merging adapters "
+            "into them would change it in every layer. Attach the adapters unmerged: la.attach(model, policy)."
+        )
     layers = policy.skips(anatomy.num_layers)
     replacements = {layer: found for layer in layers if (found := policy.replacement(layer)) is not None}
     if not replacements:

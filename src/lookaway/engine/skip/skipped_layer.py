@@ -13,6 +13,7 @@ from ...anatomy.base import Anatomy
 from ...anatomy.blocks import AttentionBlock, attention_block, norm_gain
 from ...core.attention_replacement import AttentionReplacement, pooled_prompt
 from ...core.errors import AttachError, ModelMismatch, UnsupportedModel
+from .outside import InFrontOfDecoder
 
 __all__ = ["CONTEXT", "SkippedLayer"]
 
@@ -29,8 +30,10 @@ class _Now(threading.local):
 class SkippedLayer:
     """One skipped layer: what its modules answer while the policy is attached."""
 
-    def __init__(self, anatomy: Anatomy, index: int, replacement: AttentionReplacement | None) -> None:
-        self.index = index
+    def __init__(
+        self, anatomy: Anatomy, index: int, replacement: AttentionReplacement | None, in_front: InFrontOfDecoder
+    ) -> None:
+        self.index, self.in_front = index, in_front
         self.block: AttentionBlock = attention_block(anatomy.layers[index], index)
         _check(self.block, replacement, anatomy)
         self.replacement = _placed(replacement, self.block)
@@ -58,17 +61,22 @@ class SkippedLayer:
 
     def install(self) -> list[Callable[[], object]]:
         undo = [
-            _answer(self.block.attention, self._attention),
-            _answer(self.block.input_norm, lambda hidden, *args, **kwargs: hidden),
+            self._instead(self.block.attention, self._attention),
+            self._instead(self.block.input_norm, lambda hidden, *args, **kwargs: hidden),
         ]
         if self.replacement is None:
             return undo
         if not self.replacement.merged:
-            return [*undo, _answer(self.block.ffn_norm, self._ffn_states)]
+            return [*undo, self._instead(self.block.ffn_norm, self._ffn_states)]
         for place, linear in enumerate(self.block.ffn_in):
             hook = linear.register_forward_hook(lambda module, args, out, place=place: self._biased(out, place))
             undo.append(hook.remove)
         return undo
+
+    def _instead(self, module: nn.Module, answer: Callable[..., Any]) -> Callable[[], object]:
+        """Let a module of the layer answer the decoder that runs it with `answer`. Returns what undoes it."""
+        own = module.forward
+        return _answer(module, lambda *args, **kwargs: (own if self.in_front else answer)(*args, **kwargs))
 
     def _attention(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
@@ -87,6 +95,8 @@ class SkippedLayer:
 
     def _biased(self, out: Tensor, place: int) -> Tensor:
         assert self.replacement is not None
+        if self.in_front:
+            return out
         return out + self.replacement.biases(self._now.context)[place].to(out.dtype)[:, None]
 
 

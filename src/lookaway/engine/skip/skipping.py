@@ -26,6 +26,7 @@ from ..cache.pruned_cache import PrunedCacheInfo
 from ..cache.skipped_slot import SkippedSlot, slot_at
 from ..prefill.decoder_call import LayerCall, gather_rows
 from ..prefill.state import PrefillState, compact
+from .outside import InFrontOfDecoder
 from .skipped_layer import CONTEXT, SkippedLayer
 
 __all__ = ["Skipping"]
@@ -49,7 +50,10 @@ class Skipping:
             raise AttachError(f"{policy!r} skips layers {list(layers)}; this decoder has layers 0 to {depth - 1}.")
         if len(layers) == depth:
             raise SettingsError(f"{policy!r} skips every attention of the decoder. Keep at least one.")
-        self.layers = {layer: SkippedLayer(anatomy, layer, policy.replacement(layer)) for layer in layers}
+        self._anatomy, self._in_front = anatomy, InFrontOfDecoder()
+        self.layers = {
+            layer: SkippedLayer(anatomy, layer, policy.replacement(layer), self._in_front) for layer in layers
+        }
         self.first_kept = next((layer for layer in range(depth) if layer not in layers), 0)
         last_kept = max(layer for layer in range(depth) if layer not in layers)
         self.tail = max(last_kept + 1, anatomy.first_prunable_layer)
@@ -64,7 +68,8 @@ class Skipping:
         Returns:
             What undoes it, to be called in reverse order.
         """
-        return [undo for layer in self.layers.values() for undo in layer.install()]
+        watch = self._in_front.install(self._anatomy) if self.layers else []
+        return [*watch, *(undo for layer in self.layers.values() for undo in layer.install())]
 
     @property
     def pools(self) -> bool:
