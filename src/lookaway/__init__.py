@@ -28,6 +28,7 @@ _HOME = {
     "FitPrune": "lookaway.policies.baselines.fitprune",
     "SparseVLM": "lookaway.policies.baselines.sparsevlm",
     "DART": "lookaway.policies.baselines.dart",
+    "AutoPrune": "lookaway.policies.baselines.autoprune",
     "ShortV": "lookaway.policies.baselines.shortv",
     "DivPrune": "lookaway.policies.before_decoder.divprune",
     "CDPruner": "lookaway.policies.before_decoder.cdpruner",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .modules.gates import ExitGates as ExitGates
     from .policies import load as load
     from .policies.attention_skip import AttentionSkip as AttentionSkip
+    from .policies.baselines.autoprune import AutoPrune as AutoPrune
     from .policies.baselines.dart import DART as DART
     from .policies.baselines.fastv import FastV as FastV
     from .policies.baselines.fitprune import FitPrune as FitPrune

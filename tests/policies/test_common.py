@@ -25,7 +25,9 @@ def view_of(layer, rows=ROWS, seed=0, slots=14):
     attention, tower_keys = torch.rand(rows, slots, generator=draw), torch.randn(rows, slots, 8, generator=draw)
     vision = VisionInputs(attention * visual, tower_keys * visual[:, :, None]) if layer == 0 else None
     seen = attention_inputs if layer else None
-    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, seen, vision)
+    noted = {"information": torch.rand(rows, generator=draw), "entering": layout.visual_counts}
+    earlier = dict.fromkeys(range(layer), noted)  # what a policy may have noted itself
+    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, seen, vision, earlier)
 
 
 def test_every_registered_policy_has_a_row():

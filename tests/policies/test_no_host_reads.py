@@ -13,6 +13,7 @@ READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero
 
 AT_MOST = {
     "question-": 1, "fitprune": 1, "keep-schedule-counts": 1,  # how many question tokens there are, once a layout
+    "autoprune": 2,                 # the same, and whether a row's budget is spent before it begins
     "text-raters": 2, "sparsevlm": 2,
     "before-then-gates": 2,
     "visual-exit": 2,               # the same, and whether any row exits here

@@ -41,6 +41,8 @@ class LayerView:
     """Queries and keys of the layer before, where the policy asked for them with `needs_attention`; else None."""
     vision: VisionInputs | None = None
     """What the vision tower's attention says, where the policy asked for it with `needs_vision`; else None."""
+    notes: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    """What the policy itself noted before earlier layers of this prompt, by layer (`Decision.notes`), each [B]."""
 
     @property
     def has_visual_tokens(self) -> Tensor:
@@ -55,7 +57,8 @@ class Decision:
     keep: Tensor | None = None  # bool [B, S]
     """Positions that stay (True). Text must stay; padding is ignored. None: everything stays."""
     notes: Mapping[str, Tensor] = field(default_factory=dict)
-    """Numbers a row for the trace, each [B], e.g. {'exit_probability': p}. Not used by the engine."""
+    """Numbers a row, each [B], e.g. {'exit_probability': p}: for the trace, and for the policy itself at later layers
+    (`LayerView.notes`). Not used by the engine."""
     values: Tensor | None = None  # [B, S, D]
     """New states of the visual tokens that stay, for methods that merge what leaves into them; other slots are ignored,
     and so is all of it where nothing leaves. None: states stay as they are."""

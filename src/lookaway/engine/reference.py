@@ -123,7 +123,8 @@ class MaskedPrompt:
         text = self.layout.text.gather(1, index) & real & ~hidden_text
         layout = TokenLayout(visual, text, ~(visual | text), self.layout.spans).to(hidden.device)
         initial = self.layout.visual.sum(1).to(hidden.device)
-        decision = policy.decide(LayerView(layer, self.num_layers, layout, hidden, initial, seen, vision))
+        view = LayerView(layer, self.num_layers, layout, hidden, initial, seen, vision, dict(self.notes))
+        decision = policy.decide(view)
         if decision.notes:
             self.notes[layer] = decision.notes
         if decision.keep is None:

@@ -107,7 +107,7 @@ class Chain(Policy):
             # Which layers a part wants depends on the depth alone; what it may not use was refused at attachment.
             if view.layer not in part.layers(view.num_layers, 0):
                 continue
-            decision = part.decide(view)
+            decision = part.decide(replace(view, notes=_noted_by(index, view.notes)))
             notes.update({_free(name, index, notes): value for name, value in decision.notes.items()})
             if decision.keep is not None:
                 keep = decision.keep if keep is None else keep & decision.keep
@@ -149,6 +149,15 @@ def _left(layout: TokenLayout, keep: Tensor) -> TokenLayout:
 
 def _holds(part: Policy, layers: Mapping[int, Any]) -> bool:
     return any(part.replacement(layer) is not None for layer in layers)
+
+
+def _noted_by(index: int, notes: Mapping[int, Mapping[str, Tensor]]) -> Mapping[int, Mapping[str, Tensor]]:
+    """The notes as part `index` named them (see `_free`)."""
+    end = f"_{index}"
+    return {
+        layer: {**found, **{name.removesuffix(end): value for name, value in found.items() if name.endswith(end)}}
+        for layer, found in notes.items()
+    }
 
 
 def _free(name: str, index: int, taken: dict[str, Tensor]) -> str:

@@ -104,6 +104,7 @@ def ask(
         state.initial_visual.to(hidden.device),
         attention_inputs,
         vision,
+        state.history.notes,
     )
     decision = policy.decide(view)
     if not isinstance(decision, Decision):

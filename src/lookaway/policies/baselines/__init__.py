@@ -4,9 +4,10 @@ Which tokens a method ranks first and how many it keeps where are its own; carry
 the engine's, the same for all. What differs from the published method is said in each docstring and card.
 """
 
-from . import dart, fastv, fitprune, pyramiddrop, random_keep, shortv, sparsevlm, uniform_keep, vtw
+from . import autoprune, dart, fastv, fitprune, pyramiddrop, random_keep, shortv, sparsevlm, uniform_keep, vtw
 
 __all__ = [
+    "autoprune",
     "dart",
     "fastv",
     "fitprune",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["density_peaks"]
+from ...core.decision import Decision, LayerView
+from ..ranked import originals
+from ..ranking import keep_best
+
+__all__ = ["density_peaks", "keep_and_merge"]
 
 NEIGHBOURS = 5
 """A token's density is taken from so many nearest tokens, itself included."""
@@ -40,3 +44,37 @@ def density_peaks(states: Tensor, real: Tensor, count: Tensor) -> tuple[Tensor, 
     center = real & (rank < count[:, None])
     own = far.masked_fill(~center[:, None], torch.inf).argmin(2)
     return center, torch.where(center, place, own)
+
+
+def keep_and_merge(view: LayerView, scores: Tensor, counts: Tensor, recycle: float, groups: float) -> Decision:
+    """Of each row the best visual tokens stay, and the best of those that leave are merged into a few (SparseVLM).
+
+    Args:
+        scores: [B, S], higher is kept longer. counts: int64 [B], tokens that stay, merged ones included.
+        recycle: share of the tokens that leave which is merged. groups: merged tokens for each that goes into one.
+    """
+    visual, left = view.layout.visual, view.layout.visual_counts
+    merged = (recycle * (left - counts)).round().long()  # [B]: tokens that go into others
+    centers = torch.minimum((groups * merged).ceil().long(), (counts - 1).clamp(min=0))
+    best = keep_best(view, scores, counts - centers) & visual
+    widest = max(round(recycle * total) for total in originals(view))
+    if not widest:
+        return Decision(keep=~visual | best)
+    rest = scores.masked_fill(~visual | best, -torch.inf)
+    index = rest.argsort(dim=1, descending=True, stable=True)[:, :widest]  # [B, R]
+    real = torch.arange(index.shape[1], device=index.device) < merged[:, None]
+    return _with_merged(view, best, index, real, centers)
+
+
+def _with_merged(view: LayerView, best: Tensor, index: Tensor, real: Tensor, centers: Tensor) -> Decision:
+    """`best` bool [B, S] stay as they are; the slots `index` [B, R] that are `real` become `centers` [B] means."""
+    visual, hidden = view.layout.visual, view.hidden
+    states = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+    center, own = density_peaks(states.detach(), real, centers)
+    places = torch.arange(index.shape[1], device=index.device)
+    share = ((own[:, :, None] == places) & (real & center.any(1, keepdim=True))[:, :, None]).to(hidden.dtype)
+    means = (share / share.sum(1, keepdim=True).clamp(min=1)).transpose(1, 2) @ states  # [B, R, D], at the centers
+    states = torch.where(center[:, :, None], means, states)
+    values = hidden.scatter(1, index[:, :, None].expand_as(states), states)
+    is_center = torch.zeros_like(visual).scatter(1, index, center)
+    return Decision(keep=~visual | best | is_center, values=values)

@@ -13,9 +13,9 @@ from ...core.decision import Decision, LayerView
 from ...core.errors import SettingsError
 from ...core.registry import register
 from ..ranked import Keep, RankedPolicy, count_of, originals, steps_to_entries
-from ..ranking import RANKINGS, Ranking, keep_best
+from ..ranking import RANKINGS, Ranking
 from ..ranking.attention import rater_map
-from .clusters import density_peaks
+from .clusters import keep_and_merge
 
 __all__ = ["SparseVLM", "adaptive_counts"]
 
@@ -71,16 +71,7 @@ class SparseVLM(RankedPolicy):
         if self.scale is not None:
             counts = torch.minimum(counts, adaptive_counts(weights, valid, visual, self.scale))
         scores = (weights * valid[:, :, None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-        merged = (self.recycle * (left - counts)).round().long()  # [B]: tokens that go into others
-        centers = torch.minimum((self.groups * merged).ceil().long(), (counts - 1).clamp(min=0))
-        best = keep_best(view, scores, counts - centers) & visual
-        widest = max(round(self.recycle * total) for total in totals)
-        if not widest:
-            return Decision(keep=~visual | best)
-        rest = scores.masked_fill(~visual | best, -torch.inf)
-        index = rest.argsort(dim=1, descending=True, stable=True)[:, :widest]  # [B, R]
-        real = torch.arange(index.shape[1], device=index.device) < merged[:, None]
-        return _with_merged(view, best, index, real, centers)
+        return keep_and_merge(view, scores, counts, self.recycle, self.groups)
 
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), "steps": {str(layer): keep for layer, keep in self.steps.items()}}
@@ -105,17 +96,3 @@ def adaptive_counts(weights: Tensor, valid: Tensor, visual: Tensor, scale: float
     total = visual.sum(1)
     leaving = (scale * (total - rank)).round().long().clamp(min=0)
     return torch.maximum(total - leaving, total.clamp(max=1))
-
-
-def _with_merged(view: LayerView, best: Tensor, index: Tensor, real: Tensor, centers: Tensor) -> Decision:
-    """`best` bool [B, S] stay as they are; the slots `index` [B, R] that are `real` become `centers` [B] means."""
-    visual, hidden = view.layout.visual, view.hidden
-    states = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
-    center, own = density_peaks(states.detach(), real, centers)
-    places = torch.arange(index.shape[1], device=index.device)
-    share = ((own[:, :, None] == places) & (real & center.any(1, keepdim=True))[:, :, None]).to(hidden.dtype)
-    means = (share / share.sum(1, keepdim=True).clamp(min=1)).transpose(1, 2) @ states  # [B, R, D], at the centers
-    states = torch.where(center[:, :, None], means, states)
-    values = hidden.scatter(1, index[:, :, None].expand_as(states), states)
-    is_center = torch.zeros_like(visual).scatter(1, index, center)
-    return Decision(keep=~visual | best | is_center, values=values)

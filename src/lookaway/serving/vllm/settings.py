@@ -11,6 +11,7 @@ from typing import Any
 from ...core.decision import Policy
 from ...core.errors import SettingsError
 from ...policies import load
+from ...policies.baselines.autoprune import AutoPrune
 from ...policies.compose import Chain, chain
 from ...policies.ranked import RankedPolicy
 from .static_exits import empty_from, is_static
@@ -106,6 +107,8 @@ def _check(policy: Policy, num_layers: int) -> None:
         reason = "skips attention layers"
     elif policy.holds(num_layers):
         reason = "freezes visual tokens in some layers, which the plugin does not carry out"
+    elif _reads_its_notes(policy):
+        reason = "reads at later layers what it noted at an earlier one, which the plugin does not keep"
     elif policy.retry() is not None:
         reason = "looks a second time, which vLLM's scheduler has no place for; one of its two policies can be served"
     elif _wants_plain_states(policy):
@@ -114,6 +117,12 @@ def _check(policy: Policy, num_layers: int) -> None:
         raise SettingsError(f"{policy!r} {reason}: serve it with transformers (la.attach).")
     policy.layers(num_layers, 1)
     empty_from(policy, num_layers)
+
+
+def _reads_its_notes(policy: Policy) -> bool:
+    if isinstance(policy, Chain):
+        return any(map(_reads_its_notes, policy.parts))
+    return isinstance(policy, AutoPrune)
 
 
 def _wants_plain_states(policy: Policy) -> bool:
