@@ -33,6 +33,7 @@ COMMANDS = {
     "eval": "Evaluate a policy against the unpruned model on the same samples.",
     "analyze": "Study in which layers a model uses its image.",
     "bench": "Measure prefill, decode and overhead with and without a policy.",
+    "serve": "Serve a model and its policies over HTTP, as the OpenAI API does.",
     "tune": "Teach a model to read its image early (LoRA, exit-aware).",
     "align": "Train the default model itself, by its own recipe.",
     "report": "Make report.html from records.",

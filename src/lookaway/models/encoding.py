@@ -135,6 +135,8 @@ def open_image(image: Any) -> Any:
 
 def _prompt(processor: Any, sample: Sample) -> str:
     """The sample's messages through the chat template, ready for the answer."""
+    from jinja2 import TemplateError  # comes with torch
+
     parts = [
         part for message in sample.messages if not isinstance(message["content"], str) for part in message["content"]
     ]
@@ -152,7 +154,7 @@ def _prompt(processor: Any, sample: Sample) -> str:
     ]
     try:
         return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, TemplateError) as error:
         raise DataError(
             f"The model's processor has no chat template that takes sample {sample.id!r} ({error}). Set "
             "processor.chat_template, or take the -hf version of the model."

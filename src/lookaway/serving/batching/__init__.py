@@ -1,0 +1,1 @@
+"""Many requests on one attached model: prefill one by one, decode together. Knows no HTTP."""
