@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import GotOcr2ImageProcessorPil
 
 import lookaway as la
+from lookaway.models.eagle2.tiling import Eagle2ImageProcessorPil
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden"
 PICTURE = GOLDEN / "images" / "a-300x200.png"
-MODELS = ("llava-v1.5-7b", "InternVL2-1B")
+MODELS = ("llava-v1.5-7b", "InternVL2-1B", "Eagle2-1B")
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +25,9 @@ def no_network(monkeypatch):
 
 @pytest.fixture(params=MODELS)
 def folder(request, monkeypatch):
-    if request.param == "InternVL2-1B":  # one tile a picture: the commands, not the tiling, are at stake
-        from transformers import GotOcr2ImageProcessorPil
-
-        monkeypatch.setattr(GotOcr2ImageProcessorPil, "crop_image_to_patches", one_tile)
+    # one tile a picture: the commands, not the tiling, are at stake
+    for processor in (GotOcr2ImageProcessorPil, Eagle2ImageProcessorPil):
+        monkeypatch.setattr(processor, "crop_image_to_patches", one_tile)
     return GOLDEN / request.param / "checkpoint"
 
 
@@ -111,7 +112,7 @@ def test_convert_and_doctor(call, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "supported", "words"),
     [("mllama", False, "cross-attention"), ("some_vlm", True, "no family that lookaway lists"),
-     ("eagle_chat", False, "Eagle2 (?, model_type 'eagle_chat') is not supported")],
+     ("eagle_chat", False, "Eagle2 with the vision tower None is not supported")],
 )  # fmt: skip
 def test_the_doctor_knows_families_and_refusals(call, tmp_path, kind, supported, words):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))

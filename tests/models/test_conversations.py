@@ -36,6 +36,7 @@ EXPECTED = {
     "<|im_end|>\n"
     "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n",
 }
+EXPECTED["eagle_2_5_vl"] = EXPECTED["qwen2-chat"].replace("<image>\nQ1", "Q1<image 1><image>")
 EXPECTED["hermes-2"] = EXPECTED["chatml_direct"]
 EXPECTED["Hermes-2"] = EXPECTED["internlm2-chat"]
 
@@ -65,6 +66,12 @@ def test_pictures_come_first_and_an_answer_is_closed():
     two = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}, {"type": "image"}]}]
     assert "USER: <image>\n<image>\nQ ASSISTANT:" in rendered("vicuna_v1", two)
     assert rendered("vicuna_v1", TURNS[:2], more=False).endswith("ASSISTANT: A1</s>")
+
+
+def test_eagle2_numbers_its_pictures_where_there_are_several():
+    two = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}, {"type": "image"}]}]
+    assert "user\n<image 1><image>\n<image 2><image>\nQ<|im_end|>" in rendered("qwen2-chat", two)
+    assert "user\n<image 1><image>Q<image 2><image><|im_end|>" in rendered("eagle_2_5_vl", two)
 
 
 def test_an_unknown_form_is_named():

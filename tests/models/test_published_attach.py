@@ -13,7 +13,7 @@ from lookaway.models.layouts.detection import plan_for
 from lookaway.models.layouts.plan import build
 
 MODELS = ("llava-v1.5-7b", "VILA-7b", "InternVL-Chat-ViT-6B-Vicuna-7B", "llava-v1.6-vicuna-7b", "InternVL2-1B",
-          "InternVL2-2B", "InternVL2-4B", "Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2")  # fmt: skip
+          "InternVL2-2B", "InternVL2-4B", "Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2", "Eagle2-1B")  # fmt: skip
 GRIDS = {"llava-v1.5-7b": (24, 24), "VILA-7b": (24, 24), "InternVL-Chat-ViT-6B-Vicuna-7B": (24, 24),
          "Eagle-X5-7B": (32, 32)}  # fmt: skip
 """Rows and columns of visual tokens, where they are fixed and come row by row (VILA 1.5's do not)."""
@@ -26,7 +26,7 @@ def loaded(request):
     """A layout's name, its model, and what encodes questions about pictures."""
     plan = plan_for(checkpoint(request.param))
     processor = plan.processor
-    if request.param.startswith("InternVL2"):
+    if request.param.startswith(("InternVL2", "Eagle2")):
         processor.image_processor.max_patches = 1  # one tile: the equalities, not the tiling, are at stake
     pictures = [Image.open(file).convert("RGB") for file in sorted((GOLDEN / "images").glob("*.png"))]
     model = build(plan, torch.float32)

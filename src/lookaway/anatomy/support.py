@@ -18,8 +18,8 @@ of unequal prompts with left padding, a row of two images and a row of none: kee
 removal equals masking to 1e-5, in prefill and over 8 decoded tokens; a batch equals its rows one by one; a cached run
 equals an uncached one; each layer's cache is as long as the trace says; decoded tokens have the positions of the
 unpruned run; after detaching all is as before. Images are tested; of videos only the placeholders are known. The
-released checkpoints themselves were **not** run for this page. (LaVIN's tests are in `tests/models`.) *flash* means
-that the logic of two-dimensional masks was tested on a CPU for some families, and never with the kernels.
+released checkpoints themselves were **not** run for this page. (LaVIN's and Eagle2's tests are in `tests/models`.)
+*flash* means that the logic of two-dimensional masks was tested on a CPU for some families, and never with the kernels.
 
 | family | `model_type` | written for | attention | refused |
 |---|---|---|---|---|

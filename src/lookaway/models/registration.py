@@ -6,7 +6,7 @@ __all__ = ["register_own_models"]
 
 
 def register_own_models() -> None:
-    """Register LaVIN, METER, and the vision towers of Eagle and VILA; a second call changes nothing."""
+    """Register LaVIN, METER, Eagle2, and the vision towers of Eagle and VILA; a second call changes nothing."""
     from transformers import (
         AutoConfig,
         AutoModel,
@@ -16,6 +16,7 @@ def register_own_models() -> None:
     )
 
     from .eagle.register import register_eagle
+    from .eagle2.register import register_eagle2
     from .lavin.config import LavinConfig
     from .lavin.model import LavinForConditionalGeneration, LavinModel
     from .lavin.processor import LavinProcessor
@@ -24,6 +25,7 @@ def register_own_models() -> None:
     from .vila.register import register_vila
 
     register_eagle()
+    register_eagle2()
     register_vila()
     AutoConfig.register(LavinConfig.model_type, LavinConfig, exist_ok=True)
     AutoModel.register(LavinConfig, LavinModel, exist_ok=True)

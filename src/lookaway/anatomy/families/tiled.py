@@ -15,6 +15,12 @@ def internvl(model: Any) -> Anatomy:
     return usual(model)
 
 
+@family("eagle2", "Eagle2 ([this package's own class](models.md))", "nvidia/Eagle2-1B", "nvidia/Eagle2-2B")
+def eagle2(model: Any) -> Anatomy:
+    """InternVL's shape around a SigLIP tower (`models/eagle2`)."""
+    return usual(model)
+
+
 @family("idefics3", "Idefics3", "HuggingFaceM4/Idefics3-8B-Llama3")
 def idefics3(model: Any) -> Anatomy:
     """Tiles with text that names their row and column between them."""

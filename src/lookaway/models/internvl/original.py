@@ -19,7 +19,7 @@ from ..layouts.tokenizing import IMAGE, byte_level_tokenizer, whole_tokenizer
 from .processing import InternVLProcessor
 from .vision import internvit_config, internvit_rules
 
-__all__ = ["plan_internvl"]
+__all__ = ["CONTEXT", "Decoder", "decoder_of", "plan_internvl", "projector_rules"]
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CONTEXT = "<IMG_CONTEXT>"
@@ -52,7 +52,7 @@ def plan_internvl(request: Request) -> Plan:
     if not shards.files:
         raise PreparationError(f"{request.folder} has a config.json and no weights. Download its *.safetensors too.")
     end = ENDS.get(conversation, "<|im_end|>")
-    decoder = _decoder_of(config["llm_config"])
+    decoder = decoder_of(config["llm_config"])
     tokenizer = decoder.tokenizer(request.folder, CONTEXT, end=end)
     dtype = stored_dtype(config, next(iter(shards.specs.values())).dtype)
     size = int(config.get("force_image_size") or config["vision_config"]["image_size"])
@@ -107,7 +107,12 @@ PLAIN = (
 )
 
 
-def _decoder_of(config: Mapping[str, Any]) -> Decoder:
+def decoder_of(config: Mapping[str, Any]) -> Decoder:
+    """The decoder that the published config of a language model asks for.
+
+    Raises:
+        UnsupportedModel: another one than those that are read.
+    """
     from transformers import LlamaConfig, Phi3Config, Qwen2Config
 
     kind = (config.get("architectures") or ["?"])[0]
@@ -116,6 +121,8 @@ def _decoder_of(config: Mapping[str, Any]) -> Decoder:
         built = LlamaConfig(**same, attention_bias=bool(config.get("bias")), rope_parameters=rope(config))
         return Decoder(built, _internlm2_rules(built), partial(whole_tokenizer, mark=False))
     if kind == "Qwen2ForCausalLM":
+        if config.get("use_sliding_window"):
+            raise UnsupportedModel("use_sliding_window is set: Qwen2 with sliding windows is not read.")
         return Decoder(Qwen2Config(**same, rope_parameters=rope(config)), PLAIN, byte_level_tokenizer)
     if kind == "Phi3ForCausalLM":
         turned = rope(config)
@@ -135,16 +142,17 @@ def _decoder_of(config: Mapping[str, Any]) -> Decoder:
     )
 
 
-def _rules(decoder: Decoder) -> tuple[Rule, ...]:
-    projector = {"0": "layer_norm", "1": "linear_1", "3": "linear_2"}
-    return (
-        *decoder.rules,
-        *(
-            rename(rf"mlp1\.{number}\.(weight|bias)", rf"model.multi_modal_projector.{name}.\1")
-            for number, name in projector.items()
-        ),
-        *internvit_rules("model.vision_tower.", r"vision_model\."),
+def projector_rules() -> tuple[Rule, ...]:
+    """Layer norm and two matrices, by their numbers."""
+    names = {"0": "layer_norm", "1": "linear_1", "3": "linear_2"}
+    return tuple(
+        rename(rf"mlp1\.{number}\.(weight|bias)", rf"model.multi_modal_projector.{name}.\1")
+        for number, name in names.items()
     )
+
+
+def _rules(decoder: Decoder) -> tuple[Rule, ...]:
+    return (*decoder.rules, *projector_rules(), *internvit_rules("model.vision_tower.", r"vision_model\."))
 
 
 def _internlm2_rules(config: Any) -> tuple[Rule, ...]:

@@ -1,6 +1,7 @@
 """The prompt forms that the authors evaluate with, as chat templates.
 
-A template puts a message's pictures in front of its text, each as `<image>` and a newline, as the public code does.
+A template puts a message's pictures in front of its text, each as `<image>` and a newline, as the public code does;
+Eagle2's number them, and its later edition's leave them where the message has them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,29 @@ _CONTENT = (
     "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
     "{%- for part in message['content'] if part['type'] == 'image' -%}IMAGE\n{% endfor -%}"
     "{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text'] }}{%- endfor -%}"
+    "{%- endif -%}{%- endmacro -%}"
+)
+_COUNT = (
+    "{%- set ns = namespace(all=0, seen=0) -%}"
+    "{%- for message in messages if message['content'] is not string -%}"
+    "{%- for part in message['content'] if part['type'] == 'image' -%}{%- set ns.all = ns.all + 1 -%}{%- endfor -%}"
+    "{%- endfor -%}"
+)
+_NUMBERED_IF_SEVERAL = _COUNT + (
+    "{%- macro content(message) -%}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+    "{%- for part in message['content'] if part['type'] == 'image' -%}"
+    "{%- set ns.seen = ns.seen + 1 -%}"
+    "{%- if ns.all > 1 -%}{{ '<image ' ~ ns.seen ~ '>' }}{%- endif -%}{{ 'IMAGE\n' }}{%- endfor -%}"
+    "{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text'] }}{%- endfor -%}"
+    "{%- endif -%}{%- endmacro -%}"
+)
+_NUMBERED_IN_PLACE = _COUNT + (
+    "{%- macro content(message) -%}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
+    "{%- set ns.seen = ns.seen + 1 -%}{{ '<image ' ~ ns.seen ~ '>IMAGE' }}"
+    "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}"
     "{%- endif -%}{%- endmacro -%}"
 )
 _SYSTEM = (
@@ -78,8 +102,13 @@ CONVERSATIONS: dict[str, tuple[str, str]] = {
     "phi3-chat": _marked(_INTERN, "<|{role}|>\n", "<|end|>"),
     "internvl2_5": _marked(_INTERN_2_5, _CHATML, "<|im_end|>\n"),
     "qwen2-chat": _marked("You are a helpful assistant.", _CHATML, "<|im_end|>\n"),
+    "eagle_2_5_vl": _marked("You are a helpful assistant.", _CHATML, "<|im_end|>\n"),
 }  # fmt: skip
 """Name in the public code -> (system message, template of the turns)."""
+
+
+_CONTENTS = {"qwen2-chat": _NUMBERED_IF_SEVERAL, "eagle_2_5_vl": _NUMBERED_IN_PLACE}
+"""How a message's pictures and text are put together, where it is not `_CONTENT`: Eagle2 numbers its pictures."""
 
 
 def chat_template(name: str, image: str = "<image>") -> str:
@@ -95,7 +124,7 @@ def chat_template(name: str, image: str = "<image>") -> str:
     if name not in CONVERSATIONS:
         raise SettingsError(f"The prompt form {name!r} is not known. Known: {', '.join(CONVERSATIONS)}.")
     system, turns = CONVERSATIONS[name]
-    content = _CONTENT.replace("IMAGE", image)
+    content = _CONTENTS.get(name, _CONTENT).replace("IMAGE", image)
     return "{%- set default = " + _quoted(system) + " -%}" + content + _SYSTEM + turns
 
 

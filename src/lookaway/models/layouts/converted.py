@@ -61,6 +61,10 @@ def _class_of(layout: str) -> Any:
         from ..internvl.processing import InternVLProcessor
 
         return InternVLProcessor
+    if layout == "eagle2":
+        from ..eagle2.processing import Eagle2Processor
+
+        return Eagle2Processor
     from transformers import AutoProcessor
 
     return AutoProcessor

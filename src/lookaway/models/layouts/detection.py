@@ -74,6 +74,10 @@ LAYOUTS: tuple[Layout, ...] = (
         "internvl2", "InternVL2 or 2.5",
         lambda c: c.get("model_type") == "internvl_chat", "internvl.original:plan_internvl",
     ),
+    Layout(
+        "eagle2", "Eagle2",
+        lambda c: c.get("model_type") in ("eagle_chat", "eagle_2_5_vl"), "eagle2.original:plan_eagle2",
+    ),
 )  # fmt: skip
 
 
@@ -116,10 +120,6 @@ def _is_nvila(config: Mapping[str, Any]) -> bool:
 
 
 REFUSED: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
-    (
-        lambda c: c.get("model_type") == "eagle_chat", "Eagle2",
-        "its code is on the model hub alone, so that nothing could hold a reading of it to what it answers.",
-    ),
     (
         _is_nvila, "NVILA",
         "its dynamic tiles, its projectors and its prompts are other ones than VILA 1.5's, which is read.",
