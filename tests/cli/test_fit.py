@@ -115,16 +115,14 @@ def test_where_nothing_passes_the_exit_status_says_so(call, model_folder, pictur
 
 
 OUT_OF_REACH = {
-    "before layer 0": la.DivPrune(4),
-    "skips the attention": la.AttentionSkip((1,)),
     "is a second look": la.SecondLook(la.ExitAt(2), la.ExitAt(3), 0.5),
     "was made for": la.ExitAt(2),
 }
-"""What a trial would not carry out: its outcome would be that of another policy."""
+"""What is no candidate."""
 
 
 @pytest.mark.parametrize("reason", OUT_OF_REACH)
-def test_candidates_that_trials_do_not_carry_out_are_refused(call, model_folder, pictures, tmp_path, reason):
+def test_candidates_that_cannot_be_tried_are_refused(call, model_folder, pictures, tmp_path, reason):
     policy = OUT_OF_REACH[reason]
     if reason == "was made for":
         model, _ = load_model(model_folder, device="cpu")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,10 @@ from ..search.fit.options import FitOptions
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
-    from ..search.fit.session import FitResult
+    from ..core.decision import Policy
+    from ..core.record import Sample
+    from ..evaluation.scorers import Scorer
+    from ..search.fit.guarantee import Guarantee
 
 __all__ = ["Options", "run"]
 
@@ -23,7 +27,7 @@ class Options(FitOptions, PublishedModel):
     """Model folder or hub id."""
     data: str = "mini"
     """mini, scenes, easy-vqa, or a file or folder of your own. The model's own answers are the target, so questions
-    need none."""
+    need none, but for --metric score."""
     search_split: str = "train"
     """The split that policies are chosen on."""
     split: str = "calibration"
@@ -33,8 +37,10 @@ class Options(FitOptions, PublishedModel):
     candidate: tuple[str, ...] = ()
     """Further policies to try: folders or YAML files, of searched schedules, gates, chains. May be given several
     times."""
+    space: Path | None = None
+    """YAML file of a whole space of policies, as a fit writes it into --out (space.yaml)."""
     batch_size: int = 8
-    """Samples per model run."""
+    """Samples per model run, and rows of a timed batch (--cost seconds)."""
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     out: Path = Path("out/fit")
@@ -52,77 +58,116 @@ class Options(FitOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
+    import shutil
+
     from ..anatomy.find import anatomy_of
     from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
     from ..core.provenance import claim, policy_digest
     from ..core.record import write_records
     from ..data import load_samples
-    from ..evaluation.header import run_header
+    from ..evaluation.header import hardware, run_header
     from ..models.loading import load_model
     from ..search.fit.outcomes import SampleRuns
-    from ..search.fit.session import fit
+    from ..search.fit.seconds import Seconds, measure_seconds
+    from ..search.fit.session import FitEvents, fit
     from ..search.schedules.session import trial_facts
     from ..search.trials.queue import TrialQueue
     from ..search.trials.samples import check_disjoint, with_images
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
+    from .fit_result import not_fast_enough, result_line, summary_of, test_line, why_none
+    from .fit_space import BEST, SPACE, gates_behind, read_space, save_best, write_space
     from .progress import progress
     from .settings import tell_settings
 
     console = plain_console()
+    options = read_space(options)
     # 1. What the data can show at all is said before any work.
     splits = [
         with_images(load_samples(options.data, split, options.limit, options.seed, distinct_images=True))
         for split in (options.search_split, options.split)
     ]
     check_disjoint(*splits)
-    _say_what_can_be_shown(console, options, *(len(split) for split in splits))
+    scorer, guarantee = _guarantee(options, splits)
+    _say_what_can_be_shown(console, options, guarantee, *(len(split) for split in splits))
     own = {path: load_policies(path) for path in options.candidate}
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.batch_size)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    if options.minimised == "seconds":
+        named |= {"machine": hardware(model.device), "batch_size": options.batch_size}
+    if scorer is not None:
+        named["score"] = scorer.name
     own = {name: fit_to(model, policy, allow_other_model=False)[0] for name, policy in own.items()}
     own_settings = {name: policy_digest(policy) for name, policy in own.items()}
     facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
-    claim(options.out, facts, options.fresh, [options.out / "trials.journal", options.out / "policy"])
+    leftovers = ("trials.journal", "policy", BEST, SPACE, "gates-behind")
+    claim(options.out, facts, options.fresh, [options.out / name for name in leftovers])
     queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
                        fresh=options.fresh)  # fmt: skip
+    write_space(options)
+    if "gates-behind" in options.methods:
+        own |= gates_behind(options, model, processor, splits[0])
 
-    def runs(which: int, words: str) -> SampleRuns:
-        with progress(words, len(splits[which])) as advance:
+    def runs(which: int, part: range, words: str, kept: Mapping[str, Any]) -> SampleRuns:
+        with progress(words, len(part)) as advance:
             return SampleRuns(
                 model,
                 processor,
-                splits[which],
+                [splits[which][i] for i in part],
+                scorer=scorer,
                 confidence_kind=options.confidence,
                 batch_size=options.batch_size,
                 max_new_tokens=options.max_new_tokens,
                 memory=int(options.memory * 2**30),
                 progress=advance,
+                **kept,
             )
 
-    search = runs(0, "full model, search split")
-    try:
-        result = fit(search, lambda: runs(1, "full model, certification split"), options, queue, own,
-                     on_done=lambda done: console.print(f"  {done.key}: {done.value:.1%} same answers"),
-                     on_test=lambda tested: console.print(_test_line(tested, options)))  # fmt: skip
-    finally:
-        search.close()
+    def timed(which: int, repeats: int) -> Callable[[Mapping[str, tuple[Policy, float]]], dict[str, Seconds]]:
+        def measure(policies: Mapping[str, tuple[Policy, float]]) -> dict[str, Seconds]:
+            console.print(
+                f"timing {len(policies)} of the policies beside the full model: batches of {options.batch_size}, "
+                f"answers of {options.answer_tokens} token{'s' * (options.answer_tokens > 1)}"
+            )
+            return measure_seconds(
+                model, processor, splits[which], policies, batch_size=options.batch_size, repeats=repeats,
+                answer_tokens=options.answer_tokens, seed=options.seed,
+            )  # fmt: skip
+
+        return measure
+
+    events = FitEvents(
+        on_done=lambda done: console.print(
+            f"  {done.key}: " + ("not on this model" if "refused" in done.details else f"{done.value:.1%} same answers")
+        ),
+        on_part=lambda number, kept, samples: console.print(f"{kept} policies of one pass, {samples} samples:"),
+        on_best=lambda choice, policy: save_best(console, options, anatomy_of(model).identity, choice, policy),
+        on_test=lambda tested: console.print(test_line(tested, guarantee)),
+    )
+    result = fit(
+        anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
+        lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
+        guarantee, timed(0, 4), timed(1, 8), events,
+    )  # fmt: skip
     # 3. The result, with its certificate inside.
     options.out.mkdir(parents=True, exist_ok=True)
-    summary = _summary(result, options)
+    summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
     header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
     write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
     if result.policy is None:
-        raise PreparationError(_why_none(result, options))
+        raise PreparationError(why_none(result, guarantee))
     object.__setattr__(
         result.policy, "base", anatomy_of(model).identity
     )  # certified for this model; policies are frozen
     saved = result.policy.save_pretrained(options.out / "policy")
     write_certificate(saved, result.policy, {**summary["certificate"], "provenance": facts})
-    console.print(_result_line(summary, options))
+    shutil.rmtree(options.out / BEST, ignore_errors=True)
+    console.print(result_line(summary, options))
+    if missed := not_fast_enough(result, options, guarantee):
+        raise PreparationError(f"{missed} The policy in {saved} is certified all the same.")
     console.print(
         f"saved {saved}; next: lookaway eval --model {options.model} --policy {saved} --data {options.data}",
         soft_wrap=True,
@@ -130,91 +175,36 @@ def run(options: Options) -> dict[str, Any]:
     return {"policy": str(saved), **summary}
 
 
-_UNITS = {"flops": "prefill FLOPs of the decoder", "kv": "KV-cache entries"}
+def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Scorer | None, Guarantee]:
+    """What is certified, and the scorer of --metric score. What cannot be scored is refused before any work."""
+    from ..evaluation.scorers import scorer_for
+    from ..evaluation.scoring import require_answers
+    from ..search.fit.guarantee import Guarantee
+
+    if options.metric == "answers":
+        return None, Guarantee(options.epsilon, options.delta)
+    samples = [sample for split in splits for sample in split]
+    require_answers(samples)
+    scorer = scorer_for(samples, options.score)
+    return scorer, Guarantee(options.epsilon, options.delta, "score", scorer.binary)
 
 
-def _say_what_can_be_shown(console: Any, options: Options, searched: int, certified: int) -> None:
-    from ..core.bounds import samples_needed, smallest_epsilon
+def _say_what_can_be_shown(console: Any, options: Options, guarantee: Guarantee, searched: int, certified: int) -> None:
     from ..core.errors import DataError
+    from ..search.fit.guarantee import samples_needed
 
-    least = smallest_epsilon(certified, options.delta)
-    needed = samples_needed(options.epsilon, options.delta)
+    least = guarantee.of_total(0, certified)
+    kept = "of the answers change" if options.metric == "answers" else "of the score is lost"
     console.print(
         f"{searched} samples to search on, {certified} to certify on, one question an image. {certified} samples can "
-        f"show at best that {least:.1%} of the answers change (confidence {1 - options.delta:.0%})."
+        f"show at best that {least:.1%} {kept} (confidence {1 - options.delta:.0%}; {guarantee.method})."
     )
     if least > options.epsilon:
         raise DataError(
-            f"epsilon {options.epsilon} cannot be certified on {certified} independent samples, even if no answer "
-            f"changed: that takes {needed}. Give more --data, raise --limit, or allow --epsilon {least:.3f} or more."
+            f"epsilon {options.epsilon} cannot be certified on {certified} independent samples, even if nothing "
+            f"changed: that takes {samples_needed(guarantee, 0)}. Give more --data, raise --limit, or allow --epsilon "
+            f"{least:.3f} or more."
         )
-
-
-def _test_line(tested: Any, options: Options) -> str:
-    verdict = "passes" if tested.bound <= options.epsilon else "fails"
-    return (
-        f"{verdict}: {tested.choice.name}: {tested.choice.share:.1%} of the cost, {tested.choice.changed} of "
-        f"{len(tested.choice.same)} answers changed, bound {tested.bound:.2%}"
-    )
-
-
-def _result_line(summary: dict[str, Any], options: Options) -> str:
-    chosen, shown = summary["chosen"], summary["certificate"]
-    return (
-        f"\n{chosen['name']}: {shown['share']:.1%} of the unpruned {_UNITS[options.cost]}. "
-        f"{shown['changed']} of {shown['samples']} answers changed, so with confidence {1 - options.delta:.0%} at most "
-        f"{shown['bound']:.2%} change on inputs like these."
-    )
-
-
-def _why_none(result: FitResult, options: Options) -> str:
-    from ..core.bounds import samples_needed
-
-    if not result.certificate.tested:
-        return (
-            f"No policy of this space keeps the answers on the search split at epsilon {options.epsilon}: each changed "
-            "more than that. Allow a larger --epsilon, or add policies with --methods, --shares or --candidate."
-        )
-    first = result.certificate.tested[0]
-    needed = samples_needed(options.epsilon, options.delta, first.choice.changed)
-    return (
-        f"No policy passed: already the safest, {first.choice.name}, changed {first.choice.changed} of "
-        f"{len(first.choice.same)} answers (upper bound {first.bound:.2%}, allowed {options.epsilon:.2%}); with so "
-        f"many changed, {needed} samples would be needed. Give more --data or allow a larger --epsilon."
-    )
-
-
-def _summary(result: FitResult, options: Options) -> dict[str, Any]:
-    """Payload of a record of kind 'fit' (docs/records.md)."""
-    passed = result.certificate.passed
-    return {
-        "options": _plain(asdict(options)),
-        "chosen": None if result.chosen is None else _row(result.chosen),
-        "certificate": None if passed is None else {
-            "epsilon": options.epsilon, "delta": options.delta, "samples": len(passed.choice.same),
-            "changed": passed.choice.changed, "bound": passed.bound, "share": passed.choice.share,
-        },
-        "tested": [{**_row(t.choice), "bound": t.bound} for t in result.certificate.tested],
-        "order": [_row(choice) for choice in result.order],
-        "front": [_row(choice) for choice in _undominated(result.found)],
-        "tried": [_row(choice) for choice in result.found if choice.method != "second-look"],
-    }  # fmt: skip
-
-
-def _row(choice: Any) -> dict[str, Any]:
-    return {
-        "name": choice.name, "method": choice.method, "share": choice.share, "changed": choice.changed,
-        "samples": len(choice.same), "threshold": choice.threshold, "again": choice.again,
-    }  # fmt: skip
-
-
-def _undominated(found: Any) -> list[Any]:
-    """Choices that none other beats in both cost and changed answers, from dear to cheap."""
-    front: list[Any] = []
-    for choice in sorted(found, key=lambda c: (c.share, c.changed)):
-        if not front or choice.changed < front[-1].changed:
-            front.append(choice)
-    return front[::-1]
 
 
 def _plain(value: Any) -> Any:

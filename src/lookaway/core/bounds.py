@@ -1,4 +1,4 @@
-"""Exact bounds on a share of changed answers, and how many samples they need. scipy's binomial test does the work."""
+"""Bounds on a share of changed answers (exact) and on a mean loss in [0, 1], and how many samples they need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from functools import lru_cache
 
 from .errors import MissingDependency
 
-__all__ = ["allowed_changes", "samples_needed", "smallest_epsilon", "upper_bound", "what_can_be_shown"]
+__all__ = [
+    "allowed_changes", "mean_upper_bound", "samples_needed", "smallest_epsilon", "upper_bound", "what_can_be_shown",
+]  # fmt: skip
 
 
 @lru_cache(maxsize=4096)  # scipy takes some milliseconds, and searches ask for the same counts again and again
@@ -24,6 +26,39 @@ def upper_bound(changed: int, samples: int, delta: float) -> float:
     except ImportError:
         raise MissingDependency.of("scipy", "eval") from None
     return float(binomtest(changed, samples, alternative="less").proportion_ci(1 - delta, "exact").high)
+
+
+@lru_cache(maxsize=4096)
+def mean_upper_bound(total: float, samples: int, delta: float) -> float:
+    """Upper bound at confidence 1 - delta of the mean of losses in [0, 1], of which `samples` sum up to `total`.
+
+    Hoeffding-Bentkus (Bates et al., Distribution-Free, Risk-Controlling Prediction Sets, arXiv 2101.02703, section
+    3.1): the largest mean a at which min(exp(-n h(min(R, a), a)), e P(Binomial(n, a) <= ceil(n R))) is above delta,
+    with R the observed mean and h(x, a) = x log(x / a) + (1 - x) log((1 - x) / (1 - a)).
+
+    Raises:
+        MissingDependency: scipy is not installed.
+    """
+    try:
+        from scipy.optimize import brentq
+        from scipy.special import xlog1py, xlogy
+        from scipy.stats import binom
+    except ImportError:
+        raise MissingDependency.of("scipy", "eval") from None
+    if not samples:
+        return 1.0
+    found = total / samples
+    most = math.ceil(total - 1e-9)
+
+    def over(mean: float) -> float:
+        """log of the p-value of 'the mean is at least this' minus log(delta)."""
+        x = min(found, mean)
+        entropy = xlogy(x, x) - xlogy(x, mean) + xlog1py(1 - x, -x) - xlog1py(1 - x, -mean)
+        return float(min(-samples * entropy, 1 + binom.logcdf(most, samples, mean))) - math.log(delta)
+
+    if found >= 1 or over(1 - 1e-12) > 0:
+        return 1.0
+    return float(brentq(over, max(found, 1e-12), 1 - 1e-12, xtol=1e-9))
 
 
 def smallest_epsilon(samples: int, delta: float) -> float:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.provenance import picture_digest, provenance_key
 from ..core.record import RecordWriter, Sample, read_records
 from .encoding import encode
 
-__all__ = ["own_answers"]
+__all__ = ["own_answers", "without_end"]
 
 
 def own_answers(
@@ -34,9 +35,6 @@ def own_answers(
     if cache is not None:
         writer = RecordWriter(cache)  # drops a line that a kill cut short
         known = {record["key"]: record["tokens"] for record in read_records(cache)}
-    end = model.generation_config.eos_token_id
-    ends = {end} if isinstance(end, int) else set(end or ())
-    ends.add(processor.tokenizer.eos_token_id)
     found: dict[str, list[int]] = {}
     pictures: dict[str, str] = {}
     for batch in batches:
@@ -45,15 +43,25 @@ def own_answers(
             inputs = encode(processor, batch, model.device).inputs
             with torch.no_grad():
                 ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-            for key, row in zip(keys, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-                known[key] = row[:stop]
+            for key, row in zip(
+                keys, without_end(ids[:, inputs["input_ids"].shape[1] :], model, processor), strict=True
+            ):
+                known[key] = row
                 if writer is not None:
-                    writer.write("own-answer", key=key, tokens=row[:stop])
+                    writer.write("own-answer", key=key, tokens=row)
         found.update({sample.id: known[key] for sample, key in zip(batch, keys, strict=True)})
     if writer is not None:
         writer.close()
     return found
+
+
+def without_end(ids: Tensor, model: Any, processor: Any) -> list[list[int]]:
+    """Generated tokens int64 [B, N], row by row up to their end token, which is left out."""
+    end = model.generation_config.eos_token_id
+    ends = {end} if isinstance(end, int) else set(end or ())
+    ends.add(processor.tokenizer.eos_token_id)
+    stops = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in ids.tolist()]
+    return [row[:stop] for row, stop in zip(ids.tolist(), stops, strict=True)]
 
 
 def _question_key(sample: Sample, known: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from lookaway.policies.second_look import SecondLook
 from lookaway.search.fit.candidates import Candidate
 from lookaway.search.fit.certify import certify, ladder
 from lookaway.search.fit.choices import Choice, choices, measured
+from lookaway.search.fit.guarantee import Guarantee
 from lookaway.search.fit.options import FitOptions
 from lookaway.search.fit.outcomes import Outcomes
 
@@ -29,7 +30,7 @@ def outcomes(need, sure, share, layer=2):
     """A reduction to `share` before `layer`: right where a sample needs no more than it."""
     visual = np.full((len(need), LAYERS), VISUAL)
     visual[:, layer:] = round(VISUAL * share)
-    return Outcomes(need <= share, sure, visual, np.full(len(need), TEXT))
+    return Outcomes.of_layers(need <= share, sure, visual, np.full(len(need), TEXT))
 
 
 def reductions(shares):
@@ -50,26 +51,28 @@ def test_the_order_goes_from_dear_and_safe_to_cheap_and_bold_and_ends_where_it_i
     found = [choice("a", 0, 0.9), choice("b", 0, 0.5), choice("c", 0, 0.49), choice("dear", 0, 0.95)]
     bad = choice("bad", 1, 0.2)
     bad.same[:] = False
-    names = [rung.name for rung in ladder([*found, bad], 0.03, 0.05)]
-    assert names == ["dear", "b"]  # 'a' and 'c' save less than a step beside their neighbours; 'bad' is hopeless
+    names = [rung.name for rung in ladder([*found, bad], Guarantee(0.03, 0.05))]
+    # 'a' saves less than a step beside its neighbour, 'c' is the cheapest that lost nothing, 'bad' is hopeless
+    assert names == ["dear", "b", "c"]
 
 
 def test_testing_stops_at_the_first_failure_and_takes_the_last_that_passed():
     order = [choice("a", 0, 0.9), choice("b", 0, 0.5), choice("c", 0, 0.3), choice("d", 0, 0.1)]
     order[2].same[:20] = False
-    found = certify(order, lambda c: c, 0.03, 0.05)
+    found = certify(order, lambda c: c, Guarantee(0.03, 0.05))
     assert found.passed.choice.name == "b"
     assert [tested.choice.name for tested in found.tested] == ["a", "b", "c"]
     order[0].same[:20] = False
-    assert certify(order, lambda c: c, 0.03, 0.05).passed is None
+    assert certify(order, lambda c: c, Guarantee(0.03, 0.05)).passed is None
 
 
 def test_the_certificate_is_broken_at_most_delta_of_the_time_over_400_populations():
-    draw, broken, epsilon, delta = np.random.default_rng(0), 0, 0.05, 0.1
+    draw, broken, epsilon = np.random.default_rng(0), 0, 0.05
+    rule = Guarantee(epsilon, 0.1)
     for _ in range(400):
         rates = np.sort(draw.uniform(0, 0.15, 8))
         order = [choice(str(i), rates[i], 1 - i / 10) for i in range(8)]
-        found = certify(order, lambda c, r=rates: choice(c.name, r[int(c.name)], c.share, draw=draw), epsilon, delta)
+        found = certify(order, lambda c, r=rates: choice(c.name, r[int(c.name)], c.share, draw=draw), rule)
         broken += found.passed is not None and rates[int(found.passed.choice.name)] > epsilon
     # 40 are allowed on average; three standard deviations above is 58
     assert broken <= 58
@@ -85,6 +88,7 @@ def second_look_population(draw, samples):
 def test_certificates_of_searched_second_looks_hold_too():
     draw, epsilon, delta = np.random.default_rng(1), 0.05, 0.1
     options = FitOptions(epsilon=epsilon, delta=delta, rankings=("uniform",), shares=(0.1, 0.3, 0.6))
+    rule = Guarantee(epsilon, delta)
     tried = reductions(options.shares)
     by_key = {c.key: c for c in tried}
 
@@ -96,14 +100,14 @@ def test_certificates_of_searched_second_looks_hold_too():
     kinds, broken, passed = [], 0, 0
     for _ in range(400):
         found, full = look(160)
-        order = ladder(choices(tried, found, full, SHAPE, options), epsilon, delta)
+        order = ladder(choices(tried, found, full, SHAPE, options), rule)
         new, new_full = look(160)
-        result = certify(order, lambda c, n=new, f=new_full: measured(c, by_key, n, f, SHAPE, "flops"), epsilon, delta)
+        result = certify(order, lambda c, n=new, f=new_full: measured(c, by_key, n, f, SHAPE, options), rule)
         if result.passed is not None:
             passed += 1
             kinds.append(result.passed.choice.method)
             many, many_full = look(20000)
-            broken += (~measured(result.passed.choice, by_key, many, many_full, SHAPE, "flops").same).mean() > epsilon
+            broken += (~measured(result.passed.choice, by_key, many, many_full, SHAPE, options).same).mean() > epsilon
     assert passed > 200
     assert "second-look" in kinds
     assert broken <= 58
@@ -121,7 +125,7 @@ def test_the_known_best_policy_of_a_toy_space_is_found():
     best = min(kept, key=lambda c: c.share)
     assert (best.first, best.then) == ("reduction/0.05", "reduction/0.4")
     assert best.threshold <= 0.95
-    assert ladder(made, 0.03, 0.05)[-1].share == best.share
+    assert ladder(made, Guarantee(0.03, 0.05))[-1].share == best.share
 
 
 def test_a_second_look_costs_its_first_pass_and_the_layers_behind_the_kept_states():

@@ -25,6 +25,8 @@ class Scorer:
     """(samples, answers) -> one score a sample, mostly in [0, 1]; its mean is the task's headline figure."""
     totals: Totals
     """(samples, answers) -> the figures that the task's authors print, by name."""
+    binary: bool = False
+    """A score is 0 or 1, never anything between."""
 
 
 def one_by_one(score: Callable[[Sample, str], float]) -> Scores:

@@ -30,5 +30,9 @@ def _gqa(sample: Sample, answer: str) -> float:
     return float(gqa_match(answer, answers_of(sample)[0]))
 
 
-EXACT = Scorer("exact", "exact match after lookaway's normal form", one_by_one(_exact), mean(one_by_one(_exact)))
-GQA = Scorer("gqa", "GQA: exact match without case and punctuation", one_by_one(_gqa), mean(one_by_one(_gqa)))
+EXACT = Scorer(
+    "exact", "exact match after lookaway's normal form", one_by_one(_exact), mean(one_by_one(_exact)), binary=True
+)
+GQA = Scorer(
+    "gqa", "GQA: exact match without case and punctuation", one_by_one(_gqa), mean(one_by_one(_gqa)), binary=True
+)

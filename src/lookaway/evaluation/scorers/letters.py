@@ -22,5 +22,9 @@ def _table(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float
     return {name: value for name, value in table.items() if value is not None}
 
 
-LETTERS = Scorer("letters", "the letter of the right choice", one_by_one(_letter), mean(one_by_one(_letter)))
-SCIENCEQA = Scorer("scienceqa", "ScienceQA's table: subjects, contexts, grades", one_by_one(_letter), _table)
+LETTERS = Scorer(
+    "letters", "the letter of the right choice", one_by_one(_letter), mean(one_by_one(_letter)), binary=True
+)
+SCIENCEQA = Scorer(
+    "scienceqa", "ScienceQA's table: subjects, contexts, grades", one_by_one(_letter), _table, binary=True
+)

@@ -99,5 +99,7 @@ def _mme(sample: Sample, answer: str) -> float:
     return float(mme_answer(answer) == _truth(sample))
 
 
-POPE = Scorer("pope", "POPE: accuracy, F1 and share of yes", one_by_one(_pope), pope_totals)
-MME = Scorer("mme", "MME: accuracy and accuracy+ over two questions an image", one_by_one(_mme), mme_totals)
+POPE = Scorer("pope", "POPE: accuracy, F1 and share of yes", one_by_one(_pope), pope_totals, binary=True)
+MME = Scorer(
+    "mme", "MME: accuracy and accuracy+ over two questions an image", one_by_one(_mme), mme_totals, binary=True
+)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...core.decision import Policy
 from ...core.errors import SettingsError
+from ...policies.baselines.dart import DART
+from ...policies.before_decoder.cdpruner import CDPruner
+from ...policies.before_decoder.divprune import DivPrune
+from ...policies.before_decoder.downsample import Downsample
+from ...policies.before_decoder.visionzip import VisionZip
 from ...policies.fixed import ExitAt
 from ...policies.keep_schedule import KeepSchedule
+from ..schedules.schedule_shapes import Span, logistic, multi_step
 from .options import FitOptions
 
-__all__ = ["Candidate", "candidates"]
+__all__ = ["Candidate", "candidates", "first_layer", "one_pass_only"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +33,17 @@ class Candidate:
 def candidates(
     num_layers: int, first_prunable: int, options: FitOptions, own: Mapping[str, Policy] | None = None
 ) -> list[Candidate]:
-    """Every policy of one pass in the space, each once.
+    """Every policy of one pass in the space, each once; those that begin in earlier layers first, so that states are
+    kept once for each layer (`SampleRuns`).
 
     Args:
         num_layers: decoder layers of the model.
-        first_prunable: the first layer before which something may be removed.
+        first_prunable: the first layer inside the decoder before which something may be removed.
         own: further policies to try, by name: searched schedules, gates, chains.
 
     Raises:
-        SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` does what trials do not
-            carry out, or the space is empty.
+        SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` is a second look, or
+            the space is empty.
     """
     wrong = [layer for layer in options.reduce_before if not first_prunable <= layer < num_layers]
     if wrong:
@@ -44,55 +51,97 @@ def candidates(
             f"A reduction before layer {wrong[0]} is not possible: this model allows layers {first_prunable} to "
             f"{num_layers - 1}. Give other --reduce-before."
         )
-    found: list[Candidate] = []
+    found = [
+        *_before_decoder(num_layers, options),
+        *_reductions(num_layers, options),
+        *_shapes(num_layers, options),
+        *_exits(num_layers, first_prunable, options),
+    ]
+    for name, policy in (own or {}).items():
+        _check_own(name, policy)
+        method = "gates-behind" if name.startswith("gates-behind/") else "own"
+        found.append(Candidate(name if method == "gates-behind" else f"own/{name}", method, policy))
+    if not found:
+        raise SettingsError("There is no policy to try: name some --methods or give policies with --candidate.")
+    return sorted(found, key=lambda c: first_layer(c.policy, num_layers))
 
-    def add(method: str, key: str, policy: Policy) -> None:
-        found.append(Candidate(f"{method}/{key}", method, policy))
 
-    reduces = {"reduction", "second-look"} & set(options.methods)  # a second look begins with reductions
+def first_layer(policy: Policy, num_layers: int) -> int:
+    """The first layer before which a policy may remove something; the number of layers where it never does."""
+    return min(policy.layers(num_layers, 1), default=num_layers)
+
+
+def one_pass_only(policy: Policy, num_layers: int) -> bool:
+    """The policy skips attention or freezes tokens: it is tried by live runs, and in no second look."""
+    return bool(policy.skips(num_layers) or policy.holds(num_layers))
+
+
+def _before_decoder(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
+    if "before-decoder" not in options.methods:
+        return
+    for share in options.before_shares:
+        made: dict[str, Policy] = {
+            "cdpruner": CDPruner(share),
+            "divprune": DivPrune(share),
+            "visionzip": VisionZip(share),
+            "dart": DART(0, share),
+            "uniform": KeepSchedule.from_steps({0: share}, num_layers, ranking="uniform"),
+        }
+        for name in options.before_decoder:
+            if name in made:
+                yield Candidate(f"before-decoder/{name}-{share:g}", "before-decoder", made[name])
+    for factor in (2, 3, 4) if "downsample" in options.before_decoder else ():
+        yield Candidate(f"before-decoder/downsample-{factor}", "before-decoder", Downsample(factor))
+
+
+def _reductions(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
+    """One reduction, and two of them: the second one in the middle, to a quarter of the first."""
     middle = num_layers // 2
+    one = bool({"reduction", "second-look"} & set(options.methods))  # a second look begins with reductions
     for layer in options.reduce_before:
         for ranking in options.rankings:
-            for share in options.shares if reduces else ():
-                steps = {layer: share}
-                one = KeepSchedule.from_steps(steps, num_layers, ranking=ranking)
-                add("reduction", f"{ranking}-{layer}-{share:g}", one)
+            for share in options.shares if one else ():
+                policy = KeepSchedule.from_steps({layer: share}, num_layers, ranking=ranking)
+                yield Candidate(f"reduction/{ranking}-{layer}-{share:g}", "reduction", policy)
             if "two-reductions" in options.methods and layer < middle:
                 for share in (s for s in options.shares if s >= 0.3):
                     two = KeepSchedule.from_steps({layer: share, middle: share / 4}, num_layers, ranking=ranking)
-                    add("two-reductions", f"{ranking}-{layer}-{share:g}-{middle}-{share / 4:g}", two)
+                    key = f"two-reductions/{ranking}-{layer}-{share:g}-{middle}-{share / 4:g}"
+                    yield Candidate(key, "two-reductions", two)
+
+
+def _shapes(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
+    """Schedules of several steps: PyramidDrop's stairs, and P-Sigmoid's curve with its half height at a quarter or a
+    half of the depth. Searched ones (`lookaway search`) come in as candidates of one's own."""
+    if "shapes" not in options.methods or num_layers < 8:
+        return
+    first = min(options.reduce_before)
+    span = Span(num_layers, first)
+    stairs = sorted({max(first, round(num_layers * part)) for part in (0.1, 0.3, 0.5)})
+    for ranking in options.rankings:
+        for share in (0.3, 0.5, 0.7):
+            rates = [1.0] * first + list(multi_step(span, stairs)(share))
+            yield Candidate(f"shapes/stairs-{ranking}-{share:g}", "shapes", KeepSchedule(tuple(rates), ranking=ranking))
+        for part in (0.25, 0.5):
+            steepness = 0.6  # the middle of the paper's optima
+            margin = 40.0 / steepness
+            place = (num_layers * part - (first - margin)) / (2 * (num_layers - first + 2 * margin))
+            curve = [round(float(rate), 4) for rate in logistic(span, steepness)(place)]
+            yield Candidate(
+                f"shapes/sigmoid-{ranking}-{part:g}", "shapes",
+                KeepSchedule((*[1.0] * first, *curve), ranking=ranking),
+            )  # fmt: skip
+
+
+def _exits(num_layers: int, first_prunable: int, options: FitOptions) -> Iterator[Candidate]:
     if "exit" in options.methods:
         step = max(1, num_layers // 10)
         for layer in range(first_prunable + step, num_layers, step):
-            add("exit", str(layer), ExitAt(layer))
-    for name, policy in (own or {}).items():
-        _check_own(name, policy, num_layers, first_prunable)
-        add("own", name, policy)
-    if not found:
-        raise SettingsError("There is no policy to try: name some --methods or give policies with --candidate.")
-    return found
+            yield Candidate(f"exit/{layer}", "exit", ExitAt(layer))
 
 
-def _check_own(name: str, policy: Policy, num_layers: int, first_prunable: int) -> None:
-    """Raise SettingsError where a trial, which goes on from the states before the first layer that may be pruned, would
-    leave out something that the policy does."""
+def _check_own(name: str, policy: Policy) -> None:
     if policy.retry() is not None:
         raise SettingsError(
             f"The candidate {name} is a second look, and fit makes those itself. Give its two policies as candidates."
-        )
-    if skipped := policy.skips(num_layers):
-        raise SettingsError(
-            f"The candidate {name} skips the attention of layers {sorted(skipped)}, which fit cannot judge. Judge it "
-            "with lookaway eval, or give a candidate that only removes visual tokens."
-        )
-    if held := policy.holds(num_layers):
-        raise SettingsError(
-            f"The candidate {name} freezes visual tokens in layers {sorted(held)}, which fit cannot judge. Judge it "
-            "with lookaway eval, or give a candidate that only removes visual tokens."
-        )
-    early = [layer for layer in policy.layers(num_layers, first_prunable) if layer < first_prunable]
-    if early:
-        raise SettingsError(
-            f"The candidate {name} removes before layer {min(early)}, and fit keeps the states before layer "
-            f"{first_prunable}. Judge it with lookaway eval, or let it remove from layer {first_prunable} on (layer=)."
         )

@@ -1,10 +1,10 @@
 """From the search split to a certified policy: an order of testing, and the test itself. Pure functions on outcomes.
 
-Policies are tested one after the other from safe to bold, in an order fixed on the search split, each with the exact
-one-sided binomial bound at level delta; the first that fails ends it and the last that passed is taken. Fixed-sequence
+Policies are tested one after the other from safe to bold, in an order fixed on the search split, each with a one-sided
+bound at level delta (`guarantee.py`); the first that fails ends it and the last that passed is taken. Fixed-sequence
 testing needs no correction for the number of policies (Angelopoulos et al., Learn then Test, arXiv 2110.01052): for a
-wrong certificate the first policy of the order whose true rate is above epsilon must pass, which has probability
-<= delta.
+wrong certificate the first policy of the order whose true loss is above epsilon must pass, which has probability
+<= delta. To stop earlier, by what was measured so far, changes nothing about that.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...core.bounds import upper_bound
 from .choices import Choice
+from .guarantee import Guarantee
 
 __all__ = ["Certificate", "Tested", "certify", "ladder"]
 
 STEP = 0.93
-"""Each rung of the ladder costs at most this share of the one before."""
+"""Each rung of the ladder costs at most this share of the one before ..."""
+SAFE_STEP = 0.8
+"""... and, while no loss at all was seen on the search split, at most this: these are the policies that will pass."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Tested:
     choice: Choice
     """As measured there."""
     bound: float
-    """Upper bound of the share of changed answers, at confidence 1 - delta."""
+    """Upper bound of the mean loss (of changed answers: of their share), at confidence 1 - delta."""
 
 
 @dataclass(frozen=True)
@@ -36,53 +38,60 @@ class Certificate:
     """The outcome of testing: which policy passed, and all tests in order."""
 
     passed: Tested | None
-    """The cheapest that passed; None: none did."""
+    """The last that passed; None: none did."""
     tested: tuple[Tested, ...]
-    epsilon: float
-    delta: float
+    guarantee: Guarantee
 
 
-def ladder(found: Sequence[Choice], epsilon: float, delta: float) -> list[Choice]:
+def ladder(found: Sequence[Choice], guarantee: Guarantee) -> list[Choice]:
     """The order of testing, from dear and safe to cheap and bold; it depends on the search split alone.
 
-    At each level of cost it takes the policy that changed the fewest answers, and of equal ones the dearest, which
-    keeps most. It ends where the search split already shows, with confidence 1 - delta, that more than epsilon change.
+    At each level of cost it takes the policy that lost least, and of equal ones the dearest, which keeps most. The
+    cheapest policy that lost nothing is always among them. It ends where the search split already shows, with
+    confidence 1 - delta, that the loss is above epsilon.
     """
-    from scipy.stats import binomtest
-
+    total = {id(choice): guarantee.total(choice) for choice in found}
+    spotless = [choice for choice in found if total[id(choice)] == 0]
+    least = min(spotless, key=lambda c: (c.share, c.name), default=None)
     rungs: list[Choice] = []
     level = 1.0
     for _ in range(200):
         affordable = [choice for choice in found if choice.share <= level]
         if not affordable:
             break
-        fewest = min(choice.changed for choice in affordable)
-        best = max((c for c in affordable if c.changed == fewest), key=lambda c: (c.share, c.name))
-        hopeless = binomtest(best.changed, len(best.same), epsilon, alternative="greater").pvalue < delta
-        if hopeless:
+        fewest = min(total[id(choice)] for choice in affordable)
+        best = max((c for c in affordable if total[id(c)] == fewest), key=lambda c: (c.share, c.name))
+        if guarantee.hopeless(best):
             break
         rungs.append(best)
-        level = best.share * STEP
+        level = best.share * (SAFE_STEP if fewest == 0 else STEP)
+        if least is not None and fewest == 0 and best is not least and least.share > level:
+            rungs.append(least)  # the step would have passed it by
+            level = least.share * STEP
     return rungs
 
 
 def certify(
-    order: Sequence[Choice], measure: Callable[[Choice], Choice], epsilon: float, delta: float,
+    order: Sequence[Choice], measure: Callable[[Choice], Choice], guarantee: Guarantee,
     on_test: Callable[[Tested], object] = lambda tested: None,
+    enough: Callable[[Choice], bool] = lambda choice: False,
 ) -> Certificate:  # fmt: skip
     """Test the policies in this order on samples that nothing else has seen.
 
     Args:
         measure: a choice of the search split -> the same policy on the certification split, one question an image.
+        enough: whether a choice that passed is all that is asked for; then bolder ones are not tested.
     """
     tested: list[Tested] = []
     passed = None
     for choice in order:
         found = measure(choice)
-        result = Tested(found, upper_bound(found.changed, len(found.same), delta))
+        result = Tested(found, guarantee.bound(found))
         tested.append(result)
         on_test(result)
-        if result.bound > epsilon:
+        if result.bound > guarantee.epsilon:
             break
         passed = result
-    return Certificate(passed, tuple(tested), epsilon, delta)
+        if enough(choice):
+            break
+    return Certificate(passed, tuple(tested), guarantee)

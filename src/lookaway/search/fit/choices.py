@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from ...core.cost import DecoderShape
 from ...core.decision import Policy
 from ...policies.second_look import SecondLook
-from .candidates import Candidate
+from .candidates import Candidate, first_layer, one_pass_only
 from .options import CostUnit, FitOptions
 from .outcomes import Outcomes
+from .seconds import Seconds
 
-__all__ = ["Choice", "choices", "measured"]
+__all__ = ["Choice", "choices", "measured", "pairs", "single"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Choice:
     method: str
     same: NDArray[np.bool_]  # [N]
     cost: NDArray[np.float64]  # [N]
-    """Cost of each sample."""
+    """Cost of each sample: FLOPs, or KV-cache entries."""
     share: float
-    """Mean cost / the full model's."""
+    """What is minimised: mean cost / the full model's; of seconds, once they are measured, the same."""
     first: str
     """Key of its candidate, or of its first pass."""
     then: str | None = None
@@ -41,10 +42,24 @@ class Choice:
     threshold: float | None = None
     again: float = 0.0
     """Share of the samples that looked again."""
+    loss: NDArray[np.float64] | None = None  # [N]
+    """How far each sample's score falls, where a score is asked for."""
+    seconds: Seconds | None = None
+    """What was measured, where it was."""
 
     @property
     def changed(self) -> int:
         return int((~self.same).sum())
+
+    @property
+    def counted(self) -> float:
+        """Mean counted cost of a sample."""
+        return float(self.cost.mean())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its candidates."""
+        return (self.first,) if self.then is None else (self.first, self.then)
 
     def policy(self, by_key: Mapping[str, Candidate], options: FitOptions) -> Policy:
         """The policy itself."""
@@ -54,16 +69,21 @@ class Choice:
         return SecondLook(first, by_key[self.then].policy, self.threshold, options.confidence)
 
 
+def unit_of(options: FitOptions) -> CostUnit:
+    """What is counted for each sample: where seconds are minimised, FLOPs, until they are measured."""
+    return "kv" if options.minimised == "kv" else "flops"
+
+
 def measured(
     choice: Choice, candidates: Mapping[str, Candidate], found: Mapping[str, Outcomes], full: Outcomes,
-    shape: DecoderShape, unit: CostUnit,
+    shape: DecoderShape, options: FitOptions,
 ) -> Choice:  # fmt: skip
     """The same policy on other samples, on which its candidates ran (`found`)."""
     if choice.then is None:
-        return _single(candidates[choice.first], found[choice.first], full, shape, unit)
+        return single(candidates[choice.first], found[choice.first], full, shape, options)
     assert choice.threshold is not None
     first, then = candidates[choice.first], candidates[choice.then]
-    return _pairs(first, then, (choice.threshold,), found[first.key], found[then.key], full, shape, unit)[0]
+    return pairs(first, then, (choice.threshold,), found[first.key], found[then.key], full, shape, options)[0]
 
 
 def choices(
@@ -73,38 +93,47 @@ def choices(
     """Every candidate that `options.methods` allows as it is, and every second look of two of them.
 
     Args:
+        found: of all candidates, on the same samples as `full`.
         second_look_from: second looks that would run an earlier layer again are left out: `la.attach` refuses them.
     """
-    made = [_single(c, found[c.key], full, shape, options.cost) for c in candidates]
-    singles = {c.first: c for c in made}
-    allowed = [c for c in made if c.method in (*options.methods, "own")]
-    if "second-look" not in options.methods:
-        return allowed
-    for first in candidates:
+    made = {c.key: single(c, found[c.key], full, shape, options) for c in candidates}
+    allowed = [choice for choice in made.values() if choice.method in (*options.methods, "own")]
+    for first in candidates if "second-look" in options.methods else ():
         for then in candidates:
-            cheap, dear = singles[first.key], singles[then.key]
-            if cheap.share >= dear.share or dear.changed > cheap.changed or first.policy.skips(shape.num_layers):
-                continue  # looking again could not help
-            if then.policy.skips(shape.num_layers):
-                continue
-            if _kept_before(first.policy, then.policy, shape.num_layers) < second_look_from:
-                continue
-            allowed += _pairs(
-                first, then, options.thresholds, found[first.key], found[then.key], full, shape, options.cost
-            )
+            if may_follow(first, then, made[first.key], made[then.key], shape.num_layers, second_look_from):
+                allowed += pairs(
+                    first, then, options.thresholds, found[first.key], found[then.key], full, shape, options
+                )
     return allowed
 
 
-def _single(candidate: Candidate, found: Outcomes, full: Outcomes, shape: DecoderShape, unit: CostUnit) -> Choice:
+def may_follow(
+    first: Candidate, then: Candidate, cheap: Choice, dear: Choice, num_layers: int, second_look_from: int
+) -> bool:
+    """A second look of the two can be attached, and could help on these samples."""
+    if cheap.share >= dear.share or dear.changed > cheap.changed:
+        return False
+    if any(one_pass_only(c.policy, num_layers) for c in (first, then)) or then.policy.needs_vision():
+        return False
+    return _kept_before(first.policy, then.policy, num_layers) >= second_look_from
+
+
+def single(
+    candidate: Candidate, found: Outcomes, full: Outcomes, shape: DecoderShape, options: FitOptions
+) -> Choice:  # fmt: skip
+    """A candidate as it is."""
+    unit = unit_of(options)
     cost, whole = _cost(found, shape, unit), _cost(full, shape, unit)
-    return Choice(candidate.key, candidate.method, found.same, cost, float(cost.sum() / whole.sum()), candidate.key)
+    share = float(cost.sum() / whole.sum())
+    return Choice(candidate.key, candidate.method, found.same, cost, share, candidate.key, loss=_loss(found, options))
 
 
-def _pairs(
+def pairs(
     first: Candidate, then: Candidate, thresholds: Sequence[float], cheap: Outcomes, dear: Outcomes, full: Outcomes,
-    shape: DecoderShape, unit: CostUnit,
+    shape: DecoderShape, options: FitOptions,
 ) -> list[Choice]:  # fmt: skip
     """The second looks of one pair of policies, one for each threshold."""
+    unit = unit_of(options)
     once, whole = _cost(cheap, shape, unit), _cost(full, shape, unit).sum()
     if unit == "flops":
         start = _kept_before(first.policy, then.policy, shape.num_layers)
@@ -116,10 +145,11 @@ def _pairs(
         again = cheap.sure < threshold
         cost = np.where(again, twice, once)
         name = f"second-look/{first.key} then {then.key} below {threshold:g}"
+        loss = np.where(again, dear.loss, cheap.loss) if options.metric == "score" else None
         found.append(
             Choice(
                 name, "second-look", np.where(again, dear.same, cheap.same), cost, float(cost.sum() / whole),
-                first.key, then.key, threshold, float(again.mean()),
+                first.key, then.key, threshold, float(again.mean()), loss,
             )
         )  # fmt: skip
     return found
@@ -128,9 +158,12 @@ def _pairs(
 def _kept_before(first: Policy, then: Policy, num_layers: int) -> int:
     """The first layer that runs again: that before which one of the two may remove something, or the one before it,
     whose attention must be seen again (`engine/second_look.py`)."""
-    layers = {*first.layers(num_layers, 1), *then.layers(num_layers, 1)}
-    begins = min(layers, default=num_layers)
+    begins = min(first_layer(first, num_layers), first_layer(then, num_layers))
     return begins - 1 if begins in then.needs_attention(num_layers) else begins
+
+
+def _loss(found: Outcomes, options: FitOptions) -> NDArray[np.float64] | None:
+    return found.loss if options.metric == "score" else None
 
 
 def _cost(found: Outcomes, shape: DecoderShape, unit: CostUnit) -> NDArray[np.float64]:

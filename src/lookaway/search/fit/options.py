@@ -1,4 +1,4 @@
-"""Options of `lookaway fit` that do not concern files: the guarantee, the cost, and the space of policies."""
+"""Options of `lookaway fit` that do not concern files: the space of policies, the guarantee, and the cost."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from typing import Literal
 
 from ...core.errors import SettingsError
 
-__all__ = ["METHODS", "CostUnit", "FitOptions"]
+__all__ = ["BEFORE", "DEFAULT_METHODS", "METHODS", "CostUnit", "FitOptions", "Metric", "Space"]
 
-CostUnit = Literal["flops", "kv"]
-METHODS = ("reduction", "two-reductions", "exit", "second-look")
+CostUnit = Literal["flops", "kv", "seconds"]
+Metric = Literal["answers", "score"]
+DEFAULT_METHODS = ("before-decoder", "reduction", "two-reductions", "shapes", "exit", "second-look")
+METHODS = (*DEFAULT_METHODS, "gates-behind")
+BEFORE = ("cdpruner", "divprune", "visionzip", "dart", "uniform", "downsample")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """Find the cheapest policy that keeps the answers, and certify it."""
+class Space:
+    """The policies that are tried. A YAML file of these keys says a whole space (`--space`)."""
 
-    epsilon: float = 0.03
-    """At most this share of the answers may differ from the full model's ..."""
-    delta: float = 0.05
-    """... with confidence 1 - delta over the draw of the certification samples."""
-    cost: CostUnit = "flops"
-    """What is minimised: counted FLOPs of the decoder's prefill (flops), or entries of its KV cache (kv)."""
-    methods: tuple[str, ...] = METHODS
-    """Kinds of policies that are tried: reduction, two-reductions, exit, second-look."""
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Kinds of policies that are tried: before-decoder, reduction, two-reductions, shapes, exit, second-look; on
+    request gates-behind (exit gates trained on the search split, behind a reduction)."""
+    before_decoder: tuple[str, ...] = BEFORE
+    """What chooses before the decoder: cdpruner, divprune, visionzip, dart, uniform, downsample."""
+    before_shares: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
+    """Shares of the visual tokens that these keep (downsample keeps 1/4, 1/9 and 1/16)."""
     rankings: tuple[str, ...] = ("last-token",)
-    """Which visual tokens a reduction keeps: names of rankings."""
+    """Which visual tokens a reduction inside the decoder keeps: names of rankings."""
     reduce_before: tuple[int, ...] = (2,)
     """Decoder layers before which a reduction takes place."""
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
@@ -34,14 +36,64 @@ class FitOptions:
     thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
     """Confidences below which a row looks again: the ones that are tried."""
     confidence: str = "probability"
-    """What a second look goes by: probability, margin or entropy of the first answer token."""
+    """How confidence is measured: probability, margin or entropy of the first answer token."""
+    gates_behind_shares: tuple[float, ...] = (0.15, 0.4)
+    """Shares kept by the reductions behind which exit gates are trained (methods: gates-behind)."""
 
     def __post_init__(self) -> None:
+        _only("methods", self.methods, METHODS)
+        _only("before_decoder", self.before_decoder, BEFORE)
+        for name in ("shares", "before_shares", "gates_behind_shares"):
+            wrong = [share for share in getattr(self, name) if not 0 <= share < 1]
+            if wrong:
+                raise SettingsError(
+                    f"A reduction keeps a share from 0 to below 1 of the visual tokens, not {wrong[0]} ({name})."
+                )
+
+
+def _only(name: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown or not given:
+        raise SettingsError(f"{name.capitalize()} {unknown or 'none'}: choose among {', '.join(known)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Space):
+    """Find the cheapest policy that keeps the answers, and certify it."""
+
+    epsilon: float = 0.03
+    """At most this share of the answers may differ from the full model's (or, with --metric score, the mean score may
+    fall by this much) ..."""
+    delta: float = 0.05
+    """... with confidence 1 - delta over the draw of the certification samples."""
+    metric: Metric = "answers"
+    """What is kept: the full model's answers, or the task's own score on samples that have answers."""
+    score: str = "auto"
+    """The scorer of --metric score; auto: the one of the data (exact, letters, gqa, vqa, textvqa, pope, mme, scienceqa,
+    anls)."""
+    cost: CostUnit = "flops"
+    """What is minimised: counted FLOPs of the decoder's prefill (flops), entries of its KV cache (kv), or seconds
+    measured on this machine (seconds)."""
+    answer_tokens: int = 1
+    """Tokens of a timed answer; 1: the time to the first token."""
+    speedup: float | None = None
+    """How many times faster than the full model the policy must be, in measured seconds (--cost seconds)."""
+    halvings: int = 2
+    """So often only the better half of the policies goes on to twice the samples; 0: all run on all samples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.epsilon < 1 or not 0 < self.delta < 1:
             raise SettingsError(f"epsilon and delta must lie between 0 and 1, not {self.epsilon} and {self.delta}.")
-        unknown = sorted(set(self.methods) - set(METHODS))
-        if unknown or not self.methods:
-            raise SettingsError(f"Methods {unknown or 'none'}: choose among {', '.join(METHODS)}.")
-        wrong = [share for share in self.shares if not 0 <= share < 1]
-        if wrong:
-            raise SettingsError(f"A reduction keeps a share from 0 to below 1 of the visual tokens, not {wrong[0]}.")
+        if self.answer_tokens < 1 or self.halvings < 0:
+            raise SettingsError(
+                f"An answer has at least 1 token and halvings are at least 0, not {self.answer_tokens} and "
+                f"{self.halvings}."
+            )
+        if self.speedup is not None and self.speedup <= 1:
+            raise SettingsError(f"A speed-up is above 1 (2: twice as fast), not {self.speedup}.")
+
+    @property
+    def minimised(self) -> CostUnit:
+        """`cost`, or seconds where a speed-up is asked for."""
+        return "seconds" if self.speedup is not None else self.cost

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from ...anatomy.base import Anatomy
 from ...core.decision import Policy
 from ...core.errors import SettingsError
-from ..trials.queue import Done, Job, Range, TrialQueue
-from .candidates import Candidate, candidates
+from ..trials.queue import Done, TrialQueue
+from .best import BestSoFar
+from .candidates import Candidate, candidates, first_layer
 from .certify import Certificate, Tested, certify, ladder
 from .choices import Choice, choices, measured
+from .guarantee import Guarantee
+from .halving import parts_of, survivors
 from .options import FitOptions
 from .outcomes import Outcomes, SampleRuns
+from .seconds import Seconds
+from .trials import SplitTrials, timed_once
 
-__all__ = ["FitResult", "fit"]
+__all__ = ["FitEvents", "FitResult", "fit", "needs"]
+
+Timed = Callable[[Mapping[str, tuple[Policy, float]]], Mapping[str, Seconds]]
+"""Measures policies: name -> (policy, share of samples that look again)."""
 
 
 @dataclass(frozen=True)
@@ -28,88 +38,181 @@ class FitResult:
     """The same on the search split."""
     certificate: Certificate
     found: tuple[Choice, ...]
-    """Everything that was judged on the search split."""
+    """Everything that was judged on the whole search split."""
+    dropped: tuple[Choice, ...]
+    """Policies of one pass that did not go on to all samples, as they did on those that they saw."""
     order: tuple[Choice, ...]
     """The order in which policies were to be tested."""
+    confirmed: Seconds | None
+    """The certified policy timed again, on the certification split; None: seconds were not asked for."""
+    refused: Mapping[str, str]
+    """Candidates that this model cannot run, and why."""
+
+
+@dataclass(frozen=True)
+class FitEvents:
+    """What a fit tells while it runs."""
+
+    on_done: Callable[[Done], object] = lambda done: None
+    """After each trial."""
+    on_best: Callable[[Choice, Policy], object] = lambda choice, policy: None
+    """A better policy than before, not certified."""
+    on_part: Callable[[int, int, int], object] = lambda number, kept, samples: None
+    """Before each part of the search: its number, how many policies of one pass it runs, on how many samples so far."""
+    on_order: Callable[[Sequence[Choice]], object] = lambda order: None
+    """The order of testing is fixed."""
+    on_test: Callable[[Tested], object] = lambda tested: None
+    """After each test."""
+
+
+def needs(tried: Sequence[Candidate], anatomy: Anatomy) -> dict[str, Any]:
+    """What `SampleRuns` must keep for these candidates: `start` and `vision`."""
+    depth = anatomy.num_layers
+    early = any(first_layer(c.policy, depth) < anatomy.first_prunable_layer for c in tried)
+    return {"start": 0 if early else anatomy.first_prunable_layer,
+            "vision": anatomy.vision is not None and any(c.policy.needs_vision() for c in tried)}  # fmt: skip
 
 
 def fit(
-    search: SampleRuns,
-    certification: Callable[[], SampleRuns],
+    anatomy: Anatomy,
+    search: Callable[[range, Mapping[str, Any]], SampleRuns],
+    samples: int,
+    certification: Callable[[Mapping[str, Any]], SampleRuns],
     options: FitOptions,
     queue: TrialQueue,
     own: Mapping[str, Policy] | None = None,
-    on_done: Callable[[Done], object] = lambda done: None,
-    on_order: Callable[[Sequence[Choice]], object] = lambda order: None,
-    on_test: Callable[[Tested], object] = lambda tested: None,
+    guarantee: Guarantee | None = None,
+    time_search: Timed | None = None,
+    time_certification: Timed | None = None,
+    events: FitEvents | None = None,
 ) -> FitResult:
     """Find the cheapest policy that keeps the answers.
 
     Args:
-        search: the search split; nothing of it is used again.
+        search: makes the runs of some of the search split's samples; nothing of it is used again.
+        samples: of the search split.
         certification: makes the runs of the certification split, one question an image; called once the order of
             testing is fixed.
         queue: where trials are shared and kept; with its storage an interrupted fit goes on from there.
         own: further policies to try, by name.
-        on_done, on_order, on_test: called after each trial, when the order is known, and after each test.
+        guarantee: None: unchanged answers, at the options' epsilon and delta.
+        time_search, time_certification: measure seconds on samples of the one and of the other split.
 
     Raises:
         SettingsError: the space is empty or does not fit the model.
     """
-    anatomy = search.anatomy
+    events, guarantee = events or FitEvents(), guarantee or Guarantee(options.epsilon, options.delta)
     tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own)
-    by_key = {candidate.key: candidate for candidate in tried}
-    if search.second_look_from > anatomy.num_layers and options.methods == ("second-look",):
+    if anatomy.has_windows and options.methods == ("second-look",):
         raise SettingsError(
             "A second look is not possible on a decoder with sliding-window layers. Name other --methods: "
-            "reduction, two-reductions, exit."
+            "before-decoder, reduction, two-reductions, shapes, exit."
         )
-    # 1. Every policy of one pass on the search split.
-    done = _Trials(tried, queue, "search").run(search, list(by_key), on_done)
-    made = choices(tried, done, search.full, anatomy.shape, options, search.second_look_from)
-    # 2. The order of testing, from that alone.
-    order = ladder(made, options.epsilon, options.delta)
-    on_order(order)
+    kept = needs(tried, anatomy)
+    # 1. Policies of one pass on ever more samples; of each part the better half goes on.
+    found = _search(anatomy, tried, lambda part: search(part, kept), samples, options, guarantee, queue, events)
+    # 2. The order of testing, from that alone; in seconds, where those count.
+    by_key = {candidate.key: candidate for candidate in tried}
+    made = found.made
+    ranked = made
+    if options.minimised == "seconds":
+        if time_search is None:
+            raise SettingsError("Seconds are to be minimised, and nothing measures them (time_search).")
+        ranked = _with_seconds(worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search)
+    order = ladder(ranked, guarantee)
+    events.on_order(order)
     # 3. The test, on samples that nothing else has seen.
-    runs = certification() if order else None
-    trials = _Trials(tried, queue, "certification")
+    trials = SplitTrials(tried, queue, "certification", lambda: certification(kept))
 
     def measure(choice: Choice) -> Choice:
-        assert runs is not None
-        known = trials.run(runs, [key for key in (choice.first, choice.then) if key is not None])
-        return measured(choice, by_key, known, runs.full, anatomy.shape, options.cost)
+        known = trials.run(list(choice.keys))
+        again = measured(choice, by_key, known, trials.full, anatomy.shape, options)
+        return again if choice.seconds is None else replace(again, share=choice.share, seconds=choice.seconds)
+
+    def enough(choice: Choice) -> bool:
+        return options.speedup is not None and choice.seconds is not None and (
+            choice.seconds.quartiles[0] >= options.speedup
+        )  # fmt: skip
 
     try:
-        certificate = certify(order, measure, options.epsilon, options.delta, on_test)
+        certificate = certify(order, measure, guarantee, events.on_test, enough)
     finally:
-        if runs is not None:
-            runs.close()
-    chosen = None
+        trials.close()
+    chosen = confirmed = policy = None
     if certificate.passed is not None:
         chosen = next(c for c in order if c.name == certificate.passed.choice.name)
-    policy = None if chosen is None else chosen.policy(by_key, options)
-    return FitResult(policy, chosen, certificate, tuple(made), tuple(order))
+        policy = chosen.policy(by_key, options)
+        if time_certification is not None and options.minimised == "seconds":
+            confirmed = _with_seconds([chosen], by_key, options, queue, "confirmed", time_certification)[0].seconds
+    return FitResult(
+        policy, chosen, certificate, tuple(made), tuple(found.dropped), tuple(order), confirmed,
+        {**found.refused, **trials.refused},
+    )  # fmt: skip
 
 
-class _Trials:
-    """Trials of single candidates on one split; each is run once, by whichever worker comes first."""
+@dataclass
+class _Found:
+    made: list[Choice]
+    dropped: list[Choice]
+    refused: dict[str, str]
 
-    def __init__(self, tried: Sequence[Candidate], queue: TrialQueue, split: str) -> None:
-        self.tried, self.queue, self.split = tried, queue, split
-        self.known: dict[str, Outcomes] = {}
 
-    def run(
-        self, runs: SampleRuns, keys: Sequence[str], on_done: Callable[[Done], object] = lambda done: None
-    ) -> dict[str, Outcomes]:
-        """Candidate key -> outcomes, of all keys that were asked for so far."""
-        number = {candidate.key: index for index, candidate in enumerate(self.tried)}
-        jobs = [Job(f"{self.split}/{key}", {"candidate": number[key]}) for key in keys if key not in self.known]
+def _search(
+    anatomy: Anatomy, tried: Sequence[Candidate], runs: Callable[[range], SampleRuns], samples: int,
+    options: FitOptions, guarantee: Guarantee, queue: TrialQueue, events: FitEvents,
+) -> _Found:  # fmt: skip
+    left, known, full = list(tried), dict[str, Outcomes](), None
+    found = _Found([], [], {})
+    parts = parts_of(samples, options.halvings)
+    for number, part in enumerate(parts):
+        events.on_part(number, len(left), part.stop)
+        trials = SplitTrials(tried, queue, f"search/{number}" if number else "search", partial(runs, part))
+        try:
+            full = trials.full if full is None else full.followed_by(trials.full)
+            best = BestSoFar(left, full, anatomy.shape, options, guarantee, trials.second_look_from)
 
-        def evaluate(params: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
-            found = runs.outcomes(self.tried[int(params["candidate"])].policy)
-            return float(found.same.mean()), found.to_plain()
+            def done(key: str, outcome: Outcomes, best: BestSoFar = best) -> None:
+                known[key] = known[key].followed_by(outcome) if key in known else outcome
+                if best.add(key, known[key]):
+                    assert best.best is not None
+                    events.on_best(best.best, best.best.policy(best.by_key, options))
 
-        space = {"candidate": Range(0, max(len(self.tried) - 1, 1), integer=True)}
-        for done in self.queue.run(jobs, evaluate, space, self.split, on_done):
-            self.known[done.key.removeprefix(f"{self.split}/")] = Outcomes.from_plain(done.details)
-        return self.known
+            trials.run([candidate.key for candidate in left], events.on_done, done)
+            second_look_from = trials.second_look_from
+        finally:
+            trials.close()
+        found.refused |= trials.refused
+        left = [candidate for candidate in left if candidate.key not in found.refused]
+        found.made = choices(left, known, full, anatomy.shape, options, second_look_from)
+        if number + 1 < len(parts):
+            stay = set(survivors(found.made, [candidate.key for candidate in left], guarantee))
+            found.dropped += [c for c in found.made if c.then is None and c.first not in stay]
+            left = [candidate for candidate in left if candidate.key in stay]
+    if not left:
+        raise SettingsError("This model can run no policy of the space: " + " ".join(found.refused.values()))
+    return found
+
+
+def worth_timing(made: Sequence[Choice], guarantee: Guarantee, each: int = 4, overall: int = 6) -> list[Choice]:
+    """The choices that could be the fastest: by counted cost the ladder of all, thinned, and the cheap end of the
+    ladder of each method, since what is cheap in FLOPs is not always so in seconds."""
+    whole = ladder(made, guarantee)
+    places = sorted({round(i * (len(whole) - 1) / max(overall - 1, 1)) for i in range(overall)}) if whole else []
+    found = {whole[place].name: whole[place] for place in places}
+    for method in sorted({choice.method for choice in made}):
+        some = ladder([choice for choice in made if choice.method == method], guarantee)
+        found |= {choice.name: choice for choice in some[-each:]}
+    return list(found.values())
+
+
+def _with_seconds(
+    some: Sequence[Choice], by_key: Mapping[str, Candidate], options: FitOptions, queue: TrialQueue, job: str,
+    timed: Timed,
+) -> list[Choice]:  # fmt: skip
+    """The choices with their measured seconds as what is minimised; measured once, also where a fit goes on."""
+    if not some:
+        return []
+    policies = {choice.name: (choice.policy(by_key, options), choice.again) for choice in some}
+    seconds = timed_once(queue, job, lambda: {name: s.to_plain() for name, s in timed(policies).items()})
+    found = {name: Seconds.from_plain(plain) for name, plain in seconds.items()}
+    return [replace(c, share=found[c.name].share, seconds=found[c.name]) for c in some]

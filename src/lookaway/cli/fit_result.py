@@ -1,0 +1,145 @@
+"""What `lookaway fit` says of its result, and the record that reports read (docs/records.md, kind 'fit')."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..search.fit.certify import Tested
+    from ..search.fit.choices import Choice
+    from ..search.fit.guarantee import Guarantee
+    from ..search.fit.options import FitOptions
+    from ..search.fit.session import FitResult
+
+__all__ = ["not_fast_enough", "result_line", "summary_of", "test_line", "why_none"]
+
+UNITS = {"flops": "prefill FLOPs of the decoder", "kv": "KV-cache entries", "seconds": "seconds"}
+
+
+def test_line(tested: Tested, guarantee: Guarantee) -> str:
+    """One line on one test."""
+    verdict = "passes" if tested.bound <= guarantee.epsilon else "fails"
+    return (
+        f"{verdict}: {tested.choice.name}: {tested.choice.share:.1%} of the cost, "
+        f"{_lost(tested.choice, guarantee)}, bound {tested.bound:.2%}"
+    )
+
+
+def _lost(choice: Choice, guarantee: Guarantee) -> str:
+    found = f"{choice.changed} of {len(choice.same)} answers changed"
+    if guarantee.metric == "score":
+        found += f", the score fell by {guarantee.total(choice) / len(choice.same):.2%}"
+    return found
+
+
+def result_line(summary: dict[str, Any], options: FitOptions) -> str:
+    """The result in two sentences, and its seconds where they were measured."""
+    chosen, shown = summary["chosen"], summary["certificate"]
+    lost = "of the answers change" if options.metric == "answers" else "of the mean score is lost"
+    text = (
+        f"\n{chosen['name']}: {shown['share']:.1%} of the unpruned {UNITS[options.minimised]}. "
+        f"{shown['changed']} of {shown['samples']} answers changed, so with confidence {1 - options.delta:.0%} at most "
+        f"{shown['bound']:.2%} {lost} on inputs like these."
+    )
+    if options.metric == "score":
+        text += f" The mean score fell by {shown['loss']:.2%} on them ({shown['method']})."
+    timed = summary["confirmed"]
+    if timed is not None:
+        low, high = timed["quartiles"]
+        text += (
+            f" Timed again on the certification samples: {1000 * timed['seconds']:.0f} ms a batch of "
+            f"{timed['batch_size']}, {timed['speedup']:.2f} times as fast as the full model (quartiles {low:.2f} to "
+            f"{high:.2f} over {timed['rounds']} rounds)."
+        )
+    return text
+
+
+def why_none(result: FitResult, guarantee: Guarantee) -> str:
+    """Why no policy is certified, and what would be needed."""
+    from ..search.fit.guarantee import samples_needed
+
+    if not result.certificate.tested:
+        return (
+            f"No policy of this space keeps the answers on the search split at epsilon {guarantee.epsilon}: each lost "
+            "more than that. Allow a larger --epsilon, or add policies with --methods, --shares or --candidate."
+        )
+    first = result.certificate.tested[0]
+    needed = samples_needed(guarantee, guarantee.total(first.choice))
+    return (
+        f"No policy passed: already the safest, {first.choice.name}: {_lost(first.choice, guarantee)} (upper bound "
+        f"{first.bound:.2%}, allowed {guarantee.epsilon:.2%}); with so many changed, {needed} samples would be needed. "
+        "Give more --data or allow a larger --epsilon."
+    )
+
+
+def not_fast_enough(result: FitResult, options: FitOptions, guarantee: Guarantee) -> str | None:
+    """Where a speed-up was asked for and the certified policy does not reach it: what it reaches, and what would be
+    needed; None: it is reached, or nobody asked."""
+    if options.speedup is None or result.confirmed is None or result.chosen is None:
+        return None
+    found = result.confirmed.speedup
+    if found >= options.speedup:
+        return None
+    text = (
+        f"A speed-up of {options.speedup:g} is not reached: the fastest policy that passed, {result.chosen.name}, is "
+        f"{found:.2f} times as fast as the full model."
+    )
+    fast = [c for c in result.order if c.seconds is not None and c.seconds.speedup >= options.speedup]
+    if not fast:
+        best = max((c.seconds.speedup for c in result.order if c.seconds is not None), default=found)
+        return f"{text} No policy that keeps the answers so far is faster than {best:.2f} times. Lower --speedup."
+    safest = fast[0]
+    bound = guarantee.bound(safest)
+    return (
+        f"{text} The safest that is as fast as asked for, {safest.name} ({safest.seconds.speedup:.2f} times), lost "  # type: ignore[union-attr]
+        f"more: {_lost(safest, guarantee)} on the search split. It would take --epsilon {bound:.3f} or so"
+        + (", or more --data to certify on." if guarantee.looks_kept(safest) else ".")
+    )
+
+
+def summary_of(result: FitResult, options: FitOptions, guarantee: Guarantee, scorer: str | None) -> dict[str, Any]:
+    """Payload of a record of kind 'fit'."""
+    passed = result.certificate.passed
+    certificate = None
+    if passed is not None:
+        certificate = {
+            "epsilon": options.epsilon, "delta": options.delta, "samples": len(passed.choice.same),
+            "changed": passed.choice.changed, "bound": passed.bound, "share": passed.choice.share,
+            "metric": options.metric, "method": guarantee.method,
+            "loss": guarantee.total(passed.choice) / len(passed.choice.same), "scorer": scorer,
+        }  # fmt: skip
+    rows = {id(choice): _row(choice, guarantee) for choice in (*result.found, *result.dropped, *result.order)}
+    return {
+        "options": json.loads(json.dumps(asdict(options), default=str)),
+        "unit": options.minimised,
+        "metric": options.metric,
+        "chosen": None if result.chosen is None else _row(result.chosen, guarantee),
+        "certificate": certificate,
+        "confirmed": None if result.confirmed is None else result.confirmed.to_plain(),
+        "tested": [{**_row(t.choice, guarantee), "bound": t.bound} for t in result.certificate.tested],
+        "order": [rows[id(choice)] for choice in result.order],
+        "front": [rows[id(choice)] for choice in _undominated(result.found, guarantee)],
+        "tried": [rows[id(c)] for c in (*result.found, *result.dropped) if c.then is None],
+        "refused": dict(result.refused),
+    }
+
+
+def _row(choice: Choice, guarantee: Guarantee) -> dict[str, Any]:
+    return {
+        "name": choice.name, "method": choice.method, "share": choice.share, "changed": choice.changed,
+        "samples": len(choice.same), "threshold": choice.threshold, "again": choice.again, "first": choice.first,
+        "then": choice.then, "loss": guarantee.total(choice) / len(choice.same),
+        "seconds": None if choice.seconds is None else choice.seconds.to_plain(),
+    }  # fmt: skip
+
+
+def _undominated(found: Any, guarantee: Guarantee) -> list[Choice]:
+    """Choices that none other beats in both counted cost and loss, from dear to cheap."""
+    front: list[Choice] = []
+    total = {id(choice): guarantee.total(choice) for choice in found}
+    for choice in sorted(found, key=lambda c: (c.share, total[id(c)])):
+        if not front or total[id(choice)] < total[id(front[-1])]:
+            front.append(choice)
+    return front[::-1]
