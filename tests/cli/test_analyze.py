@@ -26,7 +26,7 @@ def test_it_leaves_records_words_and_a_page(analyzed):
     assert 0 < kinds.count("look") <= 3
     page = (analyzed / "report.html").read_text()
     assert "4 · Do layers agree on what matters?" in page
-    assert "looked away before layer 2 of 4" in page
+    assert "processed all 16 visual tokens in layers 0 to 1, none from layer 2 on" in page
     words = json.loads((analyzed / "words.json").read_text())["conclusions"]
     assert len(words) > 6
     assert sorted(path.name for path in analyzed.iterdir()) == ["records.jsonl", "report.html", "words.json"]

@@ -1,12 +1,15 @@
 """`lookaway eval`, `ask`, `report` on a user's own folder and data: what they leave, resume and refuse."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lookaway.cli.app import finish
 from lookaway.cli.eval import Options, run
 from lookaway.core.record import read_records
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -124,5 +127,33 @@ def test_a_score_without_answers_is_refused(model_folder, tmp_path, call, data_f
     (tmp_path / "d.json").write_text(json.dumps([{"image": str(picture), "question": "what?"}]))
     common = ["eval", "--model", model_folder, "--exit-at", "2", "--data", tmp_path / "d.json", "--split", "all"]
     status, _, err = call(*common, "--out", tmp_path / "out")
-    assert (status, "have no answer" in err) == (1, True)
-    assert call(*common, "--out", tmp_path / "out", "--score", "agreement", "--max-new-tokens", "3")[0] == 0
+    assert (status, "None of the 1 samples has an answer" in err) == (1, True)
+    status, out, _ = call(*common, "--out", tmp_path / "out", "--score", "agreement", "--max-new-tokens", "3")
+    assert (status, "right with" in out, "same answer" in out) == (0, False, True)
+
+
+def test_samples_with_answers_are_scored_and_agreement_is_of_all(model_folder, tmp_path, call, data_file, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    entries = json.loads(data_file.read_text())[:6]
+    for entry in entries:
+        entry["image"] = str(data_file.parent / entry["image"])
+    for entry in entries[2:]:
+        del entry["answer"]
+    (tmp_path / "d.json").write_text(json.dumps(entries))
+    status, out, err = call(
+        "eval", "--model", model_folder, "--policy", CONFIGS / "fastv.yaml", "--data", tmp_path / "d.json", "--split",
+        "all", "--max-new-tokens", "2", "--name", "fastv", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "with an answer" in out
+    assert "mean exit" not in out
+    summary = next(r for r in read_records(tmp_path / "out" / "records.jsonl") if r["kind"] == "summary")
+    row = summary["rows"][0]
+    assert (row["samples"], row["scored"], summary["can_exit"]) == (6, 2, False)
+    samples = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r["kind"] == "sample"][:6]
+    judged = [r["answer_with"].strip() == "ab" for r in samples if r["truth"] is not None]
+    assert row["accuracy_with"] == sum(judged) / 2
+    assert row["agreement"][0] == pytest.approx(sum(r["answer_with"] == r["answer_without"] for r in samples) / 6)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<th scope="col">with an answer</th>' in page
+    assert "mean exit" not in page

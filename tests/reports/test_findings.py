@@ -20,7 +20,7 @@ from lookaway.reports.figures.svg import standalone
 from lookaway.reports.pages import findings_text as words
 from lookaway.reports.pages.findings import study_figure
 from lookaway.reports.pages.page import write_report
-from lookaway.reports.pages.sample_cards import DARKEST, heat, look_cards, tokens_of
+from lookaway.reports.pages.sample_cards import DARKEST, _words, heat, look_cards, tokens_of
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +186,16 @@ def test_a_figure_of_its_own_is_a_whole_file(study_records):
     del data.findings["ranks"]
     with pytest.raises(DataError, match="hold no 'ranks'"):
         study_figure(data, "medians")
+
+
+@pytest.mark.parametrize(("by_policy", "layer", "counts", "wanted"), [
+    (True, 2, [16, 16, 0, 0], "processed all 16 visual tokens in layers 0 to 1, none from layer 2 on · colour"),
+    (False, 3, [16, 16, 5, 5], "processed 5 of 16 visual tokens from layer 2 on · earliest safe exit: before layer "
+     "3 of 4 · colour"),
+    (False, None, None, "needs the image in all 4 layers · colour"),
+    (True, None, None, "visual tokens stayed in all 4 layers · colour"),
+])  # fmt: skip
+def test_a_card_says_what_the_policy_left_and_where_an_exit_would_be_safe(by_policy, layer, counts, wanted):
+    study = {"num_layers": 4, "family": "colour"}
+    policy = None if counts is None else {"visual_tokens": counts, "prompt_visual_tokens": 16}
+    assert _words(study, {"by_policy": by_policy, "exit_layer": layer}, policy) == wanted

@@ -6,9 +6,9 @@ import pytest
 from made_up_run import DEPTH, write_made_up_run
 
 from lookaway.core.errors import DataError
-from lookaway.core.record import RecordWriter
+from lookaway.core.record import RecordWriter, read_records
 from lookaway.reports.collect import collect, histograms
-from lookaway.reports.formatting import guarantee_text, summary_rows, tiles
+from lookaway.reports.formatting import guarantee_text, summary_table, tiles
 from lookaway.reports.pages.page import write_report
 
 
@@ -50,7 +50,7 @@ def test_the_numbers_of_the_records_stand_on_the_page(page):
         "run abc",
         "a made-up machine",
         "97.0 %",
-        "looked away before layer 9 of 30",
+        "processed all 196 visual tokens in layers 0 to 8, none from layer 9 on",
         "exit at 15",
         "97.0 % as good as the full model by agreement",
         "A note.",
@@ -108,5 +108,44 @@ def test_words():
 
 def test_cells_and_tiles(records):
     data = collect(records)
-    assert tiles(data)[0] == ("56 %", "fewer prefill FLOPs (gates)")
-    assert summary_rows(data.summaries["gates"])[0][:5] == ["all", "40", "90.0 %", "88.0 %", "98.0 % (95.0 to 100.0)"]
+    assert tiles(data)[0] == ("70", "of 196 visual tokens processed in the mean layer (gates)")
+    head, rows = summary_table(data, "gates")
+    assert head[:5] == ["family", "n", "accuracy without", "accuracy with", "retention (95 %)"]
+    assert rows[0][:5] == ["all", "40", "90.0 %", "88.0 %", "98.0 % (95.0 to 100.0)"]
+    assert {"mean exit", "never exits"} < set(head)
+
+
+def without_exits(source, target):
+    """The same run of a policy that keeps 68 of 196 tokens from layer 2 on, where 10 of 40 samples have an answer."""
+    with RecordWriter(target) as writer:
+        for record in read_records(source):
+            kind = record.pop("kind")
+            if kind == "sample":
+                record |= {"exit_layer": None, "visual_tokens": [196] * 2 + [68] * (DEPTH - 2)}
+            if kind == "summary":
+                rows = [{**row, "mean_exit": 30.0, "never_exits": 1.0, "scored": 10} for row in record["rows"]]
+                record |= {"rows": rows, "can_exit": False}
+            if kind in ("run", "sample", "summary", "picture"):
+                writer.write(kind, **record)
+    return target
+
+
+def test_a_policy_that_never_exits_is_told_in_visual_tokens_a_layer(records, tmp_path):
+    path = without_exits(records, tmp_path / "r.jsonl")
+    page = write_report(path, tmp_path / "report.html").read_text()
+    assert "processed 68 of 196 visual tokens from layer 2 on" in page
+    for stale in ("mean exit", "never exits", "looked", "layer before which the visual tokens left"):
+        assert stale not in page
+    head, rows = summary_table(collect(path), "gates")
+    assert not {"mean exit", "never exits"} & set(head)
+    assert dict(zip(head, rows[0], strict=True))["visual tokens per layer"] == "70 of 196"
+
+
+def test_both_counts_are_shown_where_some_answers_are_missing(records, tmp_path):
+    data = collect(without_exits(records, tmp_path / "r.jsonl"))
+    head, rows = summary_table(data, "gates")
+    assert rows[0][:3] == ["all", "40", "10"]
+    assert head[:3] == ["family", "n", "with an answer"]
+    words = [words for _, words in tiles(data)]
+    assert "same answer as without, of 40 questions" in words
+    assert "of the accuracy kept (90.0 % without, of 10 with an answer)" in words

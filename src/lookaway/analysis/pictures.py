@@ -26,8 +26,8 @@ def choose(
 
     Args:
         records: 'study' records.
-        exits: sample id -> layer at which a policy looked away (None: never). Without a policy an exit is the earliest
-            safe one, 'wrong after' is judged at half of the depth, and 'right only after' at any exit.
+        exits: sample id -> layer before which all visual tokens left under a policy (None: never). Without it an exit
+            is the earliest safe one, 'wrong after' is judged at half of the depth, and 'right only after' at any exit.
         count: at most so many samples, spread over the reasons.
 
     Returns:
@@ -60,8 +60,13 @@ def write_looks(
     records: Sequence[dict[str, Any]],
     exits: Mapping[str, int | None] | None = None,
     count: int = 12,
+    with_policy: bool = False,
 ) -> None:
-    """Write one 'look' record for each chosen sample: its picture, why it was chosen, where its exit is."""
+    """Write one 'look' record for each chosen sample: its picture, why it was chosen, where its exit is.
+
+    `with_policy`: there are 'sample' records of a policy, even where `exits` is None because it always keeps some
+    tokens.
+    """
     by_id = {record["id"]: record for record in records}
     images = {sample.id: sample for sample in samples}
     for name, reasons in choose(records, exits, count).items():
@@ -69,7 +74,7 @@ def write_looks(
         layer = _exit_of(by_id[name], exits)
         writer.write(
             "look", id=name, reasons=reasons, png=png, aligned=aligned, by_policy=exits is not None,
-            exit_layer=None if layer == by_id[name]["num_layers"] else layer,
+            with_policy=with_policy, exit_layer=None if layer == by_id[name]["num_layers"] else layer,
         )  # fmt: skip
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from ..training.default_model.options import RecipeOptions
 from .common import plain_console
+from .tables import show_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +32,16 @@ def run(options: Options) -> dict[str, Any]:
     tell_settings()
     console = plain_console()
     results = make_mini(options, options.out, lambda line: console.print(line, soft_wrap=True))
-    for variant, found in results.items():
-        table = Table(
-            "family", "own image", "shuffled", "no image", "prior of words", title=f"lookaway-mini, {variant}", box=None
-        )
-        for family in found["own"]:
-            table.add_row(
-                family, *(f"{found[k].get(family, float('nan')):.3f}" for k in ("own", "shuffled", "none", "prior"))
-            )
-        console.print(table)
+    show(results)
     return results
+
+
+def show(results: dict[str, Any]) -> None:
+    """What each variant answers: with its images, with wrong ones, with none, and by words alone."""
+    for variant, found in results.items():
+        rows = [
+            (family, *(f"{found[k].get(family, float('nan')):.3f}" for k in ("own", "shuffled", "none", "prior")))
+            for family in found["own"]
+        ]
+        columns = ("family", "own image", "shuffled", "no image", "prior of words")
+        show_table(columns, rows, title=f"lookaway-mini, {variant}", texts=("family",))

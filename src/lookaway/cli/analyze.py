@@ -94,7 +94,7 @@ def run(options: Options) -> dict[str, Any]:
         with progress("probing one sample at a time", len(samples)) as advance:
             found = study(model, processor, samples, settings, writer=writer, done=done, progress=advance)
         write_findings(writer, found)
-        write_looks(writer, processor, samples, found, exits, options.pictures)
+        write_looks(writer, processor, samples, found, exits, options.pictures, policy is not None)
     page = write_report([*map(str, options.records), str(records)], options.out / "report.html")
     words = conclusions(collect(records))
     _show(plain_console(), words, page)
@@ -103,8 +103,8 @@ def run(options: Options) -> dict[str, Any]:
 
 def _policy_exits(
     options: Options, model: Any, processor: Any, policy: Any, samples: Any, writer: Any, done: Any
-) -> dict[str, int | None]:
-    """Sample id -> layer at which the policy looked away."""
+) -> dict[str, int | None] | None:
+    """Sample id -> layer before which all of its visual tokens left; None for a policy that never removes them all."""
     from dataclasses import asdict
 
     from ..evaluation.runner import evaluate_policy, results_from_records
@@ -116,8 +116,10 @@ def _policy_exits(
             model, processor, policy, samples, variant=options.name, writer=writer, done=results_from_records(done),
             max_new_tokens=options.max_new_tokens, progress=advance,
         )  # fmt: skip
-    writer.write("summary", variant=options.name, rows=[asdict(row) for row in summarise(results)])
-    return {result.id: result.exit_layer for result in results}
+    can_exit = policy.can_exit(results[0].num_layers)
+    rows = [asdict(row) for row in summarise(results)]
+    writer.write("summary", variant=options.name, rows=rows, can_exit=can_exit)
+    return {result.id: result.exit_layer for result in results} if can_exit else None
 
 
 def _show(console: Console, words: list[str], page: Path) -> None:

@@ -119,11 +119,9 @@ def show_without(found: dict[str, Any]) -> None:
     """The answer of a model without a policy, and how to get one."""
     console = plain_console()
     console.print(found["answer"], style="bold")
-    console.print(
-        f"answered without a policy: none was given. --exit-at LAYER removes the visual tokens before a layer; "
-        f"lookaway fit --model {found['model']} --data DATA finds a policy that keeps the answers, for --policy.",
-        soft_wrap=True,
-    )
+    console.print("answered without a policy: none was given. --exit-at LAYER tries one without training.")
+    command = f"lookaway fit --model {found['model']} --data DATA"
+    console.print(f"next: {command} finds a policy that keeps the answers.", soft_wrap=True)
 
 
 def _change(share: float, unit: str) -> str:

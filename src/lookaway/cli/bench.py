@@ -114,28 +114,22 @@ def names_of(given: Sequence[str]) -> list[str]:
 
 
 def show(rows: list[SpeedRow]) -> None:
-    """One line a variant and part."""
-    from rich.table import Table
+    """One table a part, one line a variant."""
+    from .tables import show_table
 
-    from .common import plain_console
-
-    table = Table(
-        "variant",
-        "part",
-        "ms",
-        "bare ms",
-        "speed-up",
-        "quartiles",
-        "implied",
-        "measured / implied",
-        "by FLOPs",
-        box=None,
-    )
-    for row in rows:
-        low, high = row.speedup_quartiles
-        implied = ("–", "–", "–")
-        if row.implied is not None:
-            implied = (f"{row.implied:.2f}", f"{row.efficiency:.0%}", f"{row.implied_flops:.2f}")
-        table.add_row(row.variant, row.part, f"{1000 * row.seconds:.1f}", f"{1000 * row.baseline_seconds:.1f}",
-                      f"{row.speedup:.3f}", f"{low:.3f} to {high:.3f}", *implied)  # fmt: skip
-    plain_console().print(table)
+    for part in dict.fromkeys(row.part for row in rows):
+        timed = [row for row in rows if row.part == part]
+        cells = {
+            "variant": [row.variant for row in timed],
+            "visual tokens": [row.tokens_text for row in timed],
+            "ms": [f"{1000 * row.seconds:.1f}" for row in timed],
+            "speed-up": [f"{row.speedup:.2f}" for row in timed],
+            "quartiles": ["{:.2f}–{:.2f}".format(*row.speedup_quartiles) for row in timed],
+            "implied": ["–" if row.implied is None else f"{row.implied:.2f}" for row in timed],
+            "of implied": ["–" if row.efficiency is None else f"{row.efficiency:.0%}" for row in timed],
+            "by FLOPs": ["–" if row.implied_flops is None else f"{row.implied_flops:.2f}" for row in timed],
+        }
+        if all(row.implied_flops is None for row in timed):
+            cells = {name: column for name, column in cells.items() if name in list(cells)[:5]}
+        title = f"{part}, {1000 * timed[0].baseline_seconds:.1f} ms without a policy"
+        show_table(list(cells), list(zip(*cells.values(), strict=True)), title=title, texts=("variant",))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..evaluation.ceiling import Ceiling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,17 @@ class Options:
 def run(options: Options) -> dict[str, Any]:
     from ..evaluation.ceiling import ceilings, shape_of_config
     from ..models.loading import load_config
-    from .common import plain_console
 
     shape, first = shape_of_config(load_config(options.model))
     rows = ceilings(shape, options.visual, options.text, options.answer, first)
-    table = Table("at its cheapest", "prefill FLOPs", "KV cache", "prefill and answer, FLOPs", box=None)
-    for row in rows:
-        table.add_row(row.kind, f"{row.prefill_share:.0%}", f"{row.kv_share:.0%}", f"{row.total_share:.0%}")
-    plain_console().print(table)
+    show(rows)
     return {"ceilings": [asdict(row) for row in rows], "num_layers": shape.num_layers}
+
+
+def show(rows: Sequence[Ceiling]) -> None:
+    """One line a kind of method."""
+    from .tables import show_table
+
+    cells = [(row.kind, f"{row.prefill_share:.0%}", f"{row.kv_share:.0%}", f"{row.total_share:.0%}") for row in rows]
+    columns = ("at its cheapest", "prefill FLOPs", "KV cache", "prefill and answer, FLOPs")
+    show_table(columns, cells, texts=("at its cheapest",))

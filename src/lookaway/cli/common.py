@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..core.errors import DataError
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
-    from ..evaluation.scores import PairedScores
-    from ..evaluation.summary import SummaryRow
 
 __all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "plain_console", "print_note",
-           "show_summary", "tell"]  # fmt: skip
+           "tell"]  # fmt: skip
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -119,27 +116,3 @@ def earlier_records(records: Path, facts: Mapping[str, Any], fresh: bool) -> lis
     for header in headers:
         require_same(header.get("provenance"), facts, records)
     return found
-
-
-def show_summary(name: str, rows: Sequence[SummaryRow], page: Path, scores: PairedScores | None = None) -> None:
-    """The short table of a paired evaluation, and the task's own figures where it has more than an accuracy."""
-    columns = ("family", "n", "images", "without", "with", "same answer", "mean exit", "FLOPs", "KV")
-    table = Table(*columns, box=None, title=name)
-    for row in rows:
-        table.add_row(
-            row.family, str(row.samples), str(row.images), _share(row.accuracy_without), _share(row.accuracy_with),
-            _share(row.agreement.value), "–" if row.mean_exit is None else f"{row.mean_exit:.1f}",
-            _share(row.flops_share), _share(row.kv_share),
-        )  # fmt: skip
-    console = plain_console()
-    console.print(table)
-    if scores is not None and len(scores.totals) > 1:
-        own = Table(scores.scorer, "without", "with", box=None)
-        for figure, value in scores.totals.items():
-            own.add_row(figure, f"{scores.totals_without[figure]:.3f}", f"{value:.3f}")
-        console.print(own)
-    console.print(f"report: {page}", highlight=False)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

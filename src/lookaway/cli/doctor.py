@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from .common import plain_console
 from .model_options import PublishedModel
 from .options import argument
+from .tables import show_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +26,7 @@ def run(options: Options) -> dict[str, Any]:
     found = diagnose(options.folder, **options.published)
     if found.supported and "becomes" not in found.facts:  # transformers' own: what the anatomy knows of its kind
         found = replace(found, **_family(read_json(Path(options.folder) / "config.json").get("model_type")))
-    table = Table(box=None, show_header=False)
-    for name, value in found.facts.items():
-        table.add_row(name, value)
-    table.add_row("supported", f"{'yes' if found.supported else 'NO'}. {found.why}")
-    plain_console().print(table)
+    show_facts({**found.facts, "supported": f"{'yes' if found.supported else 'NO'}. {found.why}"})
     return asdict(found)
 
 

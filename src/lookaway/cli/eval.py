@@ -39,8 +39,8 @@ class Options(PublishedModel):
     limit: int | None = 500
     """At most this many samples."""
     score: str = "accuracy"
-    """accuracy: by the official scorer of the data, which needs answers; agreement: compared with the unpruned model
-    only; or a scorer by name: exact, letters, gqa, vqa, textvqa, pope, mme, scienceqa, anls, cider."""
+    """accuracy: by the official scorer of the data, of the samples that have answers; agreement: compared with the
+    unpruned model only; or a scorer by name: exact, letters, gqa, vqa, textvqa, pope, mme, scienceqa, anls, cider."""
     curve: bool = True
     """Also evaluate every fixed exit, the oracle and random exits, from one run per sample (needs answers)."""
     baselines: bool = True
@@ -83,21 +83,22 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.runner import evaluate_policy, results_from_records
     from ..evaluation.scorers import scorer_for
     from ..evaluation.scores import score_pairs
-    from ..evaluation.scoring import require_answers
+    from ..evaluation.scoring import require_an_answer
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_records, fit_to, show_summary
+    from .common import choose_policy, earlier_records, fit_to
     from .progress import progress
     from .settings import tell_settings
+    from .summary import show_summary
 
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     samples = load_samples(options.data, options.split, options.limit, options.seed)
     scorer = None
     if options.score != "agreement":
-        require_answers(samples)
-        scorer = scorer_for(samples, "auto" if options.score == "accuracy" else options.score)
-        scorer.totals(samples, [""] * len(samples))  # what cannot be scored is refused before the model runs
+        answered = require_an_answer(samples)
+        scorer = scorer_for(answered, "auto" if options.score == "accuracy" else options.score)
+        scorer.totals(answered, [""] * len(answered))  # what cannot be scored is refused before the model runs
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.batch_size)
     records = options.out / "records.jsonl"
@@ -121,7 +122,8 @@ def run(options: Options) -> dict[str, Any]:
         totals: dict[str, Any] = {}
         if scores is not None:
             totals = {"scorer": scores.scorer, "totals": scores.totals, "totals_without": scores.totals_without}
-        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], **totals)
+        can_exit = policy.can_exit(results[0].num_layers)
+        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], can_exit=can_exit, **totals)
         if scorer is not None and scores is not None and options.baselines:
             write_token_baselines(writer, options, model, processor, samples, results, scorer, scores)
         write_pictures(writer, samples, results, options.pictures)
@@ -136,7 +138,7 @@ def run(options: Options) -> dict[str, Any]:
             for name, one in others.items():
                 write_gates(writer, name, one, table, outcomes)
     page = write_report(records, options.out / "report.html")
-    show_summary(options.name, rows, page, scores)
+    show_summary(options.name, rows, page, scores, can_exit)
     return {"summary": [asdict(row) for row in rows], **totals, "records": str(records), "report": str(page)}
 
 
@@ -166,8 +168,8 @@ def write_token_baselines(
     for name, others in found.items():
         theirs = score_pairs(scorer, samples, others)
         rows = summarise(others, theirs)
-        writer.write("summary", variant=name, rows=[asdict(row) for row in rows])
-        tell(f"{name} at this cost: {rows[0].accuracy_with or 0:.1%} of {rows[0].samples} right")
+        writer.write("summary", variant=name, rows=[asdict(row) for row in rows], can_exit=False)
+        tell(f"{name} at this cost: {rows[0].accuracy_with or 0:.1%} of {rows[0].scored} right")
         hard = hard_questions(results, scores, theirs) if name == NAMES["uniform"] else None
         if hard is not None:
             count, kept = hard

@@ -7,10 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from ..core.errors import DataError
-from .common import plain_console
 
 if TYPE_CHECKING:
     from ..evaluation.lmms.run import TaskResult
@@ -64,9 +61,10 @@ def run_tasks(options: Any) -> dict[str, Any]:
                 writer.write("sample", **asdict(pair))
             figures = {name: list(values) for name, values in result.figures.items()}
             writer.write("task", task=result.task, variant=options.name, figures=figures, efficiency=result.efficiency)
-        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows])
+        can_exit = policy.can_exit(next(pair.num_layers for result in results for pair in result.pairs))
+        writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], can_exit=can_exit)
     page = write_report(records, options.out / "report.html")
-    _show(options.name, results, rows, page)
+    _show(options.name, results, rows, page, can_exit)
     tasks = {result.task: result.figures for result in results}
     return {"tasks": tasks, "summary": [asdict(row) for row in rows], "records": str(records), "report": str(page)}
 
@@ -87,16 +85,17 @@ def _rows(results: Sequence[TaskResult]) -> list[SummaryRow]:
     return rows + [replace(summarise(r.pairs, r.scores)[0], family=r.task) for r in results]
 
 
-def _show(name: str, results: Sequence[TaskResult], rows: Sequence[SummaryRow], page: Path) -> None:
-    table = Table("task", "metric", "without", "with", box=None, title=name)
-    for result in results:
-        for figure, (without, value) in result.figures.items():
-            table.add_row(result.task, figure, f"{without:.4g}", f"{value:.4g}")
-    console = plain_console()
-    console.print(table)
-    from .common import show_summary
+def _show(name: str, results: Sequence[TaskResult], rows: Sequence[SummaryRow], page: Path, can_exit: bool) -> None:
+    from .summary import show_summary
+    from .tables import show_table
 
-    show_summary(name, rows, page)
+    figures = [
+        (result.task, figure, f"{without:.4g}", f"{value:.4g}")
+        for result in results
+        for figure, (without, value) in result.figures.items()
+    ]
+    show_table(("task", "metric", "without", "with"), figures, title=name, texts=("task", "metric"))
+    show_summary(name, rows, page, can_exit=can_exit)
 
 
 def _version() -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.table import Table
-
-from .common import plain_console
+from .tables import show_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +16,10 @@ def run(options: Options) -> dict[str, str]:
     import lookaway as la
 
     found = la.policies()
-    table = Table("policy", "what it does", box=None)
-    for name, line in found.items():
-        table.add_row(name, line)
-    plain_console().print(table)
+    show(found)
     return found
+
+
+def show(found: dict[str, str]) -> None:
+    """One line a policy."""
+    show_table(("policy", "what it does"), list(found.items()), texts=("what it does",))

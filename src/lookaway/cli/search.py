@@ -149,22 +149,21 @@ def _expected(options: Options, evaluator: Any) -> int:
 
 
 def _show(result: Any, evaluator: Any, saved: Path) -> None:
-    from rich.table import Table
-
     from .common import plain_console, print_note
+    from .tables import show_table
 
-    table = Table(
-        "schedule", "trials", evaluator.measure, "loss", "same answer", "right", "FLOPs", "mean keep", box=None
-    )
     rows = [(result.method, result.found)] if result.method == "random" else [
         (result.method, result.found), ("random schedules", result.random)
     ]  # fmt: skip
+    cells = []
     for name, found in rows:
         v = found.verdict
-        table.add_row(name, str(found.trials), f"{v.effectiveness:.4f}", f"{v.loss:.4f}", f"{v.agreement:.1%}",
-                      f"{v.accuracy:.1%}", f"{v.flops_share:.1%}", f"{v.tokens_share:.1%}")  # fmt: skip
+        cells.append((name, str(found.trials), f"{v.effectiveness:.4f}", f"{v.loss:.4f}", f"{v.agreement:.1%}",
+                      f"{v.accuracy:.1%}", f"{v.flops_share:.1%}", f"{v.tokens_share:.1%}"))  # fmt: skip
     console = plain_console()
-    console.print(table)
+    columns = ("schedule", "trials", f"as good, by {evaluator.measure}", "mean loss", "same answer", "right", "FLOPs",
+               "visual tokens")  # fmt: skip
+    show_table(columns, cells, console=console)
     console.print("keeps  " + " ".join(f"{rate:.2f}" for rate in result.found.schedule.rates))
     work = evaluator.work
     console.print(f"{work.trials} trials made here cost {work.ratio:.0%} of what they would from the image.")

@@ -90,16 +90,16 @@ def parts(options: Options) -> tuple[PSigmoidOptions, GSearchOptions]:
 
 
 def _show_rows(rows: Any, page: Path) -> None:
-    from rich.table import Table
-
     from .common import plain_console
+    from .tables import show_table
 
-    table = Table("method", "budget", "FLOPs", "accuracy", "same answer", "visual tokens", "KV MiB", "trials", box=None)
+    columns = ("method", "budget", "FLOPs", "right (95 %)", "same answer", "visual tokens", "KV MiB", "trials")
+    cells = []
     for row in sorted(rows, key=lambda row: (-row.budget, row.accuracy.value)):
-        table.add_row(row.method, f"{row.budget:.0%}", f"{row.flops_share:.1%}",
-                      f"{row.accuracy.value:.1%} ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})",
+        cells.append((row.method, f"{row.budget:.0%}", f"{row.flops_share:.1%}",
+                      f"{row.accuracy.value:.1%} ({100 * row.accuracy.low:.0f}–{row.accuracy.high:.0%})",
                       f"{row.agreement.value:.1%}", f"{row.visual_tokens:.1f}", f"{row.kv_bytes / 2**20:.2f}",
-                      str(row.trials or "–"))  # fmt: skip
+                      str(row.trials or "–")))  # fmt: skip
     console = plain_console()
-    console.print(table)
+    show_table(columns, cells, console=console)
     console.print(f"report: {page}")

@@ -123,18 +123,18 @@ def _save(out: Path, policy: Any, summary: dict[str, Any], header: dict[str, Any
 
 
 def _show(summary: dict[str, Any], saved: Path, page: Path) -> None:
-    from rich.table import Table
-
     from .common import plain_console
+    from .tables import show_table
 
     console = plain_console()
     if summary["baselines"]:
-        table = Table("attentions skipped", "layers", "right", "95 %", "loss", "p (nothing skipped)", box=None)
+        rows = []
         for row in summary["baselines"]:
             value, low, high = row["accuracy"]
-            table.add_row(row["name"], " ".join(map(str, row["layers"])) or "–", f"{value:.1%}",
-                          f"{low:.0%} to {high:.0%}", f"{row['loss']:.3f}", f"{row['p_full']:.3f}")  # fmt: skip
-        console.print(table)
+            rows.append((row["name"], " ".join(map(str, row["layers"])) or "–", f"{value:.1%}",
+                          f"{low:.0%} to {high:.0%}", f"{row['loss']:.3f}", f"{row['p_full']:.3f}"))  # fmt: skip
+        columns = ("attentions skipped", "layers", "right", "95 %", "loss", "p (nothing skipped)")
+        show_table(columns, rows, texts=("attentions skipped", "layers"), console=console)
     console.print(f"{summary['steps']} steps, {summary['updates']} updates of the scores; skip {summary['skipped']}")
     console.print(f"report: {page}")
     console.print(

@@ -57,10 +57,12 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.schedules.shortv import measure_contributions
     from ..search.trials.samples import fingerprint, with_images
     from .progress import progress
+    from .settings import tell_settings
 
     check_out(options.out)
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
     model, processor = load_model(options.model, device=options.device, **options.published)
+    tell_settings(model, options.batch_size)
     anatomy = anatomy_of(model)
     with progress("layers frozen", len(samples) * anatomy.num_layers) as advance:
         found = measure_contributions(model, processor, samples, options.batch_size, advance)
@@ -77,15 +79,15 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _show(divergence: Any, layers: tuple[int, ...], share: float, saved: Path) -> None:
-    from rich.table import Table
-
     from .common import plain_console
+    from .tables import show_table
 
     console = plain_console()
-    table = Table("layer", "KL of the next token", "frozen", box=None)
-    for layer in sorted(divergence, key=divergence.__getitem__):
-        table.add_row(str(layer), f"{divergence[layer]:.3g}", "yes" if layer in layers else "no")
-    console.print(table)
+    rows = [
+        (str(layer), f"{divergence[layer]:.3g}", "yes" if layer in layers else "no")
+        for layer in sorted(divergence, key=divergence.__getitem__)
+    ]
+    show_table(("layer", "KL of the next token", "frozen"), rows, console=console)
     console.print(
         f"{len(layers)} of {len(divergence)} layers freeze their visual tokens: {share:.1%} of the prefill FLOPs, the "
         f"KV cache as before\nsaved {saved}; next: lookaway eval --policy {saved}"

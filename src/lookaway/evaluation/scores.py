@@ -17,27 +17,33 @@ class PairedScores:
     """What a task's scorer says of the answers with and without the policy, in the order of the results."""
 
     scorer: str
-    with_policy: list[float]
-    """One score a question."""
-    without: list[float]
+    with_policy: Sequence[float | None]
+    """One score a question; None where it has no answer to score by."""
+    without: Sequence[float | None]
     totals: dict[str, float]
     """The task's own table with the policy, e.g. {'accuracy': .87, 'f1': .86, 'yes_ratio': .51}."""
     totals_without: dict[str, float]
 
 
 def score_pairs(scorer: Scorer, samples: Sequence[Sample], results: Sequence[PairedResult]) -> PairedScores:
-    """Score all results; `samples` are theirs, in any order and perhaps more.
+    """Score the results whose samples have an answer; `samples` are theirs, in any order and perhaps more.
 
     Raises:
-        DataError: a sample has no answer, or the task's table cannot be made of these samples.
+        DataError: the task's table cannot be made of these samples.
     """
     by_id = {sample.id: sample for sample in samples}
-    own = [by_id[result.id] for result in results]
-    answers, answers_without = [r.answer_with for r in results], [r.answer_without for r in results]
+    scored = [result for result in results if by_id[result.id].answer is not None]
+    own = [by_id[result.id] for result in scored]
+    answers, answers_without = [r.answer_with for r in scored], [r.answer_without for r in scored]
+
+    def each(found: Sequence[float]) -> list[float | None]:
+        scores = {result.id: score for result, score in zip(scored, found, strict=True)}
+        return [scores.get(result.id) for result in results]
+
     return PairedScores(
         scorer=scorer.name,
-        with_policy=scorer.scores(own, answers),
-        without=scorer.scores(own, answers_without),
+        with_policy=each(scorer.scores(own, answers)),
+        without=each(scorer.scores(own, answers_without)),
         totals=scorer.totals(own, answers),
         totals_without=scorer.totals(own, answers_without),
     )

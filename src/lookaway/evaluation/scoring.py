@@ -8,7 +8,7 @@ from ..core.errors import DataError
 from ..core.record import Sample
 from ..data.scienceqa import parse_answer
 
-__all__ = ["is_right", "normalise", "require_answers", "same_answer"]
+__all__ = ["is_right", "normalise", "require_an_answer", "require_answers", "same_answer"]
 
 _MINUS = re.compile(r"(?<!\S)[\u2212\u2013](?=[.\d])")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -59,6 +59,21 @@ def require_answers(samples: list[Sample]) -> None:
             f"{len(missing)} of {len(samples)} samples have no answer (first: {missing[0]!r}), so accuracy cannot be "
             "scored. Give answers, or ask for agreement only: --score agreement."
         )
+
+
+def require_an_answer(samples: list[Sample]) -> list[Sample]:
+    """The samples that have a ground truth.
+
+    Raises:
+        DataError: none has.
+    """
+    found = [sample for sample in samples if sample.answer is not None]
+    if not found:
+        raise DataError(
+            f"None of the {len(samples)} samples has an answer, so accuracy cannot be scored. Give answers, or ask for "
+            "agreement with the unpruned model only: --score agreement."
+        )
+    return found
 
 
 def _word(word: str) -> str:

@@ -55,6 +55,15 @@ class SpeedRow:
     """The same from counted FLOPs instead of seconds."""
     efficiency: float | None
     """Measured / implied: the median over rounds of (time of the remaining layers / time of the variant)."""
+    visual_tokens: float = 0.0
+    """Visual tokens that a layer processed in the prefill, averaged over layers and rows."""
+    full_visual_tokens: float = 0.0
+    """Visual tokens of a prompt."""
+
+    @property
+    def tokens_text(self) -> str:
+        """'73 of 196': visual tokens in the mean layer."""
+        return f"{self.visual_tokens:.0f} of {self.full_visual_tokens:.0f}"
 
 
 def measure_speed(
@@ -206,8 +215,10 @@ def _row(name: str, part: str, bare: Timing, found: Timing, trace: Trace, length
         implied = float(np.median(np.asarray(bare.runs) / work))
         efficiency = float(np.median(work / np.asarray(found.runs)))
     middle, low, high = ratio(bare, found)
+    whole = trace.initial_visual_tokens
+    mean = sum(map(sum, trace.visual_tokens)) / (len(whole) * len(trace.visual_tokens))
     return SpeedRow(name, part, trace.exit_layers[0], found.median, (found.low, found.high), bare.median, middle,
-                    (low, high), implied, by_flops, efficiency)  # fmt: skip
+                    (low, high), implied, by_flops, efficiency, mean, sum(whole) / len(whole))  # fmt: skip
 
 
 def remaining_work(slots: Sequence[int], seconds: Mapping[int, Sequence[float]]) -> np.ndarray:

@@ -14,7 +14,8 @@ __all__ = ["SummaryRow", "histogram", "summarise"]
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """What a policy did to one family of questions. Accuracies are None where a sample has no ground truth."""
+    """What a policy did to one family of questions. Accuracies are of the samples with an answer to score by, and None
+    where no sample has one; all else is of all samples."""
 
     family: str
     samples: int
@@ -42,6 +43,8 @@ class SummaryRow:
     """KV bytes after prefill / those without the policy."""
     images: int = 0
     """Different images (a question without one counts as one): what intervals and tests take for independent."""
+    scored: int = 0
+    """Samples with an answer to score by."""
     needed_for_one_percent: int | None = None
     """Independent questions that a paired test needs to see a drop of one point (power 0.8, level 0.05), at the share
     of differing answers that was found."""
@@ -74,25 +77,28 @@ def _row(
     family: str, everything: Sequence[PairedResult], places: Sequence[int], scores: PairedScores | None
 ) -> SummaryRow:
     results = [everything[i] for i in places]
-    if scores is not None:
-        scored, right = True, [scores.with_policy[i] for i in places]
-        right_without = [scores.without[i] for i in places]
-    else:
-        scored = all(result.right_without is not None for result in results)
-        right = [float(bool(result.right_with)) for result in results]
-        right_without = [float(bool(result.right_without)) for result in results]
-    images = [result.id if result.image is None else result.image for result in results]
-    differing = sum(a != b for a, b in zip(right, right_without, strict=True)) / len(results)
+    scored, right, right_without = [], [], []
+    for place, result in zip(places, results, strict=True):
+        if scores is not None:
+            score, score_without = scores.with_policy[place], scores.without[place]
+        else:
+            score, score_without = _number(result.right_with), _number(result.right_without)
+        if score is not None and score_without is not None:
+            scored.append(result)
+            right.append(score)
+            right_without.append(score_without)
+    images, scored_images = _images(results), _images(scored)
+    differing = sum(a != b for a, b in zip(right, right_without, strict=True)) / max(1, len(scored))
     exits = [r.num_layers if r.exit_layer is None else r.exit_layer for r in results if r.initial_visual_tokens]
     seen = [result for result in results if result.initial_visual_tokens]
     count = len(results)
     return SummaryRow(
         family=family,
         samples=count,
-        accuracy_without=sum(right_without) / count if scored else None,
-        accuracy_with=sum(right) / count if scored else None,
-        retention=retention(right, right_without, images) if scored and any(right_without) else None,
-        p_value=paired_p(right, right_without, images) if scored else None,
+        accuracy_without=sum(right_without) / len(scored) if scored else None,
+        accuracy_with=sum(right) / len(scored) if scored else None,
+        retention=retention(right, right_without, scored_images) if any(right_without) else None,
+        p_value=paired_p(right, right_without, scored_images) if scored else None,
         agreement=share_interval([result.agree for result in results], images),
         mean_exit=sum(exits) / len(exits) if exits else None,
         never_exits=sum(result.exit_layer is None for result in seen) / len(seen) if seen else None,
@@ -102,5 +108,15 @@ def _row(
         fastv_share=sum(r.fastv_flops for r in results) / sum(r.full_fastv_flops for r in results),
         kv_share=sum(r.kv_bytes for r in results) / sum(r.full_kv_bytes for r in results),
         images=len(set(images)),
+        scored=len(scored),
         needed_for_one_percent=samples_needed(differing) if scored else None,
     )
+
+
+def _number(right: bool | None) -> float | None:
+    return None if right is None else float(right)
+
+
+def _images(results: Sequence[PairedResult]) -> list[str]:
+    """What questions about the same pictures share, one a result."""
+    return [result.id if result.image is None else result.image for result in results]

@@ -79,9 +79,9 @@ def hard_questions(
         The number of such questions, and the policy's mean score there as a share of the full model's, clustered by
         image; None where there is no such question.
     """
-    rows = zip(results, scores.without, scores.with_policy, uniform.with_policy, strict=True)
-    hard = [(r, full, score) for r, full, score, low in rows if full > 0 and low < full]
-    if not hard:
-        return None
-    images = [result.id if result.image is None else result.image for result, _, _ in hard]
-    return len(hard), share_interval([min(1.0, score / full) for _, full, score in hard], images)
+    images, kept = list[str](), list[float]()
+    for result, full, score, low in zip(results, scores.without, scores.with_policy, uniform.with_policy, strict=True):
+        if full is not None and score is not None and low is not None and low < full:
+            images.append(result.id if result.image is None else result.image)
+            kept.append(min(1.0, score / full))
+    return (len(kept), share_interval(kept, images)) if kept else None

@@ -10,7 +10,8 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.record import read_records
 
-__all__ = ["ReportData", "collect", "histograms", "skip_search"]
+__all__ = ["ReportData", "collect", "histograms", "saved_work", "shows_exits", "skip_search",
+           "visual_tokens_of_prompt"]  # fmt: skip
 
 
 @dataclass
@@ -23,6 +24,8 @@ class ReportData:
     """Sample id -> base64 PNG."""
     summaries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Variant -> rows."""
+    can_exit: dict[str, bool] = field(default_factory=dict)
+    """Variant -> whether its policy may remove all visual tokens of a sample; not in records of 0.1."""
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Family -> curve."""
     fronts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -78,6 +81,7 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.pictures[record["id"]] = record["png"]
         elif kind == "summary":
             data.summaries[record["variant"]] = record["rows"]
+            data.can_exit[record["variant"]] = record.get("can_exit", False)
         elif kind == "curve":
             data.curves[record["family"]] = record
         elif kind == "front":
@@ -135,6 +139,18 @@ def visual_tokens_of_prompt(sample: Mapping[str, Any]) -> int:
     """Visual tokens of a sample's prompt, those included that never entered the decoder."""
     known = sample.get("prompt_visual_tokens")  # not in records of 0.1, where nothing left before layer 1
     return int(sample["visual_tokens"][0] if known is None else known)
+
+
+def shows_exits(data: ReportData, variant: str) -> bool:
+    """Whether a page speaks of this variant's exit layers: its policy can exit, or some sample did."""
+    rows = data.summaries.get(variant, [])
+    exited = any(row["never_exits"] is not None and row["never_exits"] < 1 for row in rows)
+    return data.can_exit.get(variant, False) or exited
+
+
+def saved_work(timing: Mapping[str, Any]) -> bool:
+    """Whether visual tokens left the timed sample's decoder, by what was counted."""
+    return (timing["implied_flops"] or 1.0) > 1.0
 
 
 def histograms(data: ReportData, variant: str) -> dict[str, list[int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .collect import ReportData
+from ..core.layer_counts import processed
+from .collect import ReportData, saved_work, shows_exits, visual_tokens_of_prompt
 from .published_curves import SCHEDULE, half_gone
 
 __all__ = [
@@ -13,13 +14,13 @@ __all__ = [
     "guarantee_text",
     "sample_cards",
     "search_words",
-    "summary_rows",
+    "summary_table",
     "tiles",
     "timing_rows",
 ]
 
 NAMES = {"policy": "this policy", "best_fixed": "best fixed exit at this cost*", "random": "random exit, same mean",
-         "oracle": "oracle (earliest safe exit)", "full": "never exit"}  # fmt: skip
+         "oracle": "oracle (earliest safe exit)", "full": "all visual tokens in all layers"}  # fmt: skip
 
 
 def share(value: float | None, digits: int = 1) -> str:
@@ -37,36 +38,50 @@ def tiles(data: ReportData) -> list[tuple[str, str]]:
         return []
     variant, rows = next(iter(data.summaries.items()))
     row = rows[0]
-    found = [(share(1 - row["flops_share"], 0), f"fewer prefill FLOPs ({variant})"),
+    tokens = f"of {row['full_visual_tokens']:.0f} visual tokens processed in the mean layer ({variant})"
+    found = [(f"{row['visual_tokens']:.0f}", tokens), (share(1 - row["flops_share"], 0), "fewer prefill FLOPs"),
              (share(1 - row["kv_share"], 0), "smaller KV cache after prefill"),
              (share(row["agreement"][0]), f"same answer as without, of {row['samples']} questions")]  # fmt: skip
     if row["retention"] is not None:
-        found.append((share(row["retention"][0]), f"of the accuracy kept ({share(row['accuracy_without'])} without)"))
+        of = f", of {scored} with an answer" if (scored := scored_samples(row)) < row["samples"] else ""
+        words = f"of the accuracy kept ({share(row['accuracy_without'])} without{of})"
+        found.append((share(row["retention"][0]), words))
     speed = [t for t in data.timings if t["variant"] == "policy" and t["part"] == "decoder"]
-    if speed and speed[0]["exit_layer"] is not None:  # of a sample that never exits it says nothing
+    if speed and saved_work(speed[0]):  # of a sample whose tokens all stay it says nothing
         found.append((f"{speed[0]['speedup']:.2f} ×", "measured prefill speed-up on the timed sample"))
     return found
 
 
-def summary_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Cells of the table by family."""
-    return [
-        [
-            row["family"],
-            str(row["samples"]),
-            share(row["accuracy_without"]),
-            share(row["accuracy_with"]),
-            _interval(row["retention"]),
-            share(row["agreement"][0]),
-            number(row["mean_exit"]),
-            share(row["never_exits"], 0),
-            f"{row['visual_tokens']:.0f} of {row['full_visual_tokens']:.0f}",
-            share(row["flops_share"]),
-            share(row["fastv_share"]),
-            share(row["kv_share"]),
-        ]
-        for row in rows
-    ]
+def summary_table(data: ReportData, variant: str) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of the table by family; exit columns only where the policy can exit."""
+    rows = data.summaries[variant]
+    columns = {
+        "family": [row["family"] for row in rows],
+        "n": [str(row["samples"]) for row in rows],
+        "with an answer": [str(scored_samples(row)) for row in rows],
+        "accuracy without": [share(row["accuracy_without"]) for row in rows],
+        "accuracy with": [share(row["accuracy_with"]) for row in rows],
+        "retention (95 %)": [_interval(row["retention"]) for row in rows],
+        "same answer": [share(row["agreement"][0]) for row in rows],
+        "mean exit": [number(row["mean_exit"]) for row in rows],
+        "never exits": [share(row["never_exits"], 0) for row in rows],
+        "visual tokens per layer": [f"{row['visual_tokens']:.0f} of {row['full_visual_tokens']:.0f}" for row in rows],
+        "FLOPs": [share(row["flops_share"]) for row in rows],
+        "FastV formula": [share(row["fastv_share"]) for row in rows],
+        "KV bytes": [share(row["kv_share"]) for row in rows],
+    }
+    if not any(map(scored_samples, rows)):
+        left_out = {"with an answer", "accuracy without", "accuracy with", "retention (95 %)"}
+    else:
+        left_out = set() if any(scored_samples(row) < row["samples"] for row in rows) else {"with an answer"}
+    left_out |= set() if shows_exits(data, variant) else {"mean exit", "never exits"}
+    names = [name for name in columns if name not in left_out]
+    return names, [list(cells) for cells in zip(*(columns[name] for name in names), strict=True)]
+
+
+def scored_samples(row: dict[str, Any]) -> int:
+    """Samples of a summary row that have an answer; in records of 0.1 all have one or none."""
+    return int(row.get("scored", 0 if row["accuracy_without"] is None else row["samples"]))
 
 
 def _interval(found: list[float] | None) -> str:
@@ -120,12 +135,19 @@ def equal_cost_rows(data: ReportData) -> list[list[str]]:
 
 def timing_rows(data: ReportData) -> list[list[str]]:
     return [
-        [t["variant"], t["part"], f"{1000 * t['seconds']:.0f} ms", f"{1000 * t['baseline_seconds']:.0f} ms",
+        [t["variant"], t["part"], _timed_tokens(t),
+         f"{1000 * t['seconds']:.0f} ms", f"{1000 * t['baseline_seconds']:.0f} ms",
          f"{t['speedup']:.2f} × ({t['speedup_quartiles'][0]:.2f} to {t['speedup_quartiles'][1]:.2f})",
          *([f"{t['implied']:.2f} ×", share(t["efficiency"], 0), f"{t['implied_flops']:.2f} ×"]
            if t["implied"] is not None else ["–"] * 3)]
         for t in data.timings
     ]  # fmt: skip
+
+
+def _timed_tokens(timing: dict[str, Any]) -> str:
+    """'73 of 196'; records of 0.1 do not know."""
+    whole = timing.get("full_visual_tokens")
+    return f"{timing['visual_tokens']:.0f} of {whole:.0f}" if whole else "–"
 
 
 def guarantee_text(found: dict[str, Any]) -> str:
@@ -169,18 +191,16 @@ def _beside_published(rates: list[float]) -> str:
 
 
 def sample_cards(data: ReportData) -> list[dict[str, Any]]:
-    """The samples that have a picture, with the layer at which the model looked away in words."""
+    """The samples that have a picture, with what each layer processed of it: in words, and as heights in per cent."""
     cards = []
     for sample in data.samples:
         png = data.pictures.get(sample["id"])
         if png is None:
             continue
-        depth, layer = sample["num_layers"], sample["exit_layer"]
-        words = f"looked through all {depth} layers"
-        if layer is not None:
-            words = f"looked away before layer {layer} of {depth}"
-        card = {"png": png, "width": round(100 * (depth if layer is None else layer) / depth)}
-        card["words"] = f"{words} · {sample['family'] or ''}".rstrip(" ·")
+        whole = visual_tokens_of_prompt(sample)
+        words = processed(sample["visual_tokens"], whole)
+        heights = [round(100 * count / max(1, whole)) for count in sample["visual_tokens"]]
+        card = {"png": png, "heights": heights, "words": f"{words} · {sample['family'] or ''}".rstrip(" ·")}
         card["mark_with"], card["mark_without"] = _mark(sample["right_with"]), _mark(sample["right_without"])
         cards.append(sample | card)
     return cards

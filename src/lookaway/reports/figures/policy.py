@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..collect import ReportData, histograms
+from ..collect import ReportData, histograms, saved_work
 from ..policy_tables import Grid, keep_grid
 from .svg import INK, PALETTE, draw_svg, legend_below
 
@@ -58,7 +58,7 @@ def exit_histogram(data: ReportData, variant: str) -> str:
         if len(counts) > 1:
             legend_below(figure)
 
-    return draw_svg(draw, "Number of questions for each layer at which the gates let the visual tokens leave")
+    return draw_svg(draw, "Number of questions for each layer before which all of their visual tokens left")
 
 
 def keep_map(data: ReportData, variant: str) -> str:
@@ -117,8 +117,8 @@ def front(data: ReportData, measure: str = "accuracy") -> str:
 
 
 def speed(data: ReportData) -> str:
-    """Measured against implied speed-up of the decoder's prefill, one point an exit layer, with quartiles."""
-    rows = [t for t in data.timings if t["part"] == "decoder" and t["exit_layer"] is not None]
+    """Measured against implied speed-up of the decoder's prefill, one point a variant, with quartiles."""
+    rows = [t for t in data.timings if t["part"] == "decoder" and t["implied"] is not None and saved_work(t)]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -139,4 +139,4 @@ def speed(data: ReportData) -> str:
         axes.grid(alpha=0.18, color=INK)
         axes.legend(frameon=False, fontsize=8)
 
-    return draw_svg(draw, "Measured against implied speed-up of the prefill for several exit layers")
+    return draw_svg(draw, "Measured against implied speed-up of the decoder's prefill, variant by variant")

@@ -221,6 +221,8 @@ def _around(found: dict[str, Any], places: Sequence[int]) -> str:
     names = [_span(first, last + 1) for first, last in runs]
     if not names:
         return "nowhere beyond chance"
+    if len(names) == 1 and "–" not in names[0]:
+        return f"the window around layer {names[0]}"
     return "windows around layers " + " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 

@@ -14,7 +14,7 @@ from ..formatting import (
     guarantee_text,
     sample_cards,
     search_words,
-    summary_rows,
+    summary_table,
     tiles,
     timing_rows,
 )
@@ -58,7 +58,7 @@ def render(data: ReportData) -> str:
             (f"{variant}, at equal cost", *comparison_rows(found)) for variant, found in data.comparisons.items()
         ],
         figures=[(Markup(svg), words) for svg, words in policy_figures(data)],
-        tables=[(variant, summary_rows(rows)) for variant, rows in data.summaries.items()],
+        tables=[(variant, *summary_table(data, variant)) for variant in data.summaries],
         equal_costs=equal_cost_rows(data),
         skips=skip_rows(data),
         timings=timing_rows(data),

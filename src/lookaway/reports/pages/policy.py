@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..collect import ReportData, skip_search
+from ..collect import ReportData, saved_work, shows_exits, skip_search
 from ..figures.gates import calibration, labels
 from ..figures.policy import exit_curves, exit_histogram, front, keep_map, speed
 from ..figures.search import cost_front, found_schedule, schedule_map, schedules, trials
@@ -30,7 +30,9 @@ def _evaluation(data: ReportData) -> Drawn:
     for variant in data.summaries:
         if not keep_grid(data, variant).shares.size:
             continue
-        found.append((exit_histogram(data, variant), f"Where the questions looked away ({variant})."))
+        if shows_exits(data, variant):
+            words = f"Before which layer all visual tokens of a question left ({variant})."
+            found.append((exit_histogram(data, variant), words))
         words = f"Share of the visual tokens that each layer still processed ({variant}), by family of questions."
         found.append((keep_map(data, variant), words))
     return found
@@ -63,7 +65,7 @@ def _skips(data: ReportData) -> Drawn:
 
 
 def _speed(data: ReportData) -> Drawn:
-    if not any(t["part"] == "decoder" and t["exit_layer"] is not None for t in data.timings):
+    if not any(t["part"] == "decoder" and t["implied"] is not None and saved_work(t) for t in data.timings):
         return []
     return [(speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")]
 

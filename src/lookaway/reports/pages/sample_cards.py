@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..collect import ReportData
+from ...core.layer_counts import processed
+from ..collect import ReportData, visual_tokens_of_prompt
 from ..formatting import share
 
 __all__ = ["heat", "look_cards", "tokens_of"]
@@ -33,7 +34,7 @@ def look_cards(data: ReportData) -> list[dict[str, Any]]:
         study = data.studies.get(name)
         if study is None:
             continue
-        policy = policies.get(name) if look["by_policy"] else None
+        policy = policies.get(name) if look.get("with_policy", look["by_policy"]) else None
         right = study["exits"]["full_right"]
         cards.append(
             {
@@ -45,7 +46,7 @@ def look_cards(data: ReportData) -> list[dict[str, Any]]:
                 "answer_with": (policy["answer_with"] or "(nothing)") if policy else None,
                 "mark_without": _mark(right),
                 "mark_with": _mark(policy["right_with"]) if policy else "",
-                "words": _exit_words(study, look),
+                "words": _words(study, look, policy),
                 "reasons_words": [_reason(reason, study, look) for reason in look["reasons"]],
                 "strip_words": _strip_words(study),
                 "tiles": _tiles(study, look) if look["aligned"] and study["looks"]["grid"] else [],
@@ -82,17 +83,19 @@ def _tiles(study: dict[str, Any], look: dict[str, Any]) -> list[dict[str, str]]:
     return tiles
 
 
-def _exit_words(study: dict[str, Any], look: dict[str, Any]) -> str:
+def _words(study: dict[str, Any], look: dict[str, Any], policy: dict[str, Any] | None) -> str:
+    """What the policy's layers processed, or what an exit would have to be."""
     depth, layer = study["num_layers"], look["exit_layer"]
-    if look["by_policy"]:
-        words = (
-            f"looked through all {depth} layers" if layer is None else f"looked away before layer {layer} of {depth}"
-        )
-    elif layer is None:
-        words = f"needs the image in all {depth} layers"
-    else:
-        words = f"earliest safe exit: before layer {layer} of {depth}"
-    return " · ".join(part for part in (words, study["family"]) if part)
+    words = []
+    if policy is not None:
+        words.append(processed(policy["visual_tokens"], visual_tokens_of_prompt(policy)))
+    elif look["by_policy"]:  # records of 0.1
+        left = f"all visual tokens left before layer {layer} of {depth}"
+        words.append(f"visual tokens stayed in all {depth} layers" if layer is None else left)
+    if not look["by_policy"]:
+        safe = f"earliest safe exit: before layer {layer} of {depth}"
+        words.append(f"needs the image in all {depth} layers" if layer is None else safe)
+    return " · ".join(part for part in (*words, study["family"]) if part)
 
 
 def _reason(reason: str, study: dict[str, Any], look: dict[str, Any]) -> str:
