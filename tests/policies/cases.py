@@ -114,6 +114,11 @@ CASES = {
     "uniform-keep": Case(lambda rows: la.UniformKeep(7)),
     "uniform-keep-before": Case(lambda rows: la.UniformKeep(0.4, layer=0)),
     "uniform-keep-all-before": Case(lambda rows: la.UniformKeep(1.0, layer=0), exits=False),
+    "cdpruner-renumber": Case(lambda rows: la.CDPruner(0.4, positions="renumber")),
+    "visionzip-renumber": Case(lambda rows: la.VisionZip(0.4, positions="renumber")),
+    "downsample-renumber-visual-exit": Case(
+        lambda rows: la.chain(la.Downsample(2, positions="renumber"), la.VisualExit(gates(4)))
+    ),
     "before-then-gates": Case(lambda rows: la.chain(la.CDPruner(0.5), la.VisualExit(gates(4)))),
     "merge-then-schedule": Case(lambda rows: la.chain(la.VisionZip(0.7), la.KeepSchedule([1.0, 1.0, 0.5, 0.2]))),
     "downsample-then-divprune": Case(lambda rows: la.chain(la.Downsample(2), la.DivPrune(0.2))),

@@ -88,7 +88,7 @@ def test_costs_that_the_literature_gives_for_32_and_24_layers():
         lambda: la.PyramidDrop(stages=0),
         lambda: la.PyramidDrop(steps=(4, 2)),
         lambda: la.PyramidDrop(stages=9).layers(8, 1),
-        lambda: la.PyramidDrop(positions="renumbered"),
+        lambda: la.PyramidDrop(positions="renumber").layers(8, 1),
         lambda: la.SparseVLM({1: 0.5, 2: 0.7}).layers(4, 1),
         lambda: la.SparseVLM([1, 2]),
         lambda: la.SparseVLM({1: 0.5}, recycle=1.5),

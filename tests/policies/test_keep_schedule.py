@@ -135,9 +135,9 @@ def test_what_does_not_fit_the_model_is_refused_when_attached():
         la.KeepSchedule([4, 4, 2, 2]).layers(4, 1)
     with pytest.raises(SettingsError, match="No ranking named 'last'"):
         la.KeepSchedule(KEEP, ranking="last")
-    with pytest.raises(SettingsError, match=r"renumbered.*not supported"):
-        la.KeepSchedule(KEEP, positions="renumbered")
-    with pytest.raises(SettingsError, match="'original', 'renumbered', not 'new'"):
+    with pytest.raises(SettingsError, match=r"before layer \d.*cannot be numbered anew.*positions='original'"):
+        la.attach(model, la.KeepSchedule(KEEP, positions="renumber"))
+    with pytest.raises(SettingsError, match="'original', 'renumber', not 'new'"):
         la.KeepSchedule(KEEP, positions="new")
     with pytest.raises(SettingsError, match="layers 0 to 3"):
         la.KeepSchedule.from_steps({4: 0.5}, 4)

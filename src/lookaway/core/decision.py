@@ -109,6 +109,11 @@ class Policy(ABC):
         """Before the decoder it needs `vision`: what the vision tower's own attention says of its tokens."""
         return False
 
+    def renumbers(self) -> bool:
+        """What stays of its removal before the decoder is numbered anew, as in a prompt that never had the rest; else
+        tokens keep the positions that they had."""
+        return False
+
     @abstractmethod
     def decide(self, view: LayerView) -> Decision:
         """Answer for all rows of the batch at once. Called once a layer of `layers`, in prefill only."""

@@ -24,6 +24,7 @@ from .observe.vision_capture import VisionCapture
 from .prefill.before_decoder import Deepstack
 from .prefill.decoder_call import LayerCall
 from .prefill.held_layer import HeldRun
+from .prefill.renumbering import moved_back
 from .prefill.row_groups import CannotSplit, GroupRun
 from .prefill.run import ForwardRun
 from .prefill.start import past_of, prompt_layout
@@ -119,8 +120,12 @@ class Attachment(Handle):
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run: ForwardRun | None = self._here.run
-        if run is None or run.state is None:
+        if run is None:
             return None
+        if run.past is not None and run.past.shift is not None:
+            kwargs = moved_back(kwargs, run.past.shift)
+        if run.state is None:
+            return args, kwargs
         run.embeds_recorded = records_hidden_states(kwargs, module.config)
         run.deepstack, kwargs = Deepstack.taken_from(kwargs)
         return args, kwargs

@@ -23,6 +23,7 @@ from ..core.record import Trace
 from .attached import check_detached, policy_layers, register
 from .prefill.held_layer import held_layers
 from .prefill.loss import loss_on_kept_columns
+from .prefill.renumbering import check_renumbering
 from .refusals import check_not_compiled, refuse_chunked_prefill
 from .skip.skipping import Skipping
 
@@ -81,6 +82,7 @@ class Handle(ABC):
         check_detached(self.anatomy)
         check_not_compiled(model, self.anatomy)
         self.anatomy.check_policy(policy, allow_other_model)
+        check_renumbering(self.anatomy, policy)
         self.skipping = Skipping(self.anatomy, policy)
         self.held = held_layers(self.anatomy, policy)
         self._first_layer = min(self._layers, default=self.anatomy.num_layers)

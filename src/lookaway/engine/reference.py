@@ -41,6 +41,8 @@ class MaskedCacheInfo:
 
     gone_at: tuple[Tensor | None, ...]  # [L], each bool [B, length]; None: it sees all
     length: int
+    shift: Tensor | None = None  # int64 [B]
+    """Places by which later tokens are moved back, where tokens were numbered anew."""
 
     @property
     def batch(self) -> int:
@@ -52,7 +54,8 @@ class MaskedCacheInfo:
 
     def rows(self, rows: Tensor) -> MaskedCacheInfo:
         """The same about other rows int64 [B']."""
-        return replace(self, gone_at=tuple(None if gone is None else gone[rows] for gone in self.gone_at))
+        shift = None if self.shift is None else self.shift[rows]
+        return replace(self, gone_at=tuple(None if gone is None else gone[rows] for gone in self.gone_at), shift=shift)
 
     def up_to(self, length: int) -> MaskedCacheInfo:
         """The same about more columns, all of which are seen; or about fewer, where the cache was cropped."""
@@ -63,7 +66,7 @@ class MaskedCacheInfo:
                 "left. Run the conversation again."
             )
         padded = [None if gone is None else nn.functional.pad(gone, (0, more)) for gone in self.gone_at]
-        return MaskedCacheInfo(tuple(padded), length)
+        return replace(self, gone_at=tuple(padded), length=length)
 
 
 class MaskedPrompt:
@@ -85,6 +88,9 @@ class MaskedPrompt:
         self.gone_at: list[Tensor | None] = [None] * num_layers
         self.notes: dict[int, Mapping[str, Tensor]] = {}
         self.changes = [self._counts(0)]
+        self.places: list[list[int]] | None = None
+        """Columns whose positions each row's columns have, where those that stay were numbered anew."""
+        self.shift = torch.zeros(len(layout.visual), dtype=torch.int64)
         self.means: Mapping[Any, Tensor] = {}
         """Means that runs of skipped layers share."""
 
@@ -143,6 +149,8 @@ class MaskedPrompt:
         left = torch.zeros_like(self.left)
         for row in range(len(left)):
             left[row, index[row][stays[row]]] = True
+        if layer == 0 and policy.renumbers():
+            self._renumber(left)
         self.left, self.removed = left, True
         self.changes.append(self._counts(layer))
         if decision.values is None:
@@ -152,6 +160,17 @@ class MaskedPrompt:
             changed = stays[row] & visual[row]
             whole[row, index[row][changed]] = decision.values[row][changed].to(whole.dtype)
         return whole
+
+    def _renumber(self, left: Tensor) -> None:
+        """Count the columns that are left, bool [B, S], as if the others had never been there."""
+        self.places = []
+        for row, (before, after) in enumerate(zip(self.left.tolist(), left.tolist(), strict=True)):
+            numbers = [column for column, real in enumerate(before) if real]
+            own = list(range(self.length))
+            for place, column in enumerate(column for column, real in enumerate(after) if real):
+                own[column] = numbers[place]
+            self.places.append(own)
+            self.shift[row] = sum(before) - sum(after)
 
     def trace(self, shape: DecoderShape) -> Trace:
         """What happened, counted from which columns each layer could see."""
@@ -200,7 +219,21 @@ class Reference(Handle):
         layers = policy.needs_attention(self.anatomy.num_layers) & self._layers
         self._capture = QKCapture(self.anatomy, layers, self._store)
         self._vision = VisionCapture(self.anatomy, policy.needs_vision())
-        self._install([self._capture.remove, self._vision.remove])
+        undo: list[Callable[[], object]] = [self._capture.remove, self._vision.remove]
+        if 0 in self._layers:
+            decoder = self.anatomy.language_model
+            undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
+        self._install(undo)
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """New tokens behind a prompt that was numbered anew stand so many places earlier."""
+        run: MaskedRun | None = self._here.run
+        if run is None or run.past is None or run.past.shift is None:
+            return None
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(run.past.length, run.past.length + kwargs["inputs_embeds"].shape[1])[None]
+        return args, {**kwargs, "position_ids": positions - run.past.shift.to(positions.device)[:, None]}
 
     def _store(self) -> QKStore | None:
         run: MaskedRun | None = self._here.run
@@ -242,7 +275,8 @@ class Reference(Handle):
             parts = [_columns(before, rows, past.length, prompt.left), _columns(now, rows, prompt.length, prompt.left)]
             gone_at.append(None if before is None and now is None else torch.cat(parts, 1))
         if any(gone is not None for gone in gone_at):
-            write_cache_info(run.cache, MaskedCacheInfo(tuple(gone_at), past.length + prompt.length))
+            shift = prompt.shift if past.shift is None else prompt.shift + past.shift
+            write_cache_info(run.cache, MaskedCacheInfo(tuple(gone_at), past.length + prompt.length, shift))
 
     def _install_layer(self, index: int, layer: nn.Module) -> list[Callable[[], object]]:
         undo: list[Callable[[], object]] = [
@@ -293,6 +327,12 @@ class Reference(Handle):
             prompt.gone_at[index] = new
         if past is None and new is None:
             return None
+        if prompt is not None and prompt.places is not None:
+            places = torch.tensor(prompt.places, device=hidden.device)
+            kwargs = {**kwargs, "position_embeddings": tuple(
+                torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
+                for part in kwargs["position_embeddings"]
+            )}  # fmt: skip
         before = 0 if run.past is None else run.past.length
         gone = _columns(past, len(hidden), before, hidden), _columns(new, len(hidden), hidden.shape[1], hidden)
         return args, {**kwargs, "attention_mask": _closed(kwargs.get("attention_mask"), *gone, run.attention)}

@@ -64,6 +64,9 @@ class Chain(Policy):
     def needs_vision(self) -> bool:
         return any(part.needs_vision() for part in self.parts)
 
+    def renumbers(self) -> bool:
+        return any(part.renumbers() for part in self.parts)
+
     def skips(self, num_layers: int) -> tuple[int, ...]:
         asked = [layer for part in self.parts for layer in part.skips(num_layers)]
         twice = sorted({layer for layer in asked if asked.count(layer) > 1})

@@ -13,7 +13,7 @@ import torch
 from ..core.decision import KEEP, Decision, LayerView
 from ..core.errors import SettingsError
 from .ranking import Ranking, Wanted, keep_best
-from .settings_policy import SettingsPolicy
+from .settings_policy import SettingsPolicy, check_positions
 
 __all__ = [
     "Keep",
@@ -31,26 +31,20 @@ __all__ = [
 Keep = int | float
 """Visual tokens that a layer keeps: an int is a count, a float a share (0.0 to 1.0) of the row's original number."""
 
-POSITIONS = ("original", "renumbered")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RankedPolicy(SettingsPolicy):
     """Base of methods that keep the best-ranked visual tokens, layer by layer. Dropped tokens are gone for good."""
 
     positions: str = "original"
-    """What the tokens that stay are numbered with. 'original': as in the whole prompt. 'renumbered' (PyramidDrop, the
-    first SparseVLM, pruning before the decoder) is refused: the keys of earlier layers, the reference
-    implementation and decoding would each need positions of their own per layer, which the engine does not have."""
+    """'original': the tokens that stay keep the positions that they had in the whole prompt. 'renumber': they are
+    numbered anew, as in a prompt that never had the others; before the decoder (layer 0) alone."""
 
     def __post_init__(self) -> None:
-        if self.positions not in POSITIONS:
-            raise SettingsError(f"positions is one of {', '.join(map(repr, POSITIONS))}, not {self.positions!r}.")
-        if self.positions != "original":
-            raise SettingsError(
-                "positions='renumbered' is not supported: tokens that stay keep their places in the whole prompt, as "
-                "in FastV. Use positions='original', and say so beside the numbers of a paper that renumbers."
-            )
+        check_positions(self.positions)
+
+    def renumbers(self) -> bool:
+        return self.positions == "renumber"
 
     @abstractmethod
     def entries(self, num_layers: int) -> tuple[Keep, ...]:
@@ -79,6 +73,12 @@ class RankedPolicy(SettingsPolicy):
                 f"{who} drops visual tokens before layer {early[0]} (it keeps {entries[early[0]]}), but this model "
                 f"allows that before the decoder (layer 0) and from layer {first_prunable} on. Give layers 0 to "
                 f"{first_prunable - 1} the same entry."
+            )
+        if self.renumbers() and any(asked):
+            raise SettingsError(
+                f"{who} drops visual tokens before layer {max(asked)}, and inside the decoder tokens cannot be "
+                "numbered anew: the keys that earlier layers hold have their positions already. Use "
+                "positions='original', and say so beside the numbers of a paper that renumbers."
             )
         if 0 in asked and entries[0] != 0 and self.order().looks:
             raise SettingsError(

@@ -6,9 +6,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from ..core.decision import Policy
-from ..core.errors import DataError
+from ..core.errors import DataError, SettingsError
 
-__all__ = ["SettingsPolicy"]
+__all__ = ["SettingsPolicy", "check_positions"]
+
+POSITIONS = ("original", "renumber")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class SettingsPolicy(Policy):
     def card(self) -> str:
         settings = "\n".join(f"- {name}: `{value}`" for name, value in self.to_config().items())
         return f"{(type(self).__doc__ or '').strip().splitlines()[0]}\n\n{settings}\n\nNothing in it is trained."
+
+
+def check_positions(positions: Any) -> None:
+    """Raise SettingsError unless it is one of the ways to number the tokens that stay."""
+    if positions not in POSITIONS:
+        raise SettingsError(f"positions is one of {', '.join(map(repr, POSITIONS))}, not {positions!r}.")
 
 
 def _plain(value: Any) -> Any:

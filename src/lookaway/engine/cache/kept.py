@@ -21,10 +21,18 @@ class Kept:
     """Every slot is valid (known on the host, so that the fast path needs no mask)."""
     batch: Tensor | None = None
     """Rows of the batch that these are, int64 [B]; None: all of them."""
+    places: Tensor | None = None  # int64 [B, K]
+    """Columns whose positions these slots have; None: their own."""
+
+    @property
+    def positions_of(self) -> Tensor:
+        """Columns whose positions the slots have, int64 [B, K]."""
+        return self.index if self.places is None else self.places
 
     def part(self, rows: Tensor, slots: slice, full: bool) -> Kept:
         """Some rows, and of these the columns in `slots`: a group that runs apart."""
-        return Kept(self.index[rows, slots], self.valid[rows, slots], full, rows)
+        places = None if self.places is None else self.places[rows, slots]
+        return Kept(self.index[rows, slots], self.valid[rows, slots], full, rows, places)
 
     def followed_by(self, first: int, last: int) -> Kept:
         """These columns and behind them all from `first` up to `last`."""
@@ -34,7 +42,8 @@ class Kept:
 
     def select(self, index: Tensor, valid: Tensor, full: bool) -> Kept:
         """Keep the slots `index` [B, K'] of these; a slot is valid where both say so."""
-        return Kept(self.index.gather(1, index), self.valid.gather(1, index) & valid, full, self.batch)
+        places = None if self.places is None else self.places.gather(1, index)
+        return Kept(self.index.gather(1, index), self.valid.gather(1, index) & valid, full, self.batch, places)
 
     def rows(self, rows: Tensor) -> Kept:
         """Other rows of the batch, int64 [B'], for beams."""

@@ -42,6 +42,9 @@ class PrunedCacheInfo:
     pad_right: bool = False
     """Rows that are shorter have their padding on the right, between prompt and answer."""
 
+    shift: Tensor | None = None  # int64 [B]
+    """Places by which later tokens of a row are moved back, where tokens were numbered anew; None: by none."""
+
     @classmethod
     def of_whole(cls, num_layers: int, length: int) -> PrunedCacheInfo:
         """Of a cache whose layers hold all of `length` columns."""
@@ -87,7 +90,9 @@ class PrunedCacheInfo:
     def rows(self, rows: Tensor) -> PrunedCacheInfo:
         """The same about other rows int64 [B']."""
         moved = {id(kept): kept.rows(rows) for kept in self.kept_at if kept}
-        return replace(self, kept_at=tuple(moved[id(kept)] if kept else None for kept in self.kept_at))
+        shift = None if self.shift is None else self.shift[rows.to(self.shift.device)]
+        kept_at = tuple(moved[id(kept)] if kept else None for kept in self.kept_at)
+        return replace(self, kept_at=kept_at, shift=shift)
 
 
 def read_cache_info(cache: Any) -> Any:

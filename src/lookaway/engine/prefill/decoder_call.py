@@ -224,7 +224,7 @@ def _phases(part: Tensor, kept: Kept) -> Tensor:
     positions in the attention itself (Qwen2-VL before transformers 5.17)."""
     if part.dim() == 4:
         return torch.stack([_phases(one, kept) for one in part])
-    return gather_rows(_of_rows(part, kept), kept.index)
+    return gather_rows(_of_rows(part, kept), kept.positions_of)
 
 
 def _of_rows(values: Tensor, kept: Kept) -> Tensor:
@@ -236,7 +236,7 @@ def _of_rows(values: Tensor, kept: Kept) -> Tensor:
 
 def _last_dimension(positions: Tensor, kept: Kept) -> Tensor:
     """position_ids [..., B or 1, S] -> [..., B, K]."""
-    index = kept.index.to(positions.device)
+    index = kept.positions_of.to(positions.device)
     lead = positions.shape[:-2]
     if kept.batch is not None and positions.shape[-2] > 1:
         positions = positions.index_select(-2, kept.batch.to(positions.device))

@@ -18,6 +18,7 @@ from ..cache.kept import Kept, key_columns
 from ..cache.pruned_cache import PrunedCacheInfo
 from .decoder_call import gather_rows
 from .history import Change, PrefillHistory
+from .renumbering import new_places
 from .row_groups import Group, make_groups
 
 __all__ = ["PrefillState", "Removal", "compact"]
@@ -69,6 +70,8 @@ class PrefillState:
     """Columns of the prompt that are left; None: all."""
     groups: tuple[Group, ...] = ()
     """The same in groups of rows that may run apart."""
+    shift: Tensor | None = None  # int64 [B]
+    """Places by which all that comes after this prompt is moved back; None: nothing was numbered anew."""
     removals: Mapping[int, Removal] = field(default_factory=dict)
     """By the layer before which something left."""
     marks: Mapping[int, Any] = field(default_factory=dict)
@@ -150,15 +153,20 @@ class PrefillState:
 
     # the next state --------------------------------------------------------------------------------------------------
 
-    def without(self, layer: int, removal: Removal) -> PrefillState:
-        """After a removal before `layer`."""
+    def without(self, layer: int, removal: Removal, renumber: bool = False) -> PrefillState:
+        """After a removal before `layer`; `renumber`: what stays is numbered anew (before the decoder alone)."""
         width = removal.index.shape[1]
         before = self.kept or _all_columns(self.initial)
         kept = before.select(removal.index, removal.valid, full=min(removal.lengths) == width)
+        shift = self.shift
+        if renumber:
+            kept = replace(kept, places=new_places(self.initial, kept.valid))
+            shift = self.initial.counts - kept.valid.sum(1)
         layout = self.layout.gather(removal.index, removal.valid)
         return replace(
             self,
             kept=kept,
+            shift=shift,
             layout=layout,
             groups=tuple(make_groups(kept, removal.lengths, self.pad_right)),
             has_visual_tokens=removal.has_visual_tokens,
@@ -209,7 +217,9 @@ class PrefillState:
                 full = (new is None or new.full) and (past is None or past.full)
                 held[id(new), id(past)] = Kept(index, valid, full)
         kept_at = tuple(held[id(new), id(past)] for new, past in pairs)
-        return PrunedCacheInfo(kept_at, length, self.pad_right or self.past.pad_right)
+        shifts = [shift for shift in (self.shift, self.past.shift) if shift is not None]
+        shift = torch.stack(shifts).sum(0) if shifts else None
+        return PrunedCacheInfo(kept_at, length, self.pad_right or self.past.pad_right, shift)
 
     def columns(self) -> tuple[Tensor, Tensor]:
         """Original columns that the outputs stand for, `(index [B, K], valid [B, K])`; padding is not valid."""

@@ -21,6 +21,7 @@ from ...core.layout import TokenLayout
 from ...core.vision_inputs import VisionInputs
 from ..cache.pruned_cache import PrunedCacheInfo
 from .decoder_call import LayerCall
+from .renumbering import check_consecutive
 from .state import PrefillState, Removal, compact
 
 __all__ = ["ask", "check_decision", "continued_step", "prefill_step", "repeated_step"]
@@ -57,7 +58,10 @@ def prefill_step(
         state = state.noted(call.layer, decision.notes)
         removal = check_decision(state, call.layer, decision, policy)
         if removal is not None:
-            state = state.without(call.layer, removal)
+            renumber = call.layer == 0 and policy.renumbers()
+            if renumber:
+                check_consecutive(call.kwargs, state.initial)
+            state = state.without(call.layer, removal, renumber)
             call = call.with_rows(removal.rows(call.hidden))
     state = state.entering(call.layer, call.mark, attends)
     return state, _narrowed(state, call, attends)

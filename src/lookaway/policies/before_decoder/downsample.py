@@ -28,6 +28,7 @@ class Downsample(PicturePolicy):
     """Rows and columns of a cell: 2 keeps a quarter of the tokens."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 1:
             raise SettingsError(f"Downsample's factor is a whole number from 1 on (1 keeps all), not {self.factor!r}.")
 

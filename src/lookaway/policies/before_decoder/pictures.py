@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.decision import KEEP, Decision, LayerView
 from ...core.layout import TokenLayout
-from ..settings_policy import SettingsPolicy
+from ..settings_policy import SettingsPolicy, check_positions
 
 __all__ = ["PicturePolicy", "Pictures", "pictures_of"]
 
@@ -61,6 +61,16 @@ def pictures_of(layout: TokenLayout) -> Pictures | None:
 @dataclass(frozen=True, kw_only=True)
 class PicturePolicy(SettingsPolicy):
     """Base of methods that choose, and may merge, the tokens of each picture by themselves, before the decoder."""
+
+    positions: str = "original"
+    """'original': the tokens that stay keep the positions that they had in the whole prompt. 'renumber': they are
+    numbered anew, as in a prompt that never had the others."""
+
+    def __post_init__(self) -> None:
+        check_positions(self.positions)
+
+    def renumbers(self) -> bool:
+        return self.positions == "renumber"
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
         return (0,)

@@ -35,6 +35,7 @@ class VisionZip(PicturePolicy):
     """Share of it that is dominant (54 of 64, 108 of 128 and 162 of 192 in the paper)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_some(self.keep, "VisionZip")
         if not 0 <= self.dominant <= 1:
             raise SettingsError(f"VisionZip's dominant is a share from 0 to 1, not {self.dominant}.")
