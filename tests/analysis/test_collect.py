@@ -12,13 +12,14 @@ from PIL import Image
 import lookaway as la
 from lookaway.analysis.collect import StudyOptions, exit_outcomes, plain, study
 from lookaway.analysis.findings import TABLES, write_findings
-from lookaway.analysis.pictures import choose, seen_picture, write_looks
+from lookaway.analysis.pictures import choose, write_looks
 from lookaway.anatomy.find import anatomy_of
 from lookaway.anatomy.tiny import tiny
 from lookaway.core.errors import DataError, UnsupportedModel
 from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.engine.observe.knockout import blocked
 from lookaway.models.encoding import encode
+from lookaway.models.seen_picture import seen_picture
 
 DEPTH = 6
 

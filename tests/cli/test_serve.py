@@ -73,6 +73,7 @@ def test_it_serves_and_ends_gracefully(server):
     reply = post(port, body(max_tokens=4))
     assert reply.status == 200
     assert json.loads(reply.read())["usage"]["lookaway"]["exit_layer"] == 2
+    assert get(port, "/")[0] == 200
     assert b"lookaway_requests_total" in get(port, "/metrics")[1]
     assert post(port, {"messages": []}).status == 400
     # A client that goes away in the middle of its answer frees its place.

@@ -1,21 +1,16 @@
-"""Which samples a page should show, and the picture as the model saw it."""
+"""Which samples a page should show."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..core.record import RecordWriter, Sample
-from ..models.encoding import encode, open_image
+from ..models.seen_picture import seen_picture
 from .stopping import earliest_safe
 
-__all__ = ["choose", "seen_picture", "write_looks"]
+__all__ = ["choose", "write_looks"]
 
-PIXELS = 224
 REASONS = ("earliest", "latest", "wrong_after", "right_only_after", "changed_after")
 
 
@@ -76,29 +71,6 @@ def write_looks(
             "look", id=name, reasons=reasons, png=png, aligned=aligned, by_policy=exits is not None,
             with_policy=with_policy, exit_layer=None if layer == by_id[name]["num_layers"] else layer,
         )  # fmt: skip
-
-
-def seen_picture(processor: Any, sample: Sample) -> tuple[str, bool]:
-    """The first image as the model saw it (cropped and resized), as a base64 PNG, and whether its tokens tile it.
-
-    Where the processor cuts an image into tiles, or there are several images, it is the original and tiles nothing.
-    """
-    from PIL import Image
-
-    pixels = encode(processor, [sample]).inputs.get("pixel_values")
-    settings = getattr(processor, "image_processor", None)
-    aligned = len(sample.images) == 1 and pixels is not None and pixels.dim() == 4 and len(pixels) == 1
-    if aligned and pixels is not None and getattr(settings, "image_mean", None) is not None:
-        assert settings is not None
-        mean, spread = (np.array(part)[:, None, None] for part in (settings.image_mean, settings.image_std))
-        values = pixels[0].cpu().numpy() * spread + mean
-        picture = Image.fromarray(np.round(255 * values.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0))
-    else:
-        picture, aligned = open_image(sample.images[0]).copy(), False
-    picture.thumbnail((PIXELS, PIXELS))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode(), aligned
 
 
 def _exit_of(record: dict[str, Any], exits: Mapping[str, int | None] | None) -> int:

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,6 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 REQUIRED = dataclasses.MISSING
+WAITING = ("serve",)
+"""Commands that wait for others to ask them something: they are silent until then."""
 
 FIRST = (
     "model", "records", "policy", "exit_at", "after", "skip_from", "image", "data", "split", "limit", "test_data",
@@ -148,7 +151,7 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
         config, json_path = flags.pop("config_"), flags.pop("json_")
         values = load_config(config, cls) if config else {}
         values.update({key: value for key, value in flags.items() if value is not None})
-        with at_work(f"lookaway {name}"):
+        with nullcontext() if name in WAITING else at_work(f"lookaway {name}"):
             finish(run(from_mapping(cls, values)), json_path)
 
     command.__doc__ = inspect.cleandoc(cls.__doc__ or "")

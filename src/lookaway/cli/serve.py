@@ -1,4 +1,4 @@
-"""`lookaway serve`: an OpenAI-compatible server for one model and several policies."""
+"""`lookaway serve`: an OpenAI-compatible server for one model and several policies, and a page to try them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PublishedModel):
-    """Serve a model over HTTP, as the OpenAI API does (chat completions with pictures)."""
+    """Serve a model over HTTP, as the OpenAI API does (chat completions with pictures), and a page to try it at '/'."""
 
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
@@ -33,6 +33,8 @@ class Options(PublishedModel):
     commas, does the same."""
     allow_url: bool = False
     """Fetch pictures that requests give as http(s) addresses, from public machines only. Else they are refused."""
+    playground: bool = True
+    """Serve the page at '/'."""
     max_pictures: int = 8
     """Pictures in one request."""
     max_pixels: int = 20_000_000
@@ -85,7 +87,7 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device, dtype=options.dtype, **options.published)
     app = make_app(
         model, processor, policies, Path(options.model).name, options.default_policy, limits, keys,
-        allow_other_model=options.allow_other_model,
+        options.playground, options.allow_other_model,
     )  # fmt: skip
     shown = f"[{options.host}]" if ":" in options.host else options.host
     if not keys and options.host not in ("127.0.0.1", "::1", "localhost"):

@@ -106,7 +106,12 @@ def test_many_at_once_are_answered_as_one_by_one(client, expected):
 def test_details_tell_which_visual_tokens_each_layer_kept(client):
     def kept(policy):
         reply = client.post(URL, json=body(lookaway={"policy": policy, "details": True}))
-        return reply.json()["usage"]["lookaway"]["kept"]
+        saved = reply.json()["usage"]["lookaway"]
+        assert [length for length, _ in saved["pictures"]] == [16]
+        assert saved["aligned"] is True
+        seen = Image.open(io.BytesIO(base64.b64decode(saved["picture"])))
+        assert seen.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+        return saved["kept"]
 
     assert kept("off") == [{"layer": 0, "kept": None}]
     assert kept("exit") == [{"layer": 0, "kept": None}, {"layer": 2, "kept": []}]

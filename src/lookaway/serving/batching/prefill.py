@@ -57,7 +57,8 @@ def prefill(
     model, anatomy = switch.model, switch.anatomy
     inputs = {name: value.to(model.device) for name, value in request.inputs.items()}
     ids = inputs["input_ids"]
-    visual = anatomy.layout(ids, inputs.get("attention_mask")).visual[0]
+    layout = anatomy.layout(ids, inputs.get("attention_mask"))
+    visual = layout.visual[0]
     count = int(visual.sum())
     attached = switch.use(request.policy if count or switch.skips_attention(request.policy) else None)
     began = time.monotonic()
@@ -73,6 +74,8 @@ def prefill(
     saved = {"policy": request.policy or "off", **saved, "prefill_seconds": time.monotonic() - began}
     if request.details:
         saved["kept"] = kept_by_layer(held.kept, visual)
+        saved["pictures"] = [[span.length, span.grid] for span in layout.spans[0]]
+        saved.update(request.extra)
     tokens = ids[0].tolist()
     row = Row(
         request, held, position, tokens, length, TokenChooser(request.sampling, repetition_penalty),

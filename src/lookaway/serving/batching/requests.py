@@ -70,6 +70,8 @@ class Generation:
     """`time.monotonic()` after which nobody wants the answer any more; None: never."""
     details: bool = False
     """Tell which visual tokens each layer kept."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """More plain values for `Finished.saved`."""
     arrived: float = field(default_factory=time.monotonic)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 

@@ -264,5 +264,5 @@ def _check_forward(model: Any) -> None:
     if missing:
         raise LookawayError(
             f"{type(model).__name__}.forward takes no {', '.join(missing)}, so answers cannot be decoded in batches. "
-            "Attach the policy in a service of your own instead (la.attach)."
+            "Attach the policy in a service of your own instead (docs/service.md)."
         )

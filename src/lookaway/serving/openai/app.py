@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from ...core.decision import Policy
 from ...core.errors import SettingsError
 from ..batching.worker import Worker
+from ..playground.files import playground_routes
 from .chat import OFF, ChatEndpoint
 from .errors import ApiError, error_body
 from .http_input import check_key
@@ -37,6 +38,7 @@ def make_app(
     default: str | None = None,
     limits: Limits | None = None,
     keys: Collection[str] = (),
+    playground: bool = True,
     allow_other_model: bool = False,
 ) -> FastAPI:
     """An OpenAI-compatible application that serves one model with several policies.
@@ -49,6 +51,7 @@ def make_app(
         default: the policy of requests that choose none, or 'off'; None: the first policy, without any 'off'.
         limits: what clients may ask; None: the defaults.
         keys: API keys, one of which each request under /v1 must carry; empty: none is needed.
+        playground: serve the page at '/'.
 
     Raises:
         SettingsError: 'off' names a policy, or the default names none.
@@ -112,4 +115,6 @@ def make_app(
     async def metrics_text() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    if playground:
+        app.router.routes.extend(playground_routes())
     return app

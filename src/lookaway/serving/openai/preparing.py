@@ -8,6 +8,7 @@ from typing import Any
 from ...core.errors import DataError
 from ...core.record import Sample
 from ...models.encoding import encode
+from ...models.seen_picture import seen_picture
 from ..batching.requests import Failed, Finished, Generation, Piece, Sampling
 from .errors import ApiError
 from .limits import Limits
@@ -83,9 +84,12 @@ class Preparer:
         if self._context is not None and tokens + asked > self._context:
             raise _too_long(f"{tokens:,} tokens, and {asked:,} of an answer would make more than the model's "
                             f"{self._context:,}")  # fmt: skip
+        extra: dict[str, Any] = {}
+        if chat.lookaway.details and pictures:
+            extra["picture"], extra["aligned"] = seen_picture(self._processor, sample, inputs)
         return Generation(
             inputs, emit, policy, asked, Sampling(chat.temperature or 0.0, chat.top_p or 1.0, chat.seed), chat.stops,
-            deadline, chat.lookaway.details, arrived,
+            deadline, chat.lookaway.details, extra, arrived,
         )  # fmt: skip
 
 
