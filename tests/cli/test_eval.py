@@ -157,3 +157,21 @@ def test_samples_with_answers_are_scored_and_agreement_is_of_all(model_folder, t
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<th scope="col">with an answer</th>' in page
     assert "mean exit" not in page
+
+
+def test_an_answer_that_holds_the_token_of_pictures_does_not_stop_the_evaluation(
+    model_folder, data_file, tmp_path, call
+):
+    entries = json.loads(data_file.read_text())[:6]
+    entries[1]["answer"] = "<image>"
+    for entry in entries:
+        entry["image"] = str(data_file.parent / entry["image"])
+    (tmp_path / "d.json").write_text(json.dumps(entries))
+    with pytest.warns(UserWarning, match=r"1 of 6 samples are left out \(the first: '1'\)"):
+        status, _, err = call("eval", "--model", model_folder, "--data", tmp_path / "d.json", "--split", "all",
+                              "--exit-at", 2, "--no-baselines", "--out", tmp_path / "e")  # fmt: skip
+    assert status == 0, err
+    records = list(read_records(tmp_path / "e" / "records.jsonl"))
+    assert sum(record["kind"] == "sample" for record in records) == 6
+    counts = {record["family"]: record["samples"] for record in records if record["kind"] == "curve"}
+    assert counts == {"all": 5, "even": 3, "odd": 2}

@@ -211,3 +211,46 @@ def test_parts_that_were_changed_after_they_were_certified_lose_their_guarantee(
     folder = la.SecondLook(certified, la.ExitAt(3), 0.5).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="first was changed after it was certified"):
         assert la.load(folder).first.guarantee is None
+
+
+class Noting(la.Policy):
+    """Another policy, which notes its name's number before each of its layers."""
+
+    name = "noting"
+
+    def __init__(self, policy, **notes):
+        self.policy, self.notes = policy, notes
+
+    def layers(self, num_layers, first_prunable):
+        return self.policy.layers(num_layers, first_prunable)
+
+    def decide(self, view):
+        found = {name: torch.full((len(view.hidden),), float(value)) for name, value in self.notes.items()}
+        return replace(self.policy.decide(view), notes=found)
+
+
+def test_notes_are_of_the_pass_that_each_row_ended_with():
+    example = tiny("llava", num_layers=LAYERS)
+    first, then = (
+        Noting(keep(0.2, ranking="uniform"), mine=1, both=3),
+        Noting(keep(0.7, ranking="uniform"), other=2, both=4),
+    )
+    again = [True, False, True, False]  # the third row has no picture, so it never looks again
+    with torch.no_grad(), la.attach(example.model, Rows(first, then, again)) as run:
+        example.model(**example.inputs("left_padded"))
+    assert run.trace.looked_again == [True, False, False, False]
+    notes = {name: [None if value != value else value for value in row] for name, row in run.trace.notes[2].items()}
+    assert notes["both"] == [4, 3, 3, 3]
+    assert notes["mine"] == [None, 1, 1, 1]
+    assert notes["other"] == [2, None, None, None]
+    assert run.trace.notes[2]["second_look"] == [1, 0, 0, 0]
+
+
+def test_the_card_does_not_pass_a_part_s_guarantee_on(tmp_path):
+    gates = la.VisualExit(la.ExitGates(32, (1, 2), width=4), 0.5)
+    shown = {"epsilon": 0.1, "delta": 0.05, "samples": 40, "changed": 0, "bound": 0.07}
+    certified = gates.with_threshold(0.5, shown)
+    for pair in ((certified, keep(0.5)), (keep(0.5), certified)):
+        folder = la.SecondLook(*pair).save_pretrained(tmp_path / "looks")
+        assert "Nothing is guaranteed about this second look." in (folder / "README.md").read_text()
+    assert "Nothing is guaranteed about" not in la.SecondLook(gates, keep(0.5)).card()

@@ -21,6 +21,7 @@ from ..engine.observe.flow import Flow, require_observable, watch_flow
 from ..engine.observe.knockout import ROWS, knockout_outcomes
 from ..engine.observe.saliency import image_saliency
 from ..engine.replay.exit_table import collect_exit_table
+from ..models.answerable import AnswerHoldsPicture, warn_left_out
 from ..models.answers import own_answers
 from ..models.encoding import Encoded, encode
 from ..policies.fixed import ExitAt
@@ -69,7 +70,8 @@ def study(
         progress: called with 1 after each sample.
 
     Returns:
-        The values of the records, in the order of `samples`.
+        The values of the records, in the order of `samples`. Samples whose answer holds the token of visual positions
+        are left out, and counted in a warning.
 
     Raises:
         DataError: there is no sample, or one without an image.
@@ -83,13 +85,23 @@ def study(
             f"A study of looking needs images, but {f'sample {blind[0]!r} has' if blind else 'no sample with'} none."
         )
     found = {record["id"]: record for record in done if record["kind"] == "study"}
+    odd: list[str] = []
     for sample in samples:
         if sample.id not in found:
-            found[sample.id] = study_sample(model, processor, sample, options)
+            try:
+                found[sample.id] = study_sample(model, processor, sample, options)
+            except AnswerHoldsPicture:
+                odd.append(sample.id)
+                continue
+            finally:
+                progress(1)
             if writer is not None:
                 writer.write("study", **found[sample.id])
-        progress(1)
-    return [found[sample.id] for sample in samples]
+        else:
+            progress(1)
+    if odd:
+        warn_left_out(odd, len(samples), "the answer holds the token that stands for a picture")
+    return [found[sample.id] for sample in samples if sample.id in found]
 
 
 def study_sample(model: Any, processor: Any, sample: Sample, options: StudyOptions) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..reports.formatting import guarantee_text
     from ..training.calibration import calibrate, calibrated
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
+    from ..training.labels_behind import check_comes_first
     from .common import cache_folder, fit_to, load_policies, plain_console, tell
     from .progress import progress
     from .settings import tell_settings
@@ -68,7 +69,8 @@ def run(options: Options) -> dict[str, Any]:
     policy, out = _gates(options.policy), options.out or default_out(options.policy)
     check_out(out, options.policy)
     after = load_policies(options.after, options.allow_other_model) if options.after else None
-    _check_after(policy, after)
+    check_comes_first(after)
+    trained = _trained_after(policy, after)
     samples = with_images(
         load_samples(options.data, options.split, options.limit, options.seed, distinct_images=options.one_per_image)
     )
@@ -108,7 +110,7 @@ def run(options: Options) -> dict[str, Any]:
                        after=None if after is None else repr(after), free=("label_batch",))  # fmt: skip
     header = run_header("calibrate", model, options.data, options, options.seed, options.model, facts, other)
     saved = calibrated(policy, found).save_pretrained(out)
-    write_records(out / "records.jsonl", [("run", header), ("calibration", found.record())])
+    write_records(out / "records.jsonl", [("run", header), ("calibration", {**found.record(), **trained})])
     console = plain_console()
     console.print(guarantee_text(found.record()))
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}")
@@ -158,13 +160,30 @@ def _gates(folder: str) -> VisualExit:
     return policy
 
 
-def _check_after(policy: VisualExit, after: Any) -> None:
-    """Raise DataError unless the gates were trained behind `after`: known by its content, in old files by its repr."""
+def _trained_after(policy: VisualExit, after: Any) -> dict[str, Any]:
+    """What the record says of the policy that the gates were trained behind, and of the one that comes first now.
+
+    Raises:
+        DataError: the gates were trained behind another policy, known by its content (in files of 0.1 by its repr), or
+            behind one while none is given.
+    """
     from ..core.errors import DataError
     from ..core.provenance import policy_digest
+    from .common import tell
 
     training = policy.training or {}
     learnt, digest = training.get("after"), training.get("after_digest")
-    if learnt is None or (digest == policy_digest(after) if digest and after else repr(after) == learnt):
-        return
-    raise DataError(f"These gates were trained after {learnt}, not after {after!r}. Give the same --after.")
+    facts = {"trained_after": learnt, "after": None if after is None else repr(after)}
+    if learnt is None:
+        if after is not None:
+            tell(
+                f"note: these gates were trained for the model by itself; the bound will be of {after!r} and the gates "
+                "together. Gates trained with --after may exit earlier."
+            )
+        return facts
+    if not (digest == policy_digest(after) if digest and after else repr(after) == learnt):
+        raise DataError(f"These gates were trained after {learnt}, not after {after!r}. Give the same --after.")
+    if not digest:
+        tell(f"note: these gates do not say by content what they were trained after, only {learnt}: it may differ.")
+        facts["after_compared_by"] = "name"
+    return facts

@@ -134,7 +134,8 @@ def run(options: Options) -> dict[str, Any]:
                     model, processor, seen, cache_dir=options.out / "cache", batch_size=options.batch_size,
                     max_new_tokens=options.max_new_tokens, progress=advance,
                 )  # fmt: skip
-            write_curves(writer, options.name, policy, table, outcomes, [sample.family for sample in seen])
+            families = {sample.id: sample.family for sample in seen}
+            write_curves(writer, options.name, policy, table, outcomes, [families[name] for name in table.ids])
             for name, one in others.items():
                 write_gates(writer, name, one, table, outcomes)
     page = write_report(records, options.out / "report.html")

@@ -66,6 +66,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..policies.visual_exit import VisualExit
     from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, with_images
     from ..training.gate_training import train_gates
+    from ..training.labels_behind import check_comes_first
     from .common import cache_folder, fit_to, load_policies
     from .progress import progress
     from .settings import tell_settings
@@ -81,6 +82,7 @@ def run(options: Options) -> dict[str, Any]:
         raise DataError(NOTHING)
     say_what_can_be_shown(options, len(samples), len(set(names.values())))
     after = load_policies(options.after, options.allow_other_model) if options.after else None
+    check_comes_first(after)
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.label_batch, "--label-batch")
     other = list[str]()
@@ -90,7 +92,7 @@ def run(options: Options) -> dict[str, Any]:
     facts = provenance(model=model, processor=processor, policy=after, samples=samples, options=options)
     header = run_header("train", model, options.data, options, options.seed, options.model, facts, other)
     with progress("labels for all layers", len(samples)) as advance:
-        table = make_exit_table(model, processor, samples, label_options, cache, advance, after)
+        table = make_exit_table(model, processor, samples, label_options, cache, advance, after, leave_out=True)
     trained = train_gates(table, gate_options, names)
     policy = VisualExit(
         trained.gates, trained.threshold, options.min_layer, base=anatomy_of(model).identity, training=trained.summary

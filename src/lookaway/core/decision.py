@@ -92,6 +92,12 @@ class Policy(ABC):
 
     name: ClassVar[str] = ""
     base: BaseModel | None = None
+    guarantee: Mapping[str, Any] | None = None
+    """What a calibration found of this very policy, attached as it is; None: nothing."""
+
+    def guarantee_behind(self, first: Policy) -> bool:
+        """The guarantee was found with `first` in front of this policy, so it is of `la.chain(first, policy)`."""
+        return False
 
     @abstractmethod
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:

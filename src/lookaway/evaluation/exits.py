@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from ..anatomy.find import anatomy_of
+from ..core.errors import DataError
 from ..core.exit_table import ExitTable
 from ..core.record import Sample
 from ..engine.replay.exit_table import collect_exit_table
+from ..models.answerable import answerable
 from ..models.answers import own_answers
 from ..models.encoding import encode, group_by_image
 from .curves import ExitOutcomes
@@ -38,13 +40,15 @@ def collect_outcomes(
 ) -> tuple[ExitTable, ExitOutcomes]:
     """(exit table against the ground truth, outcomes of all exits) for samples with images and answers.
 
-    Both are in the order of `samples`; `progress` is called with numbers of samples.
+    Both are in the order of `samples`; those that are left out, because their answer or the model's own one holds the
+    token of visual positions, are counted in a warning, and `table.ids` has the others. `progress` is called with
+    numbers of samples.
 
     Raises:
-        DataError: a sample has no answer.
+        DataError: a sample has no answer, or all are left out.
     """
-    samples = list(samples)
-    require_answers(samples)
+    require_answers(list(samples))
+    samples = _some(answerable(processor, samples, {s.id: str(s.answer) for s in samples}, "their answer"))
     device = model.device
     batches = group_by_image(samples, batch_size)
     truth = collect_exit_table(
@@ -54,11 +58,16 @@ def collect_outcomes(
         cache_dir=cache_dir,
     )
     truth = _in_order(truth, samples)
-    agree = truth.match.clone()
     wrong = [sample for sample, right in zip(samples, truth.full_match.tolist(), strict=True) if not right]
+    said = own_answers(model, processor, group_by_image(wrong, batch_size), max_new_tokens) if wrong else {}
+    told = answerable(processor, wrong, said, "the model's own answer")
+    if len(told) < len(wrong):
+        odd = {sample.id for sample in wrong} - {sample.id for sample in told}
+        samples, wrong = _some([sample for sample in samples if sample.id not in odd]), told
+        truth, batches = _in_order(truth, samples), group_by_image(samples, batch_size)
+    agree = truth.match.clone()
     if wrong:
         rest = group_by_image(wrong, batch_size)
-        said = own_answers(model, processor, rest, max_new_tokens)
         own = collect_exit_table(
             model,
             (encode(processor, batch, device, answers=[said[s.id] for s in batch]) for batch in rest),
@@ -71,6 +80,12 @@ def collect_outcomes(
     same = np.concatenate([agree.numpy(), np.ones((len(samples), 1), dtype=bool)], axis=1)
     anatomy = anatomy_of(model)
     return truth, ExitOutcomes((*truth.layers, anatomy.num_layers), right, same, visual, text, anatomy.shape)
+
+
+def _some(samples: list[Sample]) -> list[Sample]:
+    if not samples:
+        raise DataError("No sample is left: every answer holds the token that stands for a picture.")
+    return samples
 
 
 def _in_order(table: ExitTable, samples: Sequence[Sample]) -> ExitTable:

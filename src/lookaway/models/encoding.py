@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .answerable import answer_ids, check_answers
 
 __all__ = ["Encoded", "encode", "group_by_image", "open_image"]
 
@@ -74,8 +75,8 @@ def encode(
     inputs = {name: value.to(device) for name, value in features.items() if isinstance(value, Tensor)}
     answer_mask = None
     if answers is not None:
-        ids = [_answer_ids(processor.tokenizer, answer) for answer in answers]
-        _check_answers(processor, samples, ids)
+        ids = [answer_ids(processor.tokenizer, answer) for answer in answers]
+        check_answers(processor, samples, ids)
         # PaliGemma: 0 is what sees itself both ways, 1 the causal answer. Elsewhere 0 is text, also of the answer.
         answer_type = int("PaliGemma" in type(processor).__name__)
         inputs, answer_mask = _append(inputs, ids, _pad_id(processor.tokenizer), answer_type)
@@ -159,26 +160,6 @@ def _prompt(processor: Any, sample: Sample) -> str:
             f"The model's processor has no chat template that takes sample {sample.id!r} ({error}). Set "
             "processor.chat_template, or take the -hf version of the model."
         ) from error
-
-
-def _answer_ids(tokenizer: Any, answer: str | Sequence[int]) -> list[int]:
-    ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"]) if isinstance(answer, str) else list(answer)
-    end = tokenizer.eos_token_id
-    return ids if ids and ids[-1] == end else [*ids, end]
-
-
-def _check_answers(processor: Any, samples: Sequence[Sample], answers: Sequence[Sequence[int]]) -> None:
-    """Raise DataError where the model would take a part of an answer for another picture."""
-    names = ("image_token_id", "video_token_id")
-    visual = {token for name in names if (token := getattr(processor, name, None)) is not None}
-    for sample, ids in zip(samples, answers, strict=True):
-        found = sorted(visual.intersection(ids))
-        if found:
-            token = processor.tokenizer.convert_ids_to_tokens(found[0])
-            raise DataError(
-                f"The answer of sample {sample.id!r} (its own, or what the model says by itself) holds {token!r}, "
-                "which stands for a picture, so the answer cannot follow the prompt. Leave this sample out."
-            )
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -142,7 +142,27 @@ class Chain(Policy):
         return cls(tuple(parts))
 
     def card(self) -> str:
-        return "In this order:\n\n" + "\n\n".join(f"{i}. **{p.name}** {p.card()}" for i, p in enumerate(self.parts, 1))
+        parts = "\n\n".join(f"{i}. **{p.name}** {p.card()}" for i, p in enumerate(self.parts, 1))
+        return f"In this order:\n\n{parts}{self._about_guarantees()}"
+
+    def _about_guarantees(self) -> str:
+        """What the guarantees of parts say of the chain."""
+        claims = [i for i, part in enumerate(self.parts) if part.guarantee is not None]
+        if not claims:
+            return ""
+        if claims == [len(self.parts) - 1] and len(self.parts) > 1:
+            *before, last = self.parts
+            if last.guarantee_behind(before[0] if len(before) == 1 else Chain(tuple(before))):
+                return (
+                    f"\n\nThe guarantee of part {len(self.parts)} was found behind the parts before it: it compares "
+                    "this chain with the model under them, not with the full model."
+                )
+        named = ", ".join(str(i + 1) for i in claims)
+        return (
+            f"\n\n**Nothing is guaranteed about this chain.** The guarantee of part {named} was found without the "
+            "others and says nothing about all of them together. Calibrate the gates behind the rest (`lookaway "
+            "calibrate --after`), or certify the whole (`lookaway fit`)."
+        )
 
 
 def _left(layout: TokenLayout, keep: Tensor) -> TokenLayout:

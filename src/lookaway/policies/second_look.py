@@ -173,5 +173,13 @@ class SecondLook(Policy):
         return (
             f"Every row first runs under **{self.first.name}**: {self.first.card()}\n\nRows whose confidence "
             f"({self.confidence} of the first answer token) is below {self.threshold} go on again under "
-            f"**{self.then.name}**: {self.then.card()}"
+            f"**{self.then.name}**: {self.then.card()}{self._about_guarantees()}"
+        )
+
+    def _about_guarantees(self) -> str:
+        if self.first.guarantee is None and self.then.guarantee is None:
+            return ""
+        return (
+            "\n\n**Nothing is guaranteed about this second look.** A guarantee of one of its policies was found for "
+            "that policy alone, on all inputs, not for the rows that end with it. Certify the whole: `lookaway fit`."
         )

@@ -79,10 +79,10 @@ class VisualExit(Policy):
         check_layers(asked, num_layers, first_prunable, "VisualExit (set min_layer higher)")
         return tuple(sorted(asked))
 
-    @torch.no_grad()
     def can_exit(self, num_layers: int) -> bool:
         return True
 
+    @torch.no_grad()
     def decide(self, view: LayerView) -> Decision:
         assert self._thresholds is not None
         if view.hidden.shape[-1] != self.gates.hidden_size:
@@ -190,6 +190,10 @@ class VisualExit(Policy):
         """The same gates, noted to be used behind `first`: `la.chain(first, gates)`."""
         training = {**(self.training or {}), "after": repr(first), "after_digest": policy_digest(first)}
         return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, self.base, self.guarantee, training)
+
+    def guarantee_behind(self, first: Policy) -> bool:
+        digest = (self.training or {}).get("after_digest")
+        return self.guarantee is not None and digest is not None and digest == policy_digest(first)
 
     def card(self) -> str:
         guarantee, layers = self.guarantee, self.gates.layers

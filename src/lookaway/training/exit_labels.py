@@ -22,9 +22,10 @@ from ..core.provenance import picture_digest, provenance, provenance_key
 from ..core.record import Sample
 from ..engine.api import attach
 from ..engine.replay.exit_table import collect_exit_table
+from ..models.answerable import answerable
 from ..models.answers import own_answers
 from ..models.encoding import Encoded, encode, group_by_image
-from .labels_behind import exits_behind, tables_behind
+from .labels_behind import check_comes_first, exits_behind, tables_behind
 
 __all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]
 
@@ -56,6 +57,7 @@ def make_exit_table(
     cache_dir: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
     after: Policy | None = None,
+    leave_out: bool = False,
 ) -> ExitTable:
     """The exit table of the samples that have an image.
 
@@ -65,12 +67,16 @@ def make_exit_table(
         progress: called with the number of samples after each batch.
         after: a policy that stays on while the gates are used (a skip set, a keep schedule): 'the full model' is then
             the one under this policy. A sample costs several times more (`labels_behind.py`).
+        leave_out: samples whose answer holds the token of visual positions are left out, and counted in a warning;
+            False: they are an error, as for a bound, which is of all samples.
 
     Raises:
-        DataError: no sample has an image, or answers are asked for and missing.
-        SettingsError: behind `after`, a candidate layer has nothing to exit from.
+        DataError: no sample has an image, answers are asked for and missing, or an answer holds the token of visual
+            positions.
+        SettingsError: `after` looks twice, or behind it a candidate layer has nothing to exit from.
     """
     options = options or LabelOptions()
+    check_comes_first(after)
     seen = with_images(samples)
     if not seen:
         raise DataError(NOTHING)
@@ -95,6 +101,12 @@ def make_exit_table(
     else:
         answers = {sample.id: str(sample.answer) for sample in seen}
 
+    if leave_out:
+        whose = "the model's own answer" if target == "own" else "their answer"
+        seen = answerable(processor, seen, answers, whose)
+        if not seen:
+            raise DataError("No sample is left: every answer holds the token that stands for a picture.")
+        batches = group_by_image(seen, options.batch_size)
     dtype = torch.float32 if options.features == "float32" else torch.float16
 
     def encoded() -> Iterator[Encoded]:

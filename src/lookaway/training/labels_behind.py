@@ -27,7 +27,17 @@ from ..models.encoding import Encoded, encode
 from ..policies.compose import chain
 from ..policies.fixed import ExitAt
 
-__all__ = ["exits_behind", "tables_behind"]
+__all__ = ["check_comes_first", "exits_behind", "tables_behind"]
+
+
+def check_comes_first(after: Policy | None) -> None:
+    """Raise SettingsError where gates cannot come behind `after`: it looks twice, and no chain can hold it."""
+    if after is not None and after.retry() is not None:
+        raise SettingsError(
+            f"Gates cannot come behind a second look ({after!r}): its rows have run to the end before they look again. "
+            "Train or calibrate the gates by themselves, and look again where they are unsure: "
+            "la.SecondLook(gates, dearer)."
+        )
 
 
 def tables_behind(

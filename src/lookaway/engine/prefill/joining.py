@@ -101,5 +101,28 @@ def _history(
     again = torch.zeros_like(first.changes[0].tokens)
     again[rows] = 1
     twice = [first.at(layer).tokens * again * (layer >= start) for layer in range(first.num_layers)]
-    notes = {**first.notes, start: {**first.notes.get(start, {}), "second_look": again}}
+    notes = _notes(first, second, rows, start)
+    notes[start] = {**notes.get(start, {}), "second_look": again}
     return replace(first, changes=tuple(changes), decided=len(changes), notes=notes, twice=torch.stack(twice))
+
+
+def _notes(first: PrefillHistory, second: PrefillHistory, rows: Tensor, start: int) -> dict[int, dict[str, Tensor]]:
+    """What was noted a row, by layer and name, each float [B]: from `start` on of the pass that the row ended with.
+
+    NaN where that pass noted nothing of that name: its policy was not asked there.
+    """
+    joined: dict[int, dict[str, Tensor]] = {k: dict(found) for k, found in first.notes.items() if k < start}
+    size = len(first.changes[0].tokens)
+    for layer in sorted({*first.notes, *second.notes}):
+        if layer < start:
+            continue
+        old, new = first.notes.get(layer, {}), second.notes.get(layer, {})
+        for name in {**old, **new}:
+            known = old.get(name, new.get(name))
+            assert known is not None
+            whole = torch.full((size,), torch.nan, device=known.device)
+            if name in old:
+                whole = old[name].detach().float().clone()
+            whole[rows.to(whole.device)] = new[name].detach().to(whole) if name in new else torch.nan
+            joined.setdefault(layer, {})[name] = whole
+    return joined
