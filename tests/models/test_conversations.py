@@ -36,6 +36,16 @@ EXPECTED = {
     "<|im_end|>\n"
     "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n",
 }
+VILA = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+EXPECTED["llama_3"] = (
+    f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{VILA}<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n<image>\nQ1<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nA1<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
 EXPECTED["eagle_2_5_vl"] = EXPECTED["qwen2-chat"].replace("<image>\nQ1", "Q1<image 1><image>")
 EXPECTED["hermes-2"] = EXPECTED["chatml_direct"]
 EXPECTED["Hermes-2"] = EXPECTED["internlm2-chat"]
@@ -66,6 +76,7 @@ def test_pictures_come_first_and_an_answer_is_closed():
     two = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}, {"type": "image"}]}]
     assert "USER: <image>\n<image>\nQ ASSISTANT:" in rendered("vicuna_v1", two)
     assert rendered("vicuna_v1", TURNS[:2], more=False).endswith("ASSISTANT: A1</s>")
+    assert rendered("llama_3", TURNS[:2], more=False).endswith("assistant<|end_header_id|>\n\nA1<|end_of_text|>")
 
 
 def test_eagle2_numbers_its_pictures_where_there_are_several():

@@ -17,7 +17,7 @@ from lookaway.models.layouts.detection import plan_for
 
 LLAVAS = ("llava-v1.5-7b", "VILA-7b", "InternVL-Chat-ViT-6B-Vicuna-7B", "llava-v1.6-vicuna-7b")
 INTERNVLS = ("InternVL2-1B", "InternVL2-2B", "InternVL2-4B")
-OWN_TOWERS = ("Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2")
+OWN_TOWERS = ("Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2", "Llama-3-VILA1.5-8b")
 EAGLE2 = ("Eagle2-1B", "Eagle2-1B-eagle_2_5_vl")
 MODELS = LLAVAS + INTERNVLS + OWN_TOWERS + EAGLE2
 WIDER = {**dict.fromkeys(INTERNVLS, 2e-05), **dict.fromkeys(EAGLE2, 5e-05)}

@@ -13,7 +13,8 @@ from lookaway.models.layouts.detection import plan_for
 from lookaway.models.layouts.plan import build
 
 MODELS = ("llava-v1.5-7b", "VILA-7b", "InternVL-Chat-ViT-6B-Vicuna-7B", "llava-v1.6-vicuna-7b", "InternVL2-1B",
-          "InternVL2-2B", "InternVL2-4B", "Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2", "Eagle2-1B")  # fmt: skip
+          "InternVL2-2B", "InternVL2-4B", "Eagle-X5-7B", "VILA1.5-3b", "VILA1.5-3b-s2", "Llama-3-VILA1.5-8b",
+          "Eagle2-1B")  # fmt: skip
 GRIDS = {"llava-v1.5-7b": (24, 24), "VILA-7b": (24, 24), "InternVL-Chat-ViT-6B-Vicuna-7B": (24, 24),
          "Eagle-X5-7B": (32, 32)}  # fmt: skip
 """Rows and columns of visual tokens, where they are fixed and come row by row (VILA 1.5's do not)."""

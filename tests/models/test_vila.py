@@ -7,17 +7,20 @@ import shutil
 
 import pytest
 import torch
-from golden_cases import GOLDEN, cases, checkpoint, judge
+from golden_cases import GOLDEN, PUBLIC_PLACEHOLDER, as_public_ids, cases, checkpoint, judge
+from PIL import Image
 from safetensors.torch import save_file
 
 from lookaway.core.errors import PreparationError, UnsupportedModel
+from lookaway.core.record import Sample
+from lookaway.models.encoding import encode
 from lookaway.models.layouts.detection import plan_for, recognise
 from lookaway.models.layouts.plan import build
 from lookaway.models.layouts.reader import Shards
 from lookaway.models.vila.config import VilaVisionConfig
 from lookaway.models.vila.vision import VilaVisionModel, merge_places
 
-VILA = "VILA1.5-3b"
+VILA, LLAMA_3 = "VILA1.5-3b", "Llama-3-VILA1.5-8b"
 
 
 def test_merging_goes_column_by_column_and_pads_with_zeros():
@@ -91,8 +94,32 @@ def test_other_parts_are_refused_by_name(copy):
     change(copy / "vision_tower" / "config.json", model_type="intern_vit_6b")
     with pytest.raises(UnsupportedModel, match="tower 'intern_vit_6b' and the projector 'mlp_downsample'"):
         plan_for(copy)
-    change(copy / "llm" / "config.json", vocab_size=128256)
-    with pytest.raises(UnsupportedModel, match="vocabulary of 128256"):
+    change(copy / "llm" / "config.json", architectures=["MixtralForCausalLM"])
+    with pytest.raises(UnsupportedModel, match=r"decoder \['MixtralForCausalLM'\] is not one that is read"):
+        plan_for(copy)
+
+
+def test_llama_3_begins_and_goes_on_as_the_public_code_has_it():
+    """Two turns, and the second beginning of the text, through the processor and through the commands' encoding."""
+    plan = plan_for(checkpoint(LLAMA_3))
+    facts = json.loads((GOLDEN / LLAMA_3 / "cases.json").read_text())["several"]["two turns"]
+    assert plan.processor.apply_chat_template(facts["messages"], add_generation_prompt=True) == facts["prompt"]
+    picture = GOLDEN / "images" / facts["images"][0]
+    sample = Sample(id="0", messages=facts["messages"], images=(str(picture),))
+    image = plan.config.image_token_id
+    whole = plan.processor(text=facts["prompt"], images=Image.open(picture).convert("RGB"), return_tensors="pt")
+    for inputs in (whole, encode(plan.processor, [sample]).inputs):
+        ids = inputs["input_ids"][0].tolist()
+        assert as_public_ids(ids, image, PUBLIC_PLACEHOLDER) == facts["squeezed_ids"]
+        assert ids[:2] == [500, 500]
+    assert plan.generation.eos_token_id == [501, 509]  # <|end_of_text|>, <|eot_id|>
+
+
+def test_a_llama_3_without_reserved_tokens_is_refused(tmp_path):
+    copy = shutil.copytree(checkpoint(LLAMA_3), tmp_path / "vila")
+    file = copy / "llm" / "tokenizer.json"
+    file.write_text(file.read_text().replace("reserved_special_token", "other"))
+    with pytest.raises(UnsupportedModel, match="no reserved special token"):
         plan_for(copy)
 
 

@@ -74,6 +74,23 @@ def _marked(system: str, begin: str, end: str, assistant: str = "assistant") -> 
     )
 
 
+def _llama_3(system: str) -> tuple[str, str]:
+    """VILA's: the last turn of a finished conversation is closed by another token."""
+
+    def opened(role: str) -> str:
+        return "{{ '<|start_header_id|>" + role + "<|end_header_id|>\\n\\n' }}"
+
+    return system, (
+        "{{ '<|begin_of_text|>' }}{%- if system -%}" + opened("system") + "{{ system + '<|eot_id|>' }}{%- endif -%}"
+        "{%- for turn in turns -%}"
+        "{%- if turn['role'] == 'user' -%}" + opened("user") + "{%- else -%}" + opened("assistant") + "{%- endif -%}"
+        "{{ content(turn) }}"
+        "{{ '<|end_of_text|>' if loop.last and not add_generation_prompt else '<|eot_id|>' }}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}" + opened("assistant") + "{%- endif -%}"
+    )
+
+
 _CHAT = (
     "A chat between a curious {who} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
@@ -81,6 +98,10 @@ _CHAT = (
 _INTERN = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 _INTERN_2_5 = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+_VILA = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
 )
 _CHATML = "<|im_start|>{role}\n"
 
@@ -101,6 +122,7 @@ CONVERSATIONS: dict[str, tuple[str, str]] = {
     "internlm2-chat": _marked(_INTERN, _CHATML, "<|im_end|>"),
     "phi3-chat": _marked(_INTERN, "<|{role}|>\n", "<|end|>"),
     "internvl2_5": _marked(_INTERN_2_5, _CHATML, "<|im_end|>\n"),
+    "llama_3": _llama_3(_VILA),
     "qwen2-chat": _marked("You are a helpful assistant.", _CHATML, "<|im_end|>\n"),
     "eagle_2_5_vl": _marked("You are a helpful assistant.", _CHATML, "<|im_end|>\n"),
 }  # fmt: skip

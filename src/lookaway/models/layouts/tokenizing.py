@@ -23,7 +23,16 @@ from typing import Any, Literal
 
 from ...core.errors import MissingDependency, PreparationError, UnsupportedModel
 
-__all__ = ["IMAGE", "UNUSED_PIECE", "byte_level_tokenizer", "chunkwise_tokenizer", "read_json", "whole_tokenizer"]
+__all__ = [
+    "IMAGE",
+    "UNUSED_PIECE",
+    "byte_level_tokenizer",
+    "chunkwise_tokenizer",
+    "finished",
+    "name_placeholder",
+    "read_json",
+    "whole_tokenizer",
+]
 
 IMAGE = "<image>"
 UNUSED_PIECE = "<0x00>"
@@ -50,7 +59,7 @@ def chunkwise_tokenizer(folder: Path) -> Any:
     legacy = read_json(folder / "tokenizer_config.json").get("legacy") is not False
     _mark_texts(pipeline, "pieces" if legacy else "chunks", base.all_special_tokens)
     _place(pipeline, UNUSED_PIECE)
-    return _finished(pipeline, base)
+    return finished(pipeline, base)
 
 
 def whole_tokenizer(folder: Path, placeholder: str, mark: bool, end: str) -> Any:
@@ -69,9 +78,9 @@ def whole_tokenizer(folder: Path, placeholder: str, mark: bool, end: str) -> Any
     _add_published_tokens(pipeline, settings)
     legacy = settings.get("legacy") is not False
     kind: Mark = ("pieces" if legacy else "chunks") if mark else "none"
-    _call(pipeline, placeholder)
+    name_placeholder(pipeline, placeholder)
     _mark_texts(pipeline, kind, [IMAGE if token == placeholder else token for token in base.all_special_tokens])
-    return _finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
+    return finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
 
 
 def byte_level_tokenizer(folder: Path, placeholder: str, end: str) -> Any:
@@ -87,8 +96,8 @@ def byte_level_tokenizer(folder: Path, placeholder: str, end: str) -> Any:
         raise PreparationError(f"{folder} has no tokenizer (vocab.json or tokenizer.json). Download it too.")
     base = Qwen2Tokenizer.from_pretrained(str(folder))
     pipeline = json.loads(base.backend_tokenizer.to_str())
-    _call(pipeline, placeholder)
-    return _finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
+    name_placeholder(pipeline, placeholder)
+    return finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -205,7 +214,7 @@ def _place(pipeline: dict[str, Any], piece: str) -> None:
     )
 
 
-def _call(pipeline: dict[str, Any], placeholder: str) -> None:
+def name_placeholder(pipeline: dict[str, Any], placeholder: str) -> None:
     """Give an added token the name `<image>`."""
     found = [token for token in pipeline["added_tokens"] if token["content"] == placeholder]
     if not found:
@@ -216,7 +225,7 @@ def _call(pipeline: dict[str, Any], placeholder: str) -> None:
         vocabulary[IMAGE] = vocabulary.pop(placeholder)
 
 
-def _finished(pipeline: dict[str, Any], base: Any, end: str | None = None, **other: Any) -> Any:
+def finished(pipeline: dict[str, Any], base: Any, end: str | None = None, **other: Any) -> Any:
     """The pipeline as a tokenizer that transformers saves and loads as it is, with `base`'s special tokens."""
     from tokenizers import Tokenizer
     from transformers import TokenizersBackend

@@ -1,4 +1,4 @@
-"""What all layouts have in common that become transformers' LLaVA: a Llama, an image side and Vicuna's prompt."""
+"""What the layouts that become transformers' LLaVA have in common: a Llama, an image side, mostly Vicuna's prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..layouts.request import generation_config, pick, rope, stored_dtype
 from ..layouts.rules import Source
 from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer
 
-__all__ = ["ImageSide", "llama_config", "llava_plan"]
+__all__ = ["ImageSide", "TextSide", "llama_config", "llava_plan"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,17 @@ class ImageSide:
     """Tokens of the tower that stand for no patch."""
 
 
+@dataclass(frozen=True)
+class TextSide:
+    """How a prompt becomes token ids, where it is not Vicuna's way."""
+
+    tokenizer: Any
+    conversation: str
+    """The published prompt form."""
+    ends: tuple[str, ...]
+    """Tokens that end an answer, beside those of the folder's generation config."""
+
+
 def llava_plan(
     layout: str,
     folder: Path,
@@ -43,6 +54,7 @@ def llava_plan(
     image: ImageSide,
     sources: tuple[Source, ...],
     conversation: str | None,
+    text: TextSide | None = None,
 ) -> Plan:
     """The plan of a LLaVA around a Llama.
 
@@ -50,12 +62,13 @@ def llava_plan(
         folder: where tokenizer and generation config are.
         llm: the published config's Llama keys.
         sources: the decoder's first.
-        conversation: prompt form; None: vicuna_v1.
+        conversation: prompt form; None: the published one.
+        text: None: a sentencepiece tokenizer and vicuna_v1.
     """
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    tokenizer = chunkwise_tokenizer(folder)
-    conversation = conversation or "vicuna_v1"
+    text = text or TextSide(chunkwise_tokenizer(folder), "vicuna_v1", ())
+    tokenizer, conversation = text.tokenizer, conversation or text.conversation
     dtype = stored_dtype(llm, sources[0].shards.specs["lm_head.weight"].dtype)
     config = LlavaConfig(
         vision_config=image.config,
@@ -78,7 +91,7 @@ def llava_plan(
         vision_feature_select_strategy=image.strategy,
         chat_template=chat_template(conversation),
     )
-    generation = generation_config(folder, llm, tokenizer)
+    generation = generation_config(folder, llm, tokenizer, *text.ends)
     return Plan(layout, LlavaForConditionalGeneration, config, generation, processor, sources, dtype, conversation)
 
 

@@ -21,6 +21,7 @@ from ..llava.assembly import ImageSide, llava_plan
 from ..llava.keys import clip_rules, llava_rules
 from ..llava.original import CLIP_MEAN, CLIP_STD, clip_config, image_processor
 from .config import VilaVisionConfig
+from .llama3 import is_llama3, llama3_text
 from .register import register_vila
 
 __all__ = ["plan_vila"]
@@ -40,10 +41,10 @@ def plan_vila(request: Request) -> Plan:
     shards = {part: _part(request.folder, part) for part in PARTS}
     configs = {part: read_json(request.folder / part / "config.json") for part in PARTS}
     llm = configs["llm"]
-    if (llm.get("architectures") or ["?"])[0] != "LlamaForCausalLM" or llm.get("vocab_size", 0) > 64000:
+    if (llm.get("architectures") or ["?"])[0] != "LlamaForCausalLM":
         raise UnsupportedModel(
-            f"VILA's decoder {llm.get('architectures')} with a vocabulary of {llm.get('vocab_size')} is not one that "
-            "is read: Llama 2 and its relatives (VILA1.5-3b, -13b). Llama-3-VILA1.5-8b's prompt could not be proved."
+            f"VILA's decoder {llm.get('architectures')} is not one that is read: LlamaForCausalLM, as Llama 2 "
+            "(VILA1.5-3b, -13b) or Llama 3 (Llama-3-VILA1.5-8b)."
         )
     parts = _image_parts(request, configs)
     sources = (
@@ -51,7 +52,9 @@ def plan_vila(request: Request) -> Plan:
         Source(shards["vision_tower"], parts.tower),
         Source(shards["mm_projector"], parts.projector),
     )
-    return llava_plan(parts.layout, request.folder / "llm", llm, parts.image, sources, request.conversation)
+    folder = request.folder / "llm"
+    text = llama3_text(folder) if is_llama3(folder) else None
+    return llava_plan(parts.layout, folder, llm, parts.image, sources, request.conversation, text)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def _image_parts(request: Request, configs: Mapping[str, dict[str, Any]]) -> Ima
         return _clip(request, configs["vision_tower"])
     raise UnsupportedModel(
         f"VILA with the tower {kinds[0]!r} and the projector {kinds[1]!r} is not supported. Read are SigLIP with "
-        "mlp_downsample (VILA 1.5) and CLIP with mlp2x_gelu (VILA 1.0)."
+        "mlp_downsample (VILA 1.5) and CLIP with mlp2x_gelu (VILA 1.0). VILA1.5-40b's InternViT-6B under "
+        "mlp_downsample, and its Yi decoder, were not held to public code."
     )
 
 
