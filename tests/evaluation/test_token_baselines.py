@@ -14,7 +14,8 @@ from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.record import Sample
 from lookaway.evaluation.runner import evaluate_policy
 from lookaway.evaluation.scores import PairedScores
-from lookaway.evaluation.token_baselines import equal_share, hard_questions, run_token_baselines
+from lookaway.evaluation.token_baselines import equal_share, hard_questions, prompt_tokens, run_token_baselines
+from lookaway.models.encoding import encode
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,17 @@ def ran():
 
 def test_the_baselines_process_as_many_tokens_a_layer_as_the_policy(ran):
     model, samples, results = ran
-    share = equal_share(results, 1)
-    assert share == pytest.approx((5 - 1) / (8 - 1))
+    shape = la.anatomy(model).shape
+    share = equal_share(results, shape, 1)
+    assert (5 - 1) / (8 - 1) - 0.06 < share < (5 - 1) / (8 - 1) + 0.06
     found = run_token_baselines(model, tiny_processor(), samples, results, batch_size=3, max_new_tokens=3)
     assert list(found) == ["random tokens", "uniform tokens"]
     for rows in found.values():
         assert [row.id for row in rows] == [sample.id for sample in samples]
         assert [row.answer_without for row in rows] == [result.answer_without for result in results]
-        assert all(abs(sum(row.visual_tokens) - 5 * 16) <= 7 / 2 for row in rows[:4])  # rounded in seven layers
+        spent, allowed = (sum(r.flops for r in part[:4]) for part in (rows, results))
+        one_more = 7 * shape.layer_flops(40) - 7 * shape.layer_flops(39)  # one token in each of seven layers
+        assert allowed - 4 * one_more <= spent <= allowed
         assert rows[4].visual_tokens == [0] * 8
 
 
@@ -54,10 +58,12 @@ def test_without_a_policy_run_twice_the_answers_are_the_same(ran):
 
 
 def test_where_there_is_no_such_baseline(ran):
-    _, _, results = ran
-    assert equal_share(results, 6) is None
-    assert equal_share(results[4:], 1) is None  # no image
-    assert equal_share([replace(results[0], visual_tokens=[16] * 8)], 1) is None  # nothing was dropped
+    model, _, results = ran
+    shape = la.anatomy(model).shape
+    assert equal_share(results, shape, 6) is None
+    assert equal_share(results[4:], shape, 1) is None  # no image
+    nothing = replace(results[0], visual_tokens=[16] * 8, flops=results[0].full_flops)
+    assert equal_share([nothing], shape, 1) is None
 
 
 def test_questions_that_uniform_tokens_cannot_answer_stand_apart(ran):
@@ -68,3 +74,23 @@ def test_questions_that_uniform_tokens_cannot_answer_stand_apart(ran):
     assert count == 3  # the third is answered by uniform tokens too, the fourth the full model does not know
     assert share.value == pytest.approx(1 / 3)
     assert hard_questions(results, scores, replace(scores, with_policy=scores.without)) is None
+
+
+def test_what_a_second_look_spends_twice_is_granted_to_the_baselines(ran):
+    """All rows look again: the visual tokens of the last pass alone would understate the cost."""
+    model, samples, _ = ran
+    shape = la.anatomy(model).shape
+    policy = la.SecondLook(la.FastV(1, 0.75), la.FastV(1, 0.75), 1.0)
+    twice = evaluate_policy(model, tiny_processor(), policy, samples[:4], batch_size=2, max_new_tokens=2)
+    once = evaluate_policy(model, tiny_processor(), policy.first, samples[:4], batch_size=2, max_new_tokens=2)
+    assert [r.visual_tokens for r in twice] == [r.visual_tokens for r in once]
+    assert equal_share(once, shape, 1) == pytest.approx(0.25, abs=0.04)
+    assert (equal_share(twice, shape, 1) or 1.0) > 0.4
+
+
+def test_prompt_tokens_are_those_of_the_processor(ran):
+    model, samples, results = ran
+    shape = la.anatomy(model).shape
+    for sample, result in zip(samples, results, strict=True):
+        inputs = encode(tiny_processor(), [sample]).inputs
+        assert prompt_tokens(result, shape) == inputs["input_ids"].shape[1]

@@ -27,7 +27,7 @@ from .prefill.renumbering import check_renumbering
 from .refusals import check_not_compiled, refuse_chunked_prefill
 from .skip.skipping import Skipping
 
-__all__ = ["Handle"]
+__all__ = ["Handle", "no_prompt"]
 
 TRACES = 1000
 """Prompts whose traces are kept."""
@@ -152,7 +152,7 @@ class Handle(ABC):
         """
         record = self._here.record or self._record
         if record is None:
-            raise _no_prompt()
+            raise no_prompt()
         return self._trace(record)
 
     @property
@@ -180,7 +180,7 @@ class Handle(ABC):
             slots that are not valid pad. `model(labels=...)` takes its labels by it.
         """
         if self._here.latest is None:
-            raise _no_prompt()
+            raise no_prompt()
         return self._here.latest.columns()
 
     def _trace(self, record: PromptRecord) -> Trace:
@@ -235,5 +235,6 @@ class Handle(ABC):
         """Put the hooks of one decoder layer on; returns what takes them off."""
 
 
-def _no_prompt() -> AttachError:
+def no_prompt() -> AttachError:
+    """What to raise where something is asked about a prompt and there was none."""
     return AttachError("No prompt ran while the policy was attached: call model(...) or model.generate(...).")

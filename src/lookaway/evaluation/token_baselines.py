@@ -10,32 +10,51 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..anatomy.find import anatomy_of
+from ..core.cost import DecoderShape
 from ..core.record import Sample
 from ..policies.keep_schedule import KeepSchedule
 from .runner import PairedResult, evaluate_policy
 from .scores import PairedScores
 from .statistics import Estimate, share_interval
 
-__all__ = ["NAMES", "equal_share", "hard_questions", "run_token_baselines"]
+__all__ = ["NAMES", "equal_share", "hard_questions", "prompt_tokens", "run_token_baselines"]
 
 NAMES = {"random": "random tokens", "uniform": "uniform tokens"}
 """Ranking -> name of the variant in tables."""
 
 
-def equal_share(results: Sequence[PairedResult], first_layer: int) -> float | None:
-    """The share k of the visual tokens that a constant schedule keeps from `first_layer` on, at the policy's mean load.
+def equal_share(results: Sequence[PairedResult], shape: DecoderShape, first_layer: int) -> float | None:
+    """The share of the visual tokens that a constant schedule keeps from `first_layer` on, at the policy's own FLOPs.
 
-    The mean load is the visual tokens that a layer processed, averaged over layers and samples with an image, as a
-    share of the unpruned run's. None where there is no image, where the policy dropped nothing, or where the layers
-    before `first_layer`, which see all tokens, cost more than the policy does.
+    Counted prefill FLOPs, summed over the samples; what a second look spends twice counts. None where there is no
+    image, where the policy saved nothing, or where the layers before `first_layer`, which see all tokens, cost more
+    than the policy does.
     """
     seen = [result for result in results if result.initial_visual_tokens]
-    if not seen:
+    spent = sum(result.flops for result in seen)
+
+    def cost(share: float) -> int:
+        total = 0
+        for result in seen:
+            visual, prompt = result.initial_visual_tokens, prompt_tokens(result, shape)
+            left = prompt - visual + round(share * visual)
+            total += first_layer * shape.layer_flops(prompt)
+            total += (result.num_layers - first_layer) * shape.layer_flops(left)
+        return total
+
+    if not seen or spent >= cost(1.0) or spent < cost(0.0):
         return None
-    layers = seen[0].num_layers
-    load = sum(sum(r.visual_tokens) / (layers * r.initial_visual_tokens) for r in seen) / len(seen)
-    found = (layers * load - first_layer) / (layers - first_layer)
-    return found if 0 <= found < 1 else None
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) <= spent else (low, middle)
+    return low
+
+
+def prompt_tokens(result: PairedResult, shape: DecoderShape) -> int:
+    """Visual and text tokens of the prompt: the unpruned KV cache holds each of them in every layer."""
+    return result.full_kv_bytes // (result.num_layers * shape.kv_bytes(1))
 
 
 def run_token_baselines(
@@ -55,7 +74,7 @@ def run_token_baselines(
     Returns:
         Name of the variant -> one result a sample, in the order of `samples`; empty where `equal_share` has none.
     """
-    share = equal_share(results, first_layer)
+    share = equal_share(results, anatomy_of(model).shape, first_layer)
     if share is None:
         return {}
     without = {result.id: result.answer_without for result in results}

@@ -221,6 +221,25 @@ class PrefillState:
         shift = torch.stack(shifts).sum(0) if shifts else None
         return PrunedCacheInfo(kept_at, length, self.pad_right or self.past.pad_right, shift)
 
+    def layers_seen(self) -> Tensor:
+        """Decoder layers that processed each column of the prompt, int64 [B, S], skipped attentions included.
+
+        Of rows that looked again it is the pass they ended with. Behind the last attention only positions that
+        generation needs run on, which no visual token is.
+        """
+        seen = torch.zeros_like(self.initial.visual, dtype=torch.int64)
+        kept: Kept | None = None
+        for layer, held in enumerate(self.kept_at):
+            if layer in self.cuts:
+                break
+            if held is not None:
+                kept = held
+            elif layer in self.removals:  # before a skipped attention, which holds no columns
+                removal = self.removals[layer]
+                kept = (kept or _all_columns(self.initial)).select(removal.index, removal.valid, full=False)
+            seen = seen + 1 if kept is None else seen.scatter_add(1, kept.index, kept.valid.to(seen.dtype))
+        return seen
+
     def columns(self) -> tuple[Tensor, Tensor]:
         """Original columns that the outputs stand for, `(index [B, K], valid [B, K])`; padding is not valid."""
         kept = self.kept or _all_columns(self.initial)
