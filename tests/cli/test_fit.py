@@ -28,14 +28,15 @@ def pictures(tmp_path_factory):
 
 
 def fit(call, model, data, out, *more):
+    held_out = () if "--held-out" in more else ("--held-out", 0)
     return call("fit", "--model", model, "--data", data, "--out", out, "--max-new-tokens", 2, "--epsilon", 0.9,
-                "--limit", 24, "--shares", 0.5, "--shares", 0.9, *more)  # fmt: skip
+                "--limit", 24, "--shares", 0.5, "--shares", 0.9, *held_out, *more)  # fmt: skip
 
 
 def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
     call, model_folder, pictures, tmp_path, monkeypatch
 ):
-    out, more = tmp_path / "fit", ("--methods", "reduction", "--json")
+    out, more = tmp_path / "fit", ("--methods", "reduction", "--held-out", 6, "--json")
     status, printed, _ = fit(call, model_folder, pictures, out, *more, tmp_path / "fit.json")
     assert status == 0
     assert "can show at best" in printed.replace("\n", " ")
@@ -46,6 +47,12 @@ def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
     model, _ = load_model(model_folder, device="cpu")
     with la.attach(model, policy):
         pass
+    records = list(read_records(out / "held-out.jsonl"))
+    beside = {r["name"]: r for r in records if r["kind"] == "beside"}
+    assert next(iter(beside)) == "this policy"
+    assert {"random tokens", "uniform tokens", "downsampling 2 x 2", "FastV as published"} <= set(beside)
+    assert found["report"] == str(out / "report.html")
+    assert "Held-out samples" in (out / "report.html").read_text()
     config = json.loads((out / "policy" / "config.json").read_text())
     changed = json.loads(json.dumps(config).replace("0.9", "0.8").replace("0.5", "0.4"))
     assert changed != config
@@ -60,6 +67,8 @@ def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
     status, _, _ = fit(call, model_folder, pictures, out, *more, tmp_path / "again.json")
     again = json.loads((tmp_path / "again.json").read_text())
     assert status == 0
+    once = [(r["variant"], r["id"]) for r in read_records(out / "held-out.jsonl") if r["kind"] == "sample"]
+    assert len(once) == len(set(once))  # held-out answers are not made again either
     assert again["chosen"] == found["chosen"]
     assert again["certificate"] == found["certificate"]
 
@@ -146,3 +155,26 @@ def test_fresh_removes_the_policy_of_the_fit_before(call, model_folder, pictures
     assert not (tmp_path / "fit" / "policy").exists()
     records = list(read_records(tmp_path / "fit" / "records.jsonl"))
     assert [record["kind"] for record in records] == ["run", "fit"]
+
+
+def test_pictures_without_questions_are_asked_generic_prompts_and_both_say_so(call, model_folder, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from lookaway.data import load_samples
+    from lookaway.data.pictures import PROMPTS
+
+    rng = np.random.default_rng(4)
+    (tmp_path / "photos").mkdir()
+    for number in range(70):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    out = tmp_path / "fit"
+    status, _, error = fit(call, model_folder, tmp_path / "photos", out, "--methods", "reduction", "--held-out", 6)
+    assert status == 0, error
+    (record,) = [r for r in read_records(out / "records.jsonl") if r["kind"] == "fit"]
+    assert set(record["generic_prompts"]) <= set(PROMPTS.values())
+    assert "generic prompts were asked" in (out / "report.html").read_text()
+    beside = [r for r in read_records(out / "held-out.jsonl") if r["kind"] == "beside"]
+    assert {r["accuracy"] for r in beside} == {None}
+    ids = {r["id"] for r in read_records(out / "held-out.jsonl") if r["kind"] == "sample"}
+    assert ids <= {s.id for s in load_samples(str(tmp_path / "photos"), "test")}

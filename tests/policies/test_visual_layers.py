@@ -7,7 +7,7 @@ import torch
 from cases import CASES, LAYERS
 
 import lookaway as la
-from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny import IMAGE, tiny
 from lookaway.core.errors import AttachError
 
 tiny_once = cache(tiny)
@@ -30,7 +30,7 @@ def test_the_tokens_that_are_left_add_up_to_the_trace(name, batch):
         assert [sum(count > layer for count in row) for row in seen] == trace.visual_tokens[layer], layer
     if not trace.skipped:  # which of them: those that the outputs stand for
         for row, counts in enumerate(seen):
-            visual = (inputs["input_ids"][row] == la.anatomy(tiny_once("llava").model).image_token_id).nonzero().flatten()
+            visual = (inputs["input_ids"][row] == IMAGE).nonzero().flatten()
             stayed = [int(c) for c, count in zip(visual, counts, strict=True) if count == LAYERS]
             kept = set(columns[row][valid[row]].tolist())
             assert stayed == [int(c) for c in visual if int(c) in kept]

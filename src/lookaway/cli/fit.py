@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..search.fit.options import FitOptions
+from .fit_report import HELD_OUT, HeldOut
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ __all__ = ["Options", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FitOptions, PublishedModel):
+class Options(FitOptions, HeldOut, PublishedModel):
     """Find the cheapest policy of which, with confidence 1 - delta, at most epsilon of the answers change."""
 
     model: str = "lookaway-mini"
     """Model folder or hub id."""
     data: str = "mini"
-    """mini, scenes, easy-vqa, or a file or folder of your own. The model's own answers are the target, so questions
-    need none, but for --metric score."""
+    """mini, scenes, easy-vqa, mini-hard, a file or folder of your own, or a folder of pictures alone, about which
+    generic prompts are asked. The model's own answers are the target, so questions need none, but for --metric
+    score."""
     search_split: str = "train"
     """The split that policies are chosen on."""
     split: str = "calibration"
@@ -76,6 +78,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.samples import check_disjoint, with_images
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
+    from .fit_report import draw_report, generic_prompts, write_held_out
     from .fit_result import not_fast_enough, result_line, summary_of, test_line, why_none
     from .fit_space import BEST, SPACE, gates_behind, read_space, save_best, write_space
     from .progress import progress
@@ -103,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
     own = {name: fit_to(model, policy, allow_other_model=False)[0] for name, policy in own.items()}
     own_settings = {name: policy_digest(policy) for name, policy in own.items()}
     facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
-    leftovers = ("trials.journal", "policy", BEST, SPACE, "gates-behind")
+    leftovers = ("trials.journal", "policy", HELD_OUT, BEST, SPACE, "gates-behind")
     claim(options.out, facts, options.fresh, [options.out / name for name in leftovers])
     queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
                        fresh=options.fresh)  # fmt: skip
@@ -155,9 +158,11 @@ def run(options: Options) -> dict[str, Any]:
     # 3. The result, with its certificate inside.
     options.out.mkdir(parents=True, exist_ok=True)
     summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
+    summary["generic_prompts"] = generic_prompts(splits)
     header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
     write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
     if result.policy is None:
+        draw_report(options.out)
         raise PreparationError(why_none(result, guarantee))
     object.__setattr__(
         result.policy, "base", anatomy_of(model).identity
@@ -166,13 +171,18 @@ def run(options: Options) -> dict[str, Any]:
     write_certificate(saved, result.policy, {**summary["certificate"], "provenance": facts})
     shutil.rmtree(options.out / BEST, ignore_errors=True)
     console.print(result_line(summary, options))
+    # 4. What stands beside it, on samples that nothing has seen, and the page.
+    write_held_out(options, model, processor, result.policy, own, splits)
+    page = draw_report(options.out)
+    if page is not None:
+        console.print(f"report {page}", soft_wrap=True)
     if missed := not_fast_enough(result, options, guarantee):
         raise PreparationError(f"{missed} The policy in {saved} is certified all the same.")
     console.print(
         f"saved {saved}; next: lookaway eval --model {options.model} --policy {saved} --data {options.data}",
         soft_wrap=True,
     )
-    return {"policy": str(saved), **summary}
+    return {"policy": str(saved), "report": None if page is None else str(page), **summary}
 
 
 def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Scorer | None, Guarantee]:

@@ -113,6 +113,9 @@ def summary_of(result: FitResult, options: FitOptions, guarantee: Guarantee, sco
     rows = {id(choice): _row(choice, guarantee) for choice in (*result.found, *result.dropped, *result.order)}
     return {
         "options": json.loads(json.dumps(asdict(options), default=str)),
+        "policy": None if result.policy is None else json.loads(
+            json.dumps({"name": result.policy.name, "config": result.policy.to_config()}, default=str)
+        ),
         "unit": options.minimised,
         "metric": options.metric,
         "chosen": None if result.chosen is None else _row(result.chosen, guarantee),
@@ -122,8 +125,12 @@ def summary_of(result: FitResult, options: FitOptions, guarantee: Guarantee, sco
         "order": [rows[id(choice)] for choice in result.order],
         "front": [rows[id(choice)] for choice in _undominated(result.found, guarantee)],
         "tried": [rows[id(c)] for c in (*result.found, *result.dropped) if c.then is None],
+        "second_looks": [
+            [c.share, c.changed, len(c.same), guarantee.total(c) / len(c.same)]
+            for c in result.found if c.then is not None
+        ],
         "refused": dict(result.refused),
-    }
+    }  # fmt: skip
 
 
 def _row(choice: Choice, guarantee: Guarantee) -> dict[str, Any]:

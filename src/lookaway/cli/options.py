@@ -59,7 +59,10 @@ def shown_order(cls: type) -> list[dataclasses.Field[Any]]:
 
 
 def argument() -> Any:
-    """A dataclass field that is a positional argument on the command line."""
+    """A dataclass field that is a positional argument on the command line.
+
+    One that may be left out is `field(default=None, metadata={"argument": True})`.
+    """
     return dataclasses.field(metadata={"argument": True})
 
 
@@ -133,8 +136,9 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
     for field in shown_order(cls):
         kind, text = _cli_type(hints[field.name]), help_texts.get(field.name, "")
         if field.metadata.get("argument"):
-            annotation: Any = Annotated[kind, typer.Argument(help=text)]
-            parameters.append(_parameter(field.name, annotation, inspect.Parameter.empty))
+            needed = field.default is REQUIRED
+            annotation: Any = Annotated[kind if needed else kind | None, typer.Argument(help=text, show_default=False)]
+            parameters.append(_parameter(field.name, annotation, inspect.Parameter.empty if needed else None))
             continue
         shown = _default(field)
         flag = f"--{field.name.replace('_', '-')}"

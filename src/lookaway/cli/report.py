@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,37 @@ from .common import plain_console
 class Options:
     """Make report.html from records: self-contained, without a model or a network."""
 
+    folder: Path | None = field(default=None, metadata={"argument": True})
+    """Folder of a command's records, such as out/fit: all record files in it are drawn, into report.html there."""
     records: tuple[Path, ...] = ()
     """A records.jsonl file; give it once for each file, all of one model and one data set."""
-    out: Path = Path("report.html")
-    """The page."""
+    out: Path | None = None
+    """The page; default: report.html, in the folder where one is given."""
 
 
 def run(options: Options) -> dict[str, Any]:
     from ..core.errors import DataError
     from ..reports.pages.page import write_report
 
-    if not options.records:
-        raise DataError("No records: give --records FILE (lookaway eval, bench and demo write records.jsonl).")
-    page = write_report(list(options.records), options.out)
+    files: list[str | Path] = [*([] if options.folder is None else records_in(options.folder)), *options.records]
+    if not files:
+        raise DataError(
+            "No records: give a folder of records or --records FILE (lookaway fit, eval and bench write records.jsonl)."
+        )
+    page = write_report(files, options.out or (options.folder or Path()) / "report.html")
     plain_console().print(f"wrote {page}")
     return {"report": str(page)}
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The files of records in a folder: records.jsonl first, then the others by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    from ..core.errors import DataError
+
+    found = sorted(folder.glob("*.jsonl"), key=lambda path: (path.name != "records.jsonl", path.name))
+    if not found:
+        raise DataError(f"{folder} holds no records (*.jsonl). Name the folder that a command wrote with --out.")
+    return found

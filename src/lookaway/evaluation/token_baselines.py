@@ -18,7 +18,8 @@ from .runner import PairedResult, evaluate_policy
 from .scores import PairedScores
 from .statistics import Estimate, share_interval
 
-__all__ = ["NAMES", "equal_share", "hard_questions", "prompt_tokens", "run_token_baselines"]
+__all__ = ["NAMES", "equal_share", "hard_questions", "prompt_tokens", "run_token_baselines",
+           "token_baselines"]  # fmt: skip
 
 NAMES = {"random": "random tokens", "uniform": "uniform tokens"}
 """Ranking -> name of the variant in tables."""
@@ -74,19 +75,26 @@ def run_token_baselines(
     Returns:
         Name of the variant -> one result a sample, in the order of `samples`; empty where `equal_share` has none.
     """
-    share = equal_share(results, anatomy_of(model).shape, first_layer)
-    if share is None:
-        return {}
     without = {result.id: result.answer_without for result in results}
-    layers = results[0].num_layers
-    keep = [1.0] * first_layer + [share] * (layers - first_layer)
     return {
         name: evaluate_policy(
-            model, processor, KeepSchedule(keep, ranking=ranking, seed=seed), samples, variant=name,
-            batch_size=batch_size, max_new_tokens=max_new_tokens, without=without, progress=progress,
+            model, processor, policy, samples, variant=name, batch_size=batch_size, max_new_tokens=max_new_tokens,
+            without=without, progress=progress,
         )
-        for ranking, name in NAMES.items()
+        for name, policy in token_baselines(results, anatomy_of(model).shape, first_layer, seed).items()
     }  # fmt: skip
+
+
+def token_baselines(
+    results: Sequence[PairedResult], shape: DecoderShape, first_layer: int, seed: int = 0
+) -> dict[str, KeepSchedule]:
+    """Random and uniform tokens at the cost of these results, by the variant's name; empty where `equal_share` has
+    none."""
+    share = equal_share(results, shape, first_layer)
+    if share is None:
+        return {}
+    keep = [1.0] * first_layer + [share] * (results[0].num_layers - first_layer)
+    return {name: KeepSchedule(keep, ranking=ranking, seed=seed) for ranking, name in NAMES.items()}
 
 
 def hard_questions(

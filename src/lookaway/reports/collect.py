@@ -41,6 +41,12 @@ class ReportData:
     """What searches tried, in the order of their logs."""
     equal_costs: list[dict[str, Any]] = field(default_factory=list)
     """One a method and budget; the full model first."""
+    fits: list[dict[str, Any]] = field(default_factory=list)
+    """Results of `lookaway fit`; the last is the one that is drawn."""
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> what stands beside a fitted policy on held-out samples, the policy itself first."""
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sample id -> picture, and how long each of its visual tokens stayed."""
     findings: dict[str, Any] = field(default_factory=dict)
     """Name -> table of a study (`lookaway analyze`); None where the records did not allow it."""
     studies: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -102,6 +108,12 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.trials.append(record)
         elif kind == "equal-cost":
             costs[record["method"], record["budget"]] = record
+        elif kind == "fit":
+            data.fits.append(record)
+        elif kind == "beside":
+            data.beside[record["name"]] = record
+        elif kind == "kept":
+            data.kept[record["id"]] = record
         elif kind == "finding":
             data.findings[record["name"]] = record["table"]
         elif kind == "study":

@@ -66,6 +66,8 @@ def legend_below(figure: Any) -> None:
     """What all axes have labelled, under the figure, in as many columns as the longest label allows."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles, labels = ([one for part in parts for one in part] for parts in zip(*found, strict=True))
+    if not labels:
+        return
     column = 0.56 * SMALL * max(map(len, labels)) + 36
     columns = max(1, min(len(labels), int(72 * figure.get_figwidth() // column)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import DataError, MissingDependency
 from ...core.files import write_text
@@ -20,6 +22,7 @@ from ..formatting import (
 )
 from .findings import sections
 from .findings_text import study_tiles
+from .fit import fit_page
 from .policy import policy_figures
 from .sample_cards import look_cards
 
@@ -43,6 +46,9 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError:
         raise MissingDependency.of("jinja2", "report") from None
+    environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
+    if data.fits:
+        return environment.get_template("fit.html").render(**_marked(fit_page(data), Markup))
     results = (data.summaries, data.curves, data.timings, data.equal_costs, data.findings, data.searches,
                data.trainings, data.calibrations, skip_search(data))  # fmt: skip
     if not any(results):
@@ -50,7 +56,6 @@ def render(data: ReportData) -> str:
             "These records hold no results yet (no summary, curve, timing, search, training, calibration or finding), "
             "so there is nothing to draw."
         )
-    environment = Environment(loader=PackageLoader("lookaway.reports"), autoescape=True)
     return environment.get_template("report.html").render(
         data=data,
         tiles=tiles(data) or study_tiles(data),
@@ -68,3 +73,14 @@ def render(data: ReportData) -> str:
         sections=[section.marked(Markup) for section in sections(data)],
         looks=look_cards(data),
     )
+
+
+def _marked(page: dict[str, Any], markup: Callable[[str], str]) -> dict[str, Any]:
+    """The same with its SVG elements marked as safe; everything else is escaped."""
+    front, families = page["front"], page["families"]
+    return {
+        **page,
+        "front": (markup(front[0]), front[1]),
+        "beside_figures": [(markup(svg), words) for svg, words in page["beside_figures"]],
+        "families": families and (markup(families[0]), families[1]),
+    }

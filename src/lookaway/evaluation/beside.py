@@ -1,0 +1,102 @@
+"""What else could be had at a policy's cost: the baselines that stand beside it, and each one's row of a table.
+
+They are judged on samples that chose neither the policy nor them. Each gets at least the policy's FLOPs where its
+settings allow that, so that none loses by being given less; what is shown at its own cost says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..anatomy.base import Anatomy
+from ..core.decision import Policy
+from ..policies.baselines.fastv import FastV
+from ..policies.before_decoder.downsample import Downsample
+from ..policies.fixed import ExitAt
+from .runner import PairedResult
+from .statistics import share_interval
+from .token_baselines import prompt_tokens, token_baselines
+
+__all__ = ["Baseline", "baselines_for", "beside_row"]
+
+DOWNSAMPLE = (2, 3, 4, 5, 6, 8)
+"""Factors of downsampling that are tried: 2 keeps a quarter of the tokens."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One policy that stands beside."""
+
+    name: str
+    policy: Policy
+    own_cost: bool = False
+    """Its cost is its own: as published, or the nearest that its settings allow."""
+
+
+def baselines_for(
+    results: Sequence[PairedResult], anatomy: Anatomy, gates: Mapping[str, Policy], seed: int = 0
+) -> list[Baseline]:
+    """Random and uniform tokens, downsampling, a fixed exit, FastV as published, and gates alone.
+
+    Args:
+        results: of the policy, on the samples that the baselines will be run on.
+        gates: exit gates to show as they are, by name.
+    """
+    seen = [result for result in results if result.initial_visual_tokens]
+    first, layers, shape = anatomy.first_prunable_layer, anatomy.num_layers, anatomy.shape
+    found = [Baseline(n, p) for n, p in token_baselines(results, shape, first, seed).items()]
+    if not seen:
+        return []
+    spent = sum(result.flops for result in seen)
+    sizes = [(prompt_tokens(result, shape), result.initial_visual_tokens) for result in seen]
+
+    def total(cost: Callable[[int, int], int]) -> int:
+        return sum(cost(prompt, visual) for prompt, visual in sizes)
+
+    def downsampled(factor: int) -> Callable[[int, int], int]:
+        return lambda prompt, visual: layers * shape.layer_flops(prompt - visual + cells(visual, anatomy.grid, factor))
+
+    def exited(layer: int) -> Callable[[int, int], int]:
+        return lambda prompt, visual: (
+            layer * shape.layer_flops(prompt) + (layers - layer) * shape.layer_flops(prompt - visual)
+        )
+
+    enough = [factor for factor in DOWNSAMPLE if total(downsampled(factor)) >= spent]
+    factor = enough[-1] if enough else DOWNSAMPLE[0]
+    found.append(Baseline(f"downsampling {factor} x {factor}", Downsample(factor), not enough))
+    exits = [layer for layer in range(first, layers) if total(exited(layer)) >= spent]
+    if exits:
+        found.append(Baseline(f"fixed exit before layer {exits[0]}", ExitAt(exits[0])))
+    found.append(Baseline("FastV as published", FastV(), True))
+    return [*found, *(Baseline(f"gates alone ({name})", policy, True) for name, policy in gates.items())]
+
+
+def cells(visual: int, grid: tuple[int, int] | None, factor: int) -> int:
+    """Tokens that downsampling leaves of `visual` ones, in pictures of `grid` (rows, columns) where it is known."""
+    if grid is None or visual % (grid[0] * grid[1]):
+        return -(-visual // factor**2)
+    return visual // (grid[0] * grid[1]) * -(-grid[0] // factor) * -(-grid[1] // factor)
+
+
+def beside_row(name: str, results: Sequence[PairedResult], own_cost: bool, scores: Any = None) -> dict[str, Any]:
+    """Values of a 'beside' record: costs, same answers and accuracy with their 95 % intervals clustered by image.
+
+    Args:
+        scores: `PairedScores` of these results; None: there are no answers, and accuracies are null.
+    """
+    images = [result.id if result.image is None else result.image for result in results]
+    full, spent = sum(result.full_flops for result in results), sum(result.flops for result in results)
+    return {
+        "name": name,
+        "own_cost": own_cost,
+        "samples": len(results),
+        "images": len(set(images)),
+        "flops_share": spent / full,
+        "kv_share": sum(result.kv_bytes for result in results) / sum(result.full_kv_bytes for result in results),
+        "same": sum(result.agree for result in results),
+        "agreement": share_interval([result.agree for result in results], images),
+        "accuracy": None if scores is None else share_interval(scores.with_policy, images),
+        "accuracy_without": None if scores is None else share_interval(scores.without, images),
+    }
