@@ -17,6 +17,8 @@ _HOME = {
     "unmerge": "lookaway.engine.skip.merging",
     "load": "lookaway.policies",
     "load_model": "lookaway.models.loading",
+    "smaller_picture": "lookaway.models.smaller_pictures",
+    "smaller_pictures": "lookaway.models.smaller_pictures",
     "KeepAll": "lookaway.policies.fixed",
     "ExitAt": "lookaway.policies.fixed",
     "RandomExit": "lookaway.policies.fixed",
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from .engine.skip.merging import merge as merge
     from .engine.skip.merging import unmerge as unmerge
     from .models.loading import load_model as load_model
+    from .models.smaller_pictures import smaller_picture as smaller_picture
+    from .models.smaller_pictures import smaller_pictures as smaller_pictures
     from .modules.adapters import AdapterShape as AdapterShape
     from .modules.adapters import SkipAdapters as SkipAdapters
     from .modules.gates import ExitGates as ExitGates

@@ -8,7 +8,8 @@ from test_common import view_of
 
 import lookaway as la
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import IMAGE, tiny
+from lookaway.anatomy.grids import with_grids
+from lookaway.anatomy.tiny import IMAGE, VIDEO, tiny
 from lookaway.core.errors import SettingsError
 from lookaway.core.vision_inputs import attention_received
 from lookaway.engine.observe.vision_capture import VisionCapture
@@ -149,6 +150,51 @@ class TestDownsample:
             for slot, cell in ((4, [0, 1, 3, 4]), (5, [2, 5])):
                 mean = view.hidden[row, [slots[i] for i in cell]].mean(0)
                 torch.testing.assert_close(decision.values[row, slots[slot]], mean)
+
+    @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
+    def test_pictures_of_their_own_size_are_pooled_each_in_its_grid(self, family):
+        """The rows of the batch have one picture, one of another size, none and two; cells at the edges are smaller."""
+        example = tiny(family)
+        inputs, anatomy = example.inputs("left_padded"), anatomy_of(example.model)
+        grids = [(h // 2, w // 2) for _, h, w in inputs["image_grid_thw"].tolist()]
+        entering, left = [], []
+        hook = anatomy.layers[0].register_forward_pre_hook(lambda m, args: entering.append(args[0]))
+        with torch.no_grad():
+            example.model(**inputs)
+            with la.attach(example.model, la.Downsample(2)) as run:
+                run.split = False
+                run_hook = anatomy.layers[0].register_forward_pre_hook(lambda m, args: left.append(args[0]))
+                example.model(**inputs)
+                run_hook.remove()
+        hook.remove()
+        index, valid = run.kept_columns()
+        layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
+        cells, numbers = [], iter(grids)
+        for row, spans in enumerate(layout.spans):
+            for span in spans:
+                high, wide = next(numbers)
+                assert span.length == high * wide
+                for top in range(0, high, 2):
+                    for side in range(0, wide, 2):
+                        members = [span.start + (top + i) * wide + side + j for i in range(2) for j in range(2)
+                                   if top + i < high and side + j < wide]  # fmt: skip
+                        cells.append((row, members))
+        assert run.trace.visual_tokens[0] == [sum(r == row for r, _ in cells) for row in range(4)]
+        for row, members in cells:
+            (slot,) = [s for s, c in enumerate(index[row].tolist()) if valid[row, s] and c in members]
+            torch.testing.assert_close(left[0][row, slot], entering[0][row, members].mean(0))
+
+    def test_frames_of_a_video_are_pictures_of_their_own(self):
+        example = tiny("qwen2_5_vl")
+        anatomy = anatomy_of(example.model)
+        ids = torch.full((1, 27), 17)
+        ids[0, 2:18], ids[0, 20:24] = VIDEO, IMAGE
+        inputs = {"input_ids": ids, "video_grid_thw": torch.tensor([[2, 4, 8]]),
+                  "image_grid_thw": torch.tensor([[1, 4, 4]])}  # fmt: skip
+        layout = anatomy.layout(ids)
+        assert with_grids(layout, anatomy, inputs).spans == (((2, 8, (2, 4)), (10, 8, (2, 4)), (20, 4, (2, 2))),)
+        for wrong in ([[2, 4, 6]], [[3, 4, 8]], [[2, 4, 8], [1, 4, 4]]):  # tokens that are not those of the grids
+            assert with_grids(layout, anatomy, {**inputs, "video_grid_thw": torch.tensor(wrong)}).spans == layout.spans
 
     def test_a_picture_without_a_known_grid_is_refused(self):
         example = tiny("llava_next")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...anatomy.base import Anatomy
+from ...anatomy.grids import with_grids
 from ...core.decision import Policy
 from ...core.errors import AttachError, UnsupportedModel
 from ...core.layout import ImageSpan, TokenLayout
@@ -62,7 +63,7 @@ def prompt_layout(anatomy: Anatomy, inputs: Mapping[str, Any], behind_cache: boo
     if behind_cache and isinstance(mask, Tensor) and mask.dim() == 2:
         mask = mask[:, -tokens.shape[1] :]
     layout = anatomy.layout_of_embeddings(tokens, mask) if ids is None else anatomy.layout(ids, mask)
-    return last_column_is_text(layout)
+    return last_column_is_text(with_grids(layout, anatomy, inputs))
 
 
 def last_column_is_text(layout: TokenLayout) -> TokenLayout:
