@@ -101,6 +101,10 @@ def finish(values: Any, json_path: Path | None) -> None:
         write_json(json_path, json.loads(json.dumps(values, default=str)))
 
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+
 def main() -> None:
     """Entry point. Exit status 0 only when the job was done; errors made for users come without a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -112,6 +116,7 @@ def main() -> None:
         if os.environ.get("LOOKAWAY_DEBUG"):
             raise
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stopped:
+        if stopped.code == INTERRUPTED:  # typer turns Ctrl-C into this
+            print("interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
+        raise

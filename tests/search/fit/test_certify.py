@@ -1,5 +1,7 @@
 """The certificate holds at the stated rate, for single policies, chains of tests and second looks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from lookaway.search.fit.candidates import Candidate
 from lookaway.search.fit.certify import certify, ladder
 from lookaway.search.fit.choices import Choice, choices, measured
 from lookaway.search.fit.guarantee import Guarantee
+from lookaway.search.fit.guarantee import samples_needed as samples_to_show
 from lookaway.search.fit.options import FitOptions
 from lookaway.search.fit.outcomes import Outcomes
 
@@ -165,3 +168,51 @@ def test_second_looks_that_could_not_be_attached_are_left_out():
 
     assert pairs(2)
     assert not pairs(3)
+
+
+def test_certificates_of_a_graded_score_hold_for_searched_second_looks():
+    """400 draws; a sample's score falls by a part of it where the answer changes."""
+    draw, epsilon, delta = np.random.default_rng(4), 0.05, 0.1
+    options = FitOptions(epsilon=epsilon, delta=delta, rankings=("uniform",), shares=(0.1, 0.3, 0.6), metric="score")
+    rule = Guarantee(epsilon, delta, "score", binary=False)
+    assert "Hoeffding-Bentkus" in rule.method
+    tried = reductions(options.shares)
+    by_key = {c.key: c for c in tried}
+
+    def look(samples):
+        need, sure = second_look_population(draw, samples)
+        falls = draw.choice([0.3, 0.6, 1.0], samples)
+        full = outcomes(need * 0, sure, 1.0)
+        found = {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=True)}
+        return {key: replace(one, loss=np.where(one.same, 0.0, falls)) for key, one in found.items()}, full
+
+    kinds, broken = [], 0
+    for _ in range(400):
+        found, full = look(240)
+        order = ladder(choices(tried, found, full, SHAPE, options), rule)
+        new, new_full = look(240)
+        result = certify(order, lambda c, n=new, f=new_full: measured(c, by_key, n, f, SHAPE, options), rule)
+        if result.passed is not None:
+            kinds.append(result.passed.choice.method)
+            many, many_full = look(20000)
+            broken += measured(result.passed.choice, by_key, many, many_full, SHAPE, options).loss.mean() > epsilon
+    assert len(kinds) > 200
+    assert "second-look" in kinds
+    assert broken <= 58
+
+
+def test_a_score_of_0_and_1_is_certified_by_the_exact_bound():
+    exact, graded = Guarantee(0.03, 0.05, "score", binary=True), Guarantee(0.03, 0.05, "score", binary=False)
+    assert "exact binomial" in exact.method
+    one = replace(choice("a", 0, 0.5), loss=np.array([1.0] + [0.0] * 159), same=np.array([False] * 30 + [True] * 130))
+    assert exact.bound(one) == upper_bound(1, 160, 0.05)  # what counts is the score, not the 30 changed answers
+    assert exact.bound(one) < graded.bound(one)
+    assert exact.total(one) == graded.total(one) == 1
+    assert samples_to_show(exact, 1) == samples_needed(0.03, 0.05, changed=1)
+
+
+def test_a_test_that_has_shown_enough_is_the_last():
+    order = [choice("a", 0, 0.9), choice("b", 0, 0.5), choice("c", 0, 0.3)]
+    found = certify(order, lambda c: c, Guarantee(0.03, 0.05), enough=lambda c: c.share <= 0.5)
+    assert found.passed.choice.name == "b"
+    assert [tested.choice.name for tested in found.tested] == ["a", "b"]
