@@ -1,5 +1,7 @@
 """A whole fit on a made-up model: the known best policy is found, halving spends less, a kill changes nothing."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 from made_up import Anatomy, Runs, population
@@ -30,7 +32,7 @@ def run(options=None, storage="memory", log=None, events=None, own=None, runs=Ru
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("halvings", [0, 1, 2])
+@pytest.mark.parametrize("halvings", [0, 1, 2, 3])
 def test_the_known_best_policy_is_found_and_certified(halvings):
     """5 % for those who are sure, 40 % for the others: nothing in the space is cheaper and keeps all answers."""
     found = run(FitOptions(**SPACE, halvings=halvings))
@@ -45,18 +47,19 @@ def test_the_known_best_policy_is_found_and_certified(halvings):
 
 def test_halving_runs_fewer_samples_and_says_who_was_dropped():
     spent = {}
-    for halvings in (0, 2):
+    for halvings in (0, 3):
         log = []
         found = run(FitOptions(**SPACE, halvings=halvings), log=log)
         spent[halvings] = sum(samples for _, samples in log)
-    assert spent[2] < 0.7 * spent[0]
-    assert {len(choice.same) for choice in found.dropped} == {40, 80}
+    assert spent[3] < 0.6 * spent[0]
+    assert {len(choice.same) for choice in found.dropped} == {20, 40, 80}
     assert {len(choice.same) for choice in found.found} == {160}
 
 
 def test_parts_are_whole_and_not_too_small():
     assert parts_of(160, 2) == [range(40), range(40, 80), range(80, 160)]
     assert parts_of(160, 0) == [range(160)]
+    assert parts_of(160, 3) == [range(20), range(20, 40), range(40, 80), range(80, 160)]
     assert parts_of(60, 2) == [range(30), range(30, 60)]
     assert parts_of(12, 5) == [range(12)]
 
@@ -98,6 +101,26 @@ def test_a_fit_that_was_killed_comes_to_the_same_result(tmp_path, after):
     assert run(storage=storage, log=again).chosen.name == whole.chosen.name
     assert again == []  # nothing ran twice
     assert len(log) > 0
+
+
+def _work(storage):
+    run(storage=storage)
+
+
+def test_two_workers_share_the_trials_and_come_to_the_same_result(tmp_path):
+    storage, alone = tmp_path / "trials.journal", run()
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_work, args=(storage,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    log = []
+    found = run(storage=storage, log=log)
+    assert log == []
+    assert found.chosen.name == alone.chosen.name
+    assert [t.bound for t in found.certificate.tested] == [t.bound for t in alone.certificate.tested]
 
 
 def test_the_best_so_far_gets_cheaper_and_looks_kept():

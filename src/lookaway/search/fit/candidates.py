@@ -135,8 +135,8 @@ def _shapes(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
 
 def _exits(num_layers: int, first_prunable: int, options: FitOptions) -> Iterator[Candidate]:
     if "exit" in options.methods:
-        step = max(1, num_layers // 10)
-        for layer in range(first_prunable + step, num_layers, step):
+        step = max(1, num_layers // 6)
+        for layer in range(step, num_layers, step):
             yield Candidate(f"exit/{layer}", "exit", ExitAt(layer))
 
 

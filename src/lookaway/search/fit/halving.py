@@ -16,12 +16,12 @@ from .guarantee import Guarantee
 
 __all__ = ["parts_of", "survivors"]
 
-FEWEST = 24
+FEWEST = 20
 """Samples of the first part, at least."""
 
 
 def parts_of(samples: int, halvings: int) -> list[range]:
-    """The samples in parts that are run one after the other: 160 with two halvings are 40, 40 and 80."""
+    """The samples in parts that are run one after the other: 160 with three halvings are 20, 20, 40 and 80."""
     while halvings and samples / 2**halvings < FEWEST:
         halvings -= 1
     ends = [0, *(round(samples / 2**left) for left in range(halvings, -1, -1))]

@@ -25,7 +25,7 @@ class Space:
     request gates-behind (exit gates trained on the search split, behind a reduction)."""
     before_decoder: tuple[str, ...] = BEFORE
     """What chooses before the decoder: cdpruner, divprune, visionzip, dart, uniform, downsample."""
-    before_shares: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
+    before_shares: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
     """Shares of the visual tokens that these keep (downsample keeps 1/4, 1/9 and 1/16)."""
     rankings: tuple[str, ...] = ("last-token",)
     """Which visual tokens a reduction inside the decoder keeps: names of rankings."""
@@ -78,7 +78,7 @@ class FitOptions(Space):
     """Tokens of a timed answer; 1: the time to the first token."""
     speedup: float | None = None
     """How many times faster than the full model the policy must be, in measured seconds (--cost seconds)."""
-    halvings: int = 2
+    halvings: int = 3
     """So often only the better half of the policies goes on to twice the samples; 0: all run on all samples."""
 
     def __post_init__(self) -> None:
