@@ -11,6 +11,7 @@ from golden_cases import GOLDEN, checkpoint
 from safetensors.torch import load_file, save_file
 
 from lookaway.core.errors import PreparationError, UnsupportedModel
+from lookaway.models.layouts import convert as convert_module
 from lookaway.models.layouts.convert import KEY, convert
 from lookaway.models.layouts.detection import plan_for, recognise
 from lookaway.models.layouts.doctor import diagnose
@@ -191,6 +192,33 @@ def test_what_another_conversion_left_is_not_used(tmp_path):
 
 def _stop(done, total):
     raise KeyboardInterrupt
+
+
+def test_no_more_than_half_a_file_is_written_at_once_and_one_file_is_open(tmp_path, monkeypatch):
+    """That keeps a conversion below 1.2 x the largest weight file in memory (benchmarks/convert_memory.py measures)."""
+    plan = plan_for(checkpoint(VILA), CLIP)
+    limit, written, opened = plan.largest_shard // 2, [], []
+    write, read = convert_module._write, Shards.read
+
+    def watched(file, tensors):
+        written.append([tensor.numel() * tensor.element_size() for tensor in tensors.values()])
+        write(file, tensors)
+
+    def noted(self, name):
+        tensor = read(self, name)
+        opened.append({shards._open[0] for source in plan.sources if (shards := source.shards)._open})
+        return tensor
+
+    monkeypatch.setattr(convert_module, "_write", watched)
+    monkeypatch.setattr(Shards, "read", noted)
+    convert(plan, tmp_path / "model")
+    assert len(written) > 1
+    assert all(sum(sizes) <= limit or len(sizes) == 1 for sizes in written)
+    assert sum(map(sum, written)) == sum(
+        tensor.numel() * tensor.element_size() for tensor in checked_pieces(plan)[1].values()
+    )
+    assert not any(source.shards._open for source in plan.sources)
+    assert max(map(len, opened)) <= len(plan.sources)
 
 
 def test_the_doctor_tells_without_reading_weights(copy, monkeypatch):

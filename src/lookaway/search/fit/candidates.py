@@ -31,7 +31,11 @@ class Candidate:
 
 
 def candidates(
-    num_layers: int, first_prunable: int, options: FitOptions, own: Mapping[str, Policy] | None = None
+    num_layers: int,
+    first_prunable: int,
+    options: FitOptions,
+    own: Mapping[str, Policy] | None = None,
+    vision: bool = True,
 ) -> list[Candidate]:
     """Every policy of one pass in the space, each once; those that begin in earlier layers first, so that states are
     kept once for each layer (`SampleRuns`).
@@ -40,10 +44,11 @@ def candidates(
         num_layers: decoder layers of the model.
         first_prunable: the first layer inside the decoder before which something may be removed.
         own: further policies to try, by name: searched schedules, gates, chains.
+        vision: whether the attention of this model's vision tower is known; else what reads it is left out.
 
     Raises:
-        SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` is a second look, or
-            the space is empty.
+        SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` is a second look or reads
+            an attention that is not known, or the space is empty.
     """
     wrong = [layer for layer in options.reduce_before if not first_prunable <= layer < num_layers]
     if wrong:
@@ -57,8 +62,13 @@ def candidates(
         *_shapes(num_layers, options),
         *_exits(num_layers, first_prunable, options),
     ]
+    found = [candidate for candidate in found if vision or not candidate.policy.needs_vision()]
     for name, policy in (own or {}).items():
         _check_own(name, policy)
+        if policy.needs_vision() and not vision:
+            raise SettingsError(
+                f"The policy {name} reads the vision tower's attention, which is not known of this model. Leave it out."
+            )
         method = "gates-behind" if name.startswith("gates-behind/") else "own"
         found.append(Candidate(name if method == "gates-behind" else f"own/{name}", method, policy))
     if not found:

@@ -102,7 +102,7 @@ def fit(
         SettingsError: the space is empty or does not fit the model.
     """
     events, guarantee = events or FitEvents(), guarantee or Guarantee(options.epsilon, options.delta)
-    tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own)
+    tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own, anatomy.vision is not None)
     if anatomy.has_windows and options.methods == ("second-look",):
         raise SettingsError(
             "A second look is not possible on a decoder with sliding-window layers. Name other --methods: "
