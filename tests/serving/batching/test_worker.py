@@ -12,8 +12,8 @@ import torch
 import lookaway as la
 from lookaway.anatomy.tiny import TINY, tiny
 from lookaway.core.errors import UnsupportedModel
-from lookaway.serving.batching.requests import Failed, Finished, Generation, Piece, Sampling
-from lookaway.serving.batching.worker import QueueFull, Stopping, Worker
+from lookaway.serving.batching.requests import Failed, Finished, Generation, Piece, QueueFull, Sampling, Stopping
+from lookaway.serving.batching.worker import Worker
 
 FAMILIES = ("llava", "llava_next", "qwen2_vl", "qwen3_vl", "paligemma", "gemma3", "internvl", "smolvlm")
 POLICIES = {
@@ -243,6 +243,63 @@ def test_a_failing_request_fails_alone(caplog):
     wrong = {**inputs, "pixel_values": inputs["pixel_values"][..., :3]}
     assert Client(worker, wrong, "exit").result()[1].reason == "internal"
     assert Client(worker, inputs, "exit").result()[0] == written(made.model, alone_after(worker, made, inputs))
+
+
+class Broken:
+    """A tokenizer that fails on the third token of an answer."""
+
+    eos_token_id = None
+
+    def decode(self, ids, skip_special_tokens=True):
+        if len(ids) > 2:
+            raise RuntimeError("broken")
+        return ""
+
+
+def test_a_row_that_fails_in_the_middle_fails_alone(caplog):
+    made = own("llava")
+    worker = worker_of(made.model)
+    healthy, processor = worker.processor, NumbersProcessor()
+    processor.tokenizer = Broken()
+    worker.processor = processor
+    broken = Client(worker, made.inputs(), "exit")
+    assert broken.result()[1].reason == "internal"
+    worker.processor = healthy
+    assert Client(worker, made.inputs(), "late").result()[1].reason in ("stop", "length")
+    assert worker.running == 0
+    assert worker.stop()
+
+
+def test_nobody_waits_for_a_worker_that_ended(caplog, monkeypatch):
+    made = own("llava")
+    worker = worker_of(made.model)
+    worker.reserve()
+    monkeypatch.setattr(worker, "_drop", lambda: 1 / 0)
+    assert Client(worker, made.inputs(), "exit").result()[1].reason == "stopping"
+    worker._thread.join(60)
+    assert not worker.alive
+    said = queue.Queue()
+    worker.submit(Generation(made.inputs(), said.put))  # its pictures were still being read when the worker ended
+    assert said.get(timeout=60).reason == "stopping"
+    with pytest.raises(Stopping):
+        worker.reserve()
+
+
+@pytest.mark.filterwarnings("error")
+def test_text_between_pictures(recwarn):
+    """Prompts without a picture run under whatever is attached, and are answered as without any policy."""
+    made = own("llava")
+    words = {name: made.inputs()[name][:, -7:] for name in ("input_ids", "attention_mask")}
+    inputs = made.inputs()
+    wanted = [(words, "exit"), (inputs, "exit"), (words, "exit"), (inputs, "skip"), (words, None), (words, "late")]
+    expected = [
+        written(made.model, alone(made.model, content, None if content is words else policy))
+        for content, policy in wanted
+    ]
+    worker = worker_of(made.model)
+    clients = [Client(worker, *one) for one in wanted]
+    assert [client.result()[0] for client in clients] == expected
+    assert worker.stop()
 
 
 def alone_after(worker, made, inputs):

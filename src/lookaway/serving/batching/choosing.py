@@ -8,31 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.errors import UnsupportedModel
 from .requests import Sampling
 
-__all__ = ["TokenChooser", "check_generation_config", "end_tokens"]
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "bad_words_ids": (None,), "begin_suppress_tokens": (None,), "encoder_repetition_penalty": (None, 1.0),
-    "exponential_decay_length_penalty": (None,), "forced_bos_token_id": (None,), "forced_eos_token_id": (None,),
-    "guidance_scale": (None, 1, 1.0), "min_length": (None, 0), "min_new_tokens": (None, 0),
-    "no_repeat_ngram_size": (None, 0), "num_beams": (None, 1), "penalty_alpha": (None, 0, 0.0),
-    "sequence_bias": (None,), "stop_strings": (None,), "suppress_tokens": (None,), "watermarking_config": (None,),
-}  # fmt: skip
-"""Settings of `generation_config` that change a greedy answer and are not carried out -> values that do nothing."""
-
-
-def check_generation_config(model: Any) -> None:
-    """Raise UnsupportedModel where the model's own generation settings ask for more than is carried out here."""
-    for name, neutral in NEUTRAL.items():
-        value = getattr(model.generation_config, name, None)
-        if value not in neutral:
-            raise UnsupportedModel(
-                f"This model's generation_config sets {name}={value!r}, which the server does not carry out: its "
-                f"answers would not be those of model.generate. Set model.generation_config.{name} = {neutral[0]!r} in "
-                "the model's folder, or serve the model with `transformers serve`."
-            )
+__all__ = ["TokenChooser", "end_tokens"]
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -51,6 +51,11 @@ class PolicySwitch:
         """Attach the policy of this name for a prefill; None: no policy at all."""
         return self._attach(None if name is None else self.policies[name])
 
+    def use_for_text(self) -> None:
+        """For a prefill without visual tokens, under no policy of its own: whatever is attached finds nothing to do."""
+        if self._now is not None and self._now.policy.skips(self._depth):
+            self._attach(None)
+
     def use_for_decoding(self, name: str | None, first_layer: int) -> None:
         """Attach something under which rows can decode.
 

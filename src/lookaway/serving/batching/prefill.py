@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,9 +61,14 @@ def prefill(
     layout = anatomy.layout(ids, inputs.get("attention_mask"))
     visual = layout.visual[0]
     count = int(visual.sum())
-    attached = switch.use(request.policy if count or switch.skips_attention(request.policy) else None)
+    attached = None
+    if count or switch.skips_attention(request.policy):
+        attached = switch.use(request.policy)
+    else:
+        switch.use_for_text()
     began = time.monotonic()
-    with _positions(anatomy.language_model) as seen:
+    with _positions(anatomy.language_model) as seen, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A policy is attached, but no row")  # as it should be
         out = model.generate(
             **inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True,
             output_logits=True,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Failed", "Finished", "Generation", "Piece", "Sampling"]
+__all__ = ["Failed", "Finished", "Generation", "Piece", "QueueFull", "Sampling", "Stopping"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,16 @@ class Generation:
     def late(self) -> bool:
         """The deadline has passed."""
         return self.deadline is not None and time.monotonic() > self.deadline
+
+
+class QueueFull(Exception):
+    """Too many requests wait already."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"Too many requests wait already. Try again in {seconds:.0f} s.")
+        self.seconds = seconds
+        """After which a place is likely to be free."""
+
+
+class Stopping(Exception):
+    """The server takes no new requests."""

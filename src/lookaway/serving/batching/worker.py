@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 import time
@@ -10,30 +9,22 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from ...core.decision import Policy
 from ...core.errors import LookawayError
-from .choosing import check_generation_config, end_tokens
+from .choosing import end_tokens
 from .decoding import DecodeBatch, batch_key
+from .model_checks import check_model
 from .policy_switch import PolicySwitch
 from .prefill import Row, prefill
-from .requests import Failed, Finished, Generation, Piece
+from .requests import Failed, Finished, Generation, Piece, QueueFull, Stopping
 
-__all__ = ["QueueFull", "Stopping", "Worker"]
+__all__ = ["Worker"]
 
 LOG = logging.getLogger("lookaway.serving")
-
-
-class QueueFull(Exception):
-    """Too many requests wait already."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"Too many requests wait already. Try again in {seconds:.0f} s.")
-        self.seconds = seconds
-        """After which a place is likely to be free."""
-
-
-class Stopping(Exception):
-    """The server takes no new requests."""
+STOPPED = "The server is stopping. Send the request again, elsewhere or later."
+FAILED = "The model failed on this request; the server's log says why."
 
 
 class Worker:
@@ -59,8 +50,7 @@ class Worker:
         max_waiting: int = 32,
         allow_other_model: bool = False,
     ) -> None:
-        check_generation_config(model)
-        _check_forward(model)
+        check_model(model)
         self.model, self.processor = model, processor
         self.max_batch, self.max_waiting = max_batch, max_waiting
         self.switch = PolicySwitch(model, policies, allow_other_model)
@@ -72,7 +62,7 @@ class Worker:
         """Places of requests that were not handed in yet."""
         self._batches: dict[Any, DecodeBatch] = {}
         self._running = 0
-        self._stopping = self._aborting = False
+        self._stopping = self._aborting = self._ended = False
         self._seconds = 1.0
         """What a request took lately, from its prefill to its end (moving average)."""
         self._thread = threading.Thread(target=self._run, name="lookaway-worker", daemon=True)
@@ -118,8 +108,11 @@ class Worker:
         """Hand in a request that has a place."""
         with self._wake:
             self._reserved -= 1
-            self._waiting.append(request)
-            self._wake.notify()
+            if not self._ended:
+                self._waiting.append(request)
+                self._wake.notify()
+                return
+        request.emit(Failed("stopping", STOPPED))
 
     def stop(self, finish: bool = True, timeout: float | None = None) -> bool:
         """Take no new requests; end when those taken are done, or at once.
@@ -159,7 +152,15 @@ class Worker:
                 self._admit()
                 for key in list(self._batches):
                     self._step(key)
+        except Exception:
+            LOG.exception("the worker ended")  # a mistake of ours; nobody is left waiting, and /health says so
         finally:
+            with self._wake:
+                self._stopping = self._ended = True
+                left = [*self._waiting, *(row.request for batch in self._batches.values() for row in batch.rows)]
+                self._waiting.clear()
+            for request in left:
+                request.emit(Failed("stopping", STOPPED))
             self.switch.close()
 
     def _drop(self) -> None:
@@ -177,7 +178,7 @@ class Worker:
         if request.cancelled:
             return True
         if self._aborting:
-            request.emit(Failed("stopping", "The server is stopping. Send the request again, elsewhere or later."))
+            request.emit(Failed("stopping", STOPPED))
             return True
         if request.late:
             request.emit(Failed("deadline", "The answer was not complete at the request's deadline."))
@@ -195,57 +196,68 @@ class Worker:
             row, logits = prefill(self.switch, request, self.processor.tokenizer, self._penalty)
             row.saved["queue_seconds"] = began - request.arrived
             row.began = began
-            token = row.chooser.choose(logits, row.tokens)
+            key = batch_key(row, self.switch)
         except LookawayError as error:
             request.emit(Failed("refused", str(error)))
             return
         except Exception:
             LOG.exception("a prefill failed")
-            request.emit(Failed("internal", "The model failed on this request; the server's log says why."))
+            request.emit(Failed("internal", FAILED))
             return
-        if self._take(row, token):
+        last = self._advance(row, logits)
+        if last is not None:
+            request.emit(last)
             return
-        key = batch_key(row, self.switch)
         if key not in self._batches:
             self._batches[key] = DecodeBatch(self.switch, alone=key is not None)
         self._batches[key].add(row)
         self._running += 1
 
     def _step(self, key: Any) -> None:
+        """One token further, for all rows of a batch."""
         batch = self._batches[key]
+        last: dict[Row, Finished | Failed] = {}
         try:
             logits = batch.step()
             likeliest = logits.argmax(-1).tolist()  # one wait for the device, for all rows
-            tokens = [
-                likeliest[i] if row.chooser.plain else row.chooser.choose(logits[i], row.tokens)
-                for i, row in enumerate(batch.rows)
-            ]
         except Exception:
             LOG.exception("a decoding step failed")
-            for row in batch.rows:
-                row.request.emit(Failed("internal", "The model failed on this request; the server's log says why."))
-            self._leave(key, batch.rows)
-            return
-        self._leave(key, [row for row, token in zip(batch.rows, tokens, strict=True) if self._take(row, token)])
+            last = {row: Failed("internal", FAILED) for row in batch.rows}
+        else:
+            for i, row in enumerate(batch.rows):
+                event = self._advance(row, logits[i], likeliest[i])
+                if event is not None:
+                    last[row] = event
+        self._leave(key, list(last))
+        for row, event in last.items():  # whoever has the whole answer sees that its place is free
+            row.request.emit(event)
 
-    def _take(self, row: Row, token: int) -> bool:
-        """Give a row its next token; True where the answer is complete."""
+    def _advance(self, row: Row, logits: Tensor, likeliest: int | None = None) -> Finished | Failed | None:
+        """Choose and give a row its next token; its last event where it needs no more. What fails here fails for this
+        row alone."""
+        try:
+            if likeliest is None or not row.chooser.plain:
+                likeliest = row.chooser.choose(logits, row.tokens)
+            return self._take(row, likeliest)
+        except Exception:
+            LOG.exception("choosing a token failed")
+            return Failed("internal", FAILED)
+
+    def _take(self, row: Row, token: int) -> Finished | None:
+        """Give a row its next token; its last event where the answer is complete."""
         row.tokens.append(token)
         ended = token in self._ends
         text = "" if ended else row.text.add(token)
-        full = row.answer_tokens >= row.request.max_new_tokens
-        over = ended or row.text.stopped or full
+        over = ended or row.text.stopped or row.answer_tokens >= row.request.max_new_tokens
         if over:
             text += row.text.end()
         if text and not row.request.cancelled:
             row.request.emit(Piece(text))
         if not over:
-            return False
+            return None
         self._seconds += 0.2 * (time.monotonic() - row.began - self._seconds)
-        if not row.request.cancelled:
-            reason = "stop" if ended or row.text.stopped else "length"
-            row.request.emit(Finished(reason, row.prompt_tokens, row.answer_tokens, row.saved))
-        return True
+        reason = "stop" if ended or row.text.stopped else "length"
+        return Finished(reason, row.prompt_tokens, row.answer_tokens, row.saved)
 
     def _leave(self, key: Any, rows: list[Row]) -> None:
         if not rows:
@@ -255,14 +267,3 @@ class Worker:
         batch.remove(rows)
         if not batch.rows:
             del self._batches[key]
-
-
-def _check_forward(model: Any) -> None:
-    """Raise LookawayError where the model's forward lacks what decoding in batches hands over."""
-    known = inspect.signature(type(model).forward).parameters
-    missing = [name for name in ("position_ids", "past_key_values", "logits_to_keep") if name not in known]
-    if missing:
-        raise LookawayError(
-            f"{type(model).__name__}.forward takes no {', '.join(missing)}, so answers cannot be decoded in batches. "
-            "Attach the policy in a service of your own instead (docs/service.md)."
-        )

@@ -11,8 +11,8 @@ from contextlib import suppress
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from ..batching.requests import Failed, Finished, Generation, Piece
-from ..batching.worker import QueueFull, Stopping, Worker
+from ..batching.requests import Failed, Finished, Generation, Piece, QueueFull, Stopping
+from ..batching.worker import Worker
 from .answers import Answer, failed, sse
 from .errors import ApiError
 from .http_input import read_body, until_gone
