@@ -173,6 +173,20 @@ def test_generation_settings_that_are_not_carried_out_are_refused():
         worker_of(made.model)
 
 
+def test_models_that_hand_values_from_token_to_token_are_refused():
+    from lookaway.models.tiny_models import tiny_lavin
+
+    with pytest.raises(UnsupportedModel, match="LavinForConditionalGeneration hands values of its own"):
+        worker_of(tiny_lavin())
+
+
+def test_models_that_write_no_answer_are_refused():
+    from lookaway.models.tiny_models import tiny_vilt
+
+    with pytest.raises(UnsupportedModel, match="classifies"):
+        worker_of(tiny_vilt())
+
+
 def test_sampling_is_the_same_for_the_same_seed():
     made = own("llava")
     worker = worker_of(made.model, {})

@@ -19,6 +19,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Settings of `generation_config` that change a greedy answer and are not carried out -> values that do nothing."""
 
 
+CARRY_NOTHING = ("PaliGemmaForConditionalGeneration",)
+"""Classes that have a `_update_model_kwargs_for_generation` of their own from which decoding behind a prompt needs
+nothing (tests/serving/batching/test_worker.py runs them)."""
+
+
 def check_model(model: Any) -> None:
     """Raise UnsupportedModel where answers would not be those of `model.generate`."""
     _check_generation_config(model)
@@ -38,11 +43,21 @@ def _check_generation_config(model: Any) -> None:
 
 
 def _check_forward(model: Any) -> None:
-    """Raise UnsupportedModel where the model's forward lacks what decoding in batches hands over."""
-    known = inspect.signature(type(model).forward).parameters
+    """Raise UnsupportedModel where decoding in batches would leave something out of a step."""
+    kind = type(model)
+    known = inspect.signature(kind.forward).parameters
     missing = [name for name in ("position_ids", "past_key_values", "logits_to_keep") if name not in known]
-    if missing:
+    reason = f"{kind.__name__}.forward takes no {', '.join(missing)}" if missing else ""
+    if kind.__name__ not in CARRY_NOTHING and not _inherits(kind, "_update_model_kwargs_for_generation"):
+        reason = f"{kind.__name__} hands values of its own from token to token"
+    if reason:
         raise UnsupportedModel(
-            f"{type(model).__name__}.forward takes no {', '.join(missing)}, so answers cannot be decoded in batches. "
-            "Attach the policy in a service of your own instead (docs/service.md)."
+            f"{reason}, so answers cannot be decoded in batches. Attach the policy in your own service instead "
+            "(docs/service.md)."
         )
+
+
+def _inherits(kind: type, method: str) -> bool:
+    from transformers import GenerationMixin
+
+    return getattr(kind, method) is getattr(GenerationMixin, method)

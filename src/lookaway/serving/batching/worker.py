@@ -50,10 +50,10 @@ class Worker:
         max_waiting: int = 32,
         allow_other_model: bool = False,
     ) -> None:
-        check_model(model)
         self.model, self.processor = model, processor
         self.max_batch, self.max_waiting = max_batch, max_waiting
         self.switch = PolicySwitch(model, policies, allow_other_model)
+        check_model(model)
         self._ends = end_tokens(model, processor.tokenizer)
         self._penalty = getattr(model.generation_config, "repetition_penalty", None)
         self._wake = threading.Condition()
