@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from judge import Judge, evenly
 from prepared import picture
+from starlette.testclient import TestClient
 
 import lookaway as la
 from lookaway.core.exit_table import ExitTable
@@ -79,6 +82,33 @@ def ask(w):
     assert found["exit_layer"] == EXIT
     assert found["answer"] == w.judge.text(w.judge.greedy(sample, NEW, EXIT))
     assert found["answer_without"] == w.judge.text(w.judge.greedy(sample, NEW))
+
+
+def serve(w):
+    """The server that the command would run, asked in this process."""
+    replies = {}
+
+    def asked(app, *rest):
+        with TestClient(app) as client:
+            for number, policy in ((0, "default"), (2, "off"), (4, "default")):
+                sample = w.samples[number]
+                data = base64.b64encode(Path(sample.images[0]).read_bytes()).decode()
+                shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+                content = [shown, {"type": "text", "text": sample.question}]
+                body = {"messages": [{"role": "user", "content": content}], "max_tokens": NEW,
+                        "lookaway": {"policy": policy}}  # fmt: skip
+                replies[number] = client.post("/v1/chat/completions", json=body).json()
+
+    (w.out / "exit.yaml").write_text(f"policy: exit-at\nconfig: {{layer: {EXIT}}}\n")
+    with mock.patch("lookaway.serving.openai.running.run_server", asked):
+        status, _, errors = w.call("serve", "--model", w.model, "--policy", w.out / "exit.yaml")
+    assert status == 0, errors
+    for number, layer in ((0, EXIT), (2, None), (4, EXIT)):
+        wanted = (
+            w.judge.greedy(w.samples[number], NEW) if layer is None else w.judge.greedy(w.samples[number], NEW, layer)
+        )
+        assert replies[number]["choices"][0]["message"]["content"].strip() == w.judge.text(wanted), replies[number]
+        assert replies[number]["usage"]["lookaway"]["exit_layer"] == layer
 
 
 # evaluation ----------------------------------------------------------------------------------------------------------

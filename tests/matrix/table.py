@@ -11,6 +11,7 @@ __all__ = ["CLASSIFIERS", "COMMANDS", "FAMILIES", "REFUSED", "ROWS", "Row"]
 
 COMMANDS = {
     "ask": checks.ask,
+    "serve": checks.serve,
     "eval": checks.evaluate,
     "report": checks.report,
     "train": checks.train,
@@ -36,6 +37,8 @@ REFUSED = {
     # Cohere's layers have one norm in front of attention and FFN together, so nothing can stand in for an attention.
     ("train eas", "aya_vision"): "no norm before its attention and its FFN .* so its attention cannot be skipped",
     ("search eas", "aya_vision"): "no norm before its attention and its FFN .* so its attention cannot be skipped",
+    # Its decoder's routing goes from token to token beside the cache.
+    ("serve", "lavin"): "hands values of its own from token to token",
 }
 """(command, family) -> what the error says, where the command cannot work for the family."""
 
