@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml dev/install dev/constraints.txt
 	dev/install $(VENV)
 	touch $@
 
-demo: $(INSTALLED) ## the default model, its exit gates, with and without, and out/demo/report.html
+demo: $(INSTALLED) ## a picture asked and answered, a small fit from scratch, and out/demo/report.html
 	$(RUN)/lookaway demo --out out/demo
 
 test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub

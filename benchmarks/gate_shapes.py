@@ -3,8 +3,8 @@
 python benchmarks/gate_shapes.py --model lookaway-mini-plain --json benchmarks/results/gate-shapes-plain.json
 
 For each variant the thresholds are swept; printed is the agreement with the full model's answers at given mean exits,
-beside the best that a fixed exit (or a mix of two) reaches there. Tables are cached: after `lookaway demo` of
-the same sizes no model runs.
+beside the best that a fixed exit (or a mix of two) reaches there. Tables are cached: after
+`benchmarks/gates_end_to_end.py` of the same sizes no model runs.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 
 import torch
+from gates_end_to_end import default_layers
 
 from lookaway.cli.common import cache_folder
-from lookaway.cli.demo import default_layers
 from lookaway.cli.progress import progress
 from lookaway.core.exit_table import ExitTable
 from lookaway.data import load_samples

@@ -1,38 +1,42 @@
-"""`lookaway demo`: the whole story on the default model, from the other commands."""
+"""`lookaway demo`: one picture answered with few visual tokens, then a small `lookaway fit`, and its report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import DataError
+
+if TYPE_CHECKING:
+    from ..core.decision import Policy
+    from ..core.record import Sample, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything once: train exit gates, calibrate, evaluate with and without on held-out questions, time, report."""
+    """Ask one picture, find and certify the cheapest policy that keeps the answers, time it, and draw the report."""
 
     model: str = "lookaway-mini"
-    """lookaway-mini, lookaway-mini-plain, or any LLaVA folder or hub id."""
+    """lookaway-mini, lookaway-mini-plain, or any model folder or hub id."""
     data: str = "mini"
-    """mini, scenes, easy-vqa, or a file or folder of your own (docs/data.md)."""
+    """mini, scenes, easy-vqa, mini-hard, or a file or folder of your own (docs/data.md)."""
     out: Path = Path("out/demo")
-    """Folder of the gates, the records and report.html; finished steps are not repeated."""
-    train: int = 320
-    """Questions to train the gates on."""
-    calibration: int = 160
-    """Questions for the bound on changed answers, one per image."""
-    test: int = 150
-    """Held-out questions to report on."""
-    layers: tuple[int, ...] = ()
-    """Candidate exit layers of the gates; default: 1 to 4, then every second one, at half the cost."""
-    epsilon: float = 0.03
-    """The bound: at most this share of answers differs from the full model's ..."""
+    """Folder of the picture, the fit and report.html; an interrupted run goes on."""
+    limit: int = 100
+    """Questions to search on, and as many others to certify on, one an image."""
+    held_out: int = 40
+    """Further questions, on which other methods stand beside the result at its cost."""
+    methods: tuple[str, ...] = ("reduction", "second-look")
+    """Kinds of policies that are tried (`lookaway fit --methods`)."""
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+    """Shares of the visual tokens that they keep."""
+    epsilon: float = 0.05
+    """The certificate: at most this share of answers differs from the full model's ..."""
     delta: float = 0.05
     """... with confidence 1 - delta."""
     repeats: int = 8
-    """Rounds of timing."""
-    exits: tuple[int, ...] = ()
-    """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
+    """Rounds of timing; 0: no timing."""
     seed: int = 0
     """Seed of everything."""
     fresh: bool = False
@@ -42,76 +46,110 @@ class Options:
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..core.errors import SettingsError
     from ..reports.pages.page import write_report
-    from . import bench, calibrate, eval, train
-    from .common import plain_console, tell
+    from . import bench, fit
+    from .common import plain_console
 
-    o, say = options, plain_console(stderr=True).rule
-    gates, published = o.out / "gates", o.out / "published-preset"
-    _claim(o, [gates, published, o.out / "gates-calibrated", o.out / "eval"])
+    o, say, console = options, plain_console(stderr=True).rule, plain_console()
+    say("1 of 3: a picture, asked and answered")
+    first = ask(o)
+    for line in first["lines"]:
+        console.print(line, soft_wrap=True)
+
+    say("2 of 3: the cheapest policy that keeps the answers, found and certified")
     common: dict[str, Any] = {"model": o.model, "data": o.data, "device": o.device}
+    found = fit.run(
+        fit.Options(
+            **common, limit=o.limit, held_out=o.held_out, methods=o.methods, shares=o.shares, epsilon=o.epsilon,
+            delta=o.delta, seed=o.seed, fresh=o.fresh, out=o.out / "fit",
+        )
+    )  # fmt: skip
+    records = [o.out / "fit" / name for name in ("records.jsonl", fit.HELD_OUT)]
 
-    layers = o.layers or default_layers(o.model)
-
-    say("1 of 4: exit gates learn from the model's own answers")
-    for folder, preset in ((gates, "light"), (published, "published")):
-        if not (folder / "config.json").exists():
-            train.run(
-                train.Options(**common, preset=preset, limit=o.train, layers=layers, out=folder, seed=o.seed)  # type: ignore[arg-type]
-            )
-
-    say("2 of 4: the guarantee")
-    calibrated = o.out / "gates-calibrated"
-    try:
-        if not (calibrated / "config.json").exists():
-            calibrate.run(calibrate.Options(**common, policy=str(gates), limit=o.calibration, epsilon=o.epsilon,
-                                            delta=o.delta, seed=o.seed, out=calibrated))  # fmt: skip
-        policy = calibrated
-    except SettingsError as error:
-        tell(f"No guarantee: {error} The demo goes on with the gates as they were trained.")
-        policy = gates
-
-    say("3 of 4: with and without, on held-out questions")
-    table = eval.run(eval.Options(**common, policy=str(policy), limit=o.test, compare=(str(published),), seed=o.seed,
-                                  out=o.out / "eval", baselines=False))  # fmt: skip
-
-    say("4 of 4: seconds")
-    timed = bench.run(
-        bench.Options(**common, policy=(str(policy),), exits=o.exits, repeats=o.repeats, out=o.out / "bench")
-    )
-
-    folders = dict.fromkeys([gates, policy, o.out / "eval", o.out / "bench"])
-    records = [folder / "records.jsonl" for folder in folders]
-    page = write_report([str(path) for path in records], o.out / "report.html")
-    plain_console().print(f"report: {page}", style="bold")
-    return {"report": str(page), "summary": table["summary"], "timings": timed["timings"]}
+    timed = None
+    if o.repeats:
+        say("3 of 3: seconds")
+        policy = (str(o.out / "fit" / "policy"),)
+        exits = (max(1, first["num_layers"] // 2),)
+        timed = bench.run(bench.Options(**common, policy=policy, exits=exits, repeats=o.repeats, out=o.out / "bench"))
+        records.append(o.out / "bench" / "records.jsonl")
+    page = write_report([path for path in records if path.exists()], o.out / "report.html")
+    console.print(f"report: {page}", style="bold")
+    return {"report": str(page), "first": first, "fit": found, "timings": timed and timed["timings"]}
 
 
-def _claim(o: Options, leftovers: list[Path]) -> None:
-    """What is in --out already is used only if it is of the same model, data and options.
+def ask(options: Options) -> dict[str, Any]:
+    """One picture of the data, answered under a policy and without one; `lines` says what happened."""
+    import torch
+
+    import lookaway as la
+
+    from ..models.encoding import encode, open_image
+    from ..models.loading import load_model
+    from .common import fit_to
+
+    sample = first_sample(options)
+    model, processor = load_model(options.model, device=options.device)
+    policy, folder = first_policy(options.model, la.anatomy(model).first_prunable_layer)
+    policy, _ = fit_to(model, policy, allow_other_model=False)
+    inputs = encode(processor, [sample], device=model.device).inputs
+    width = inputs["input_ids"].shape[1]
+
+    def answer() -> str:
+        with torch.no_grad():
+            ids = model.generate(**inputs, do_sample=False, max_new_tokens=32)
+        return str(processor.batch_decode(ids[:, width:], skip_special_tokens=True)[0]).strip()
+
+    with la.attach(model, policy) as attached:
+        said = answer()
+    without = answer()
+    picture = options.out / "picture.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    open_image(sample.images[0]).save(picture)
+    same = "the same as with all tokens" if said == without else f"with all tokens: {without}"
+    lines = [
+        f"asked: {sample.question} ({picture})",
+        f"answered: {said} ({same})",
+        what_happened(attached.trace),
+        f"the policy: {folder}, certified (certificate.json)" if folder else
+        "the policy: a second look with fixed settings, not certified here; the next step finds one and certifies it",
+    ]  # fmt: skip
+    return {"lines": lines, "answer": said, "answer_without": without, "num_layers": attached.trace.shape.num_layers}
+
+
+def first_policy(model: str, first_prunable: int) -> tuple[Policy, Path | None]:
+    """The fitted policy that ships with a default model, and its folder; else a second look with the settings of
+    configs/second-look.yaml, which nothing certifies."""
+    import lookaway as la
+
+    from ..models.mini.model import shipped_policy
+
+    folder = shipped_policy(model) if model.startswith("lookaway-mini") else None
+    if folder is not None:
+        return la.load(folder), folder
+    layer = max(2, first_prunable)
+    return la.SecondLook(la.FastV(layer, 0.9), la.FastV(layer, 0.5), 0.95), None
+
+
+def what_happened(trace: Trace) -> str:
+    """'kept 20 of 196 visual tokens from layer 2 on, no second look needed: 28 % of the prefill FLOPs'."""
+    (whole,), counts = trace.initial_visual_tokens, [layer[0] for layer in trace.visual_tokens]
+    fewest = next(layer for layer, count in enumerate(counts) if count == counts[-1])
+    again = "unsure at first, so it looked again" if trace.looked_again[0] else "no second look needed"
+    cost = f"{trace.cost().flops_share:.0%} of the prefill FLOPs"
+    return f"kept {counts[-1]} of {whole} visual tokens from layer {fewest} on, {again}: {cost}"
+
+
+def first_sample(options: Options) -> Sample:
+    """A question with a picture that the fit will not use.
 
     Raises:
-        StaleResults: it is not.
+        DataError: the data has none.
     """
-    from ..core.provenance import claim, provenance
-    from ..data import load_samples
-    from ..models.loading import load_model
+    from ..data import GENERATED, SEEN, load_samples
 
-    model, processor = load_model(o.model, device=o.device)
-    parts = (("train", o.train, False), ("calibration", o.calibration, True), ("test", o.test, False))
-    samples = [
-        sample
-        for split, count, distinct in parts  # the very samples of each step: one question an image to calibrate on
-        for sample in load_samples(o.data, split, count, o.seed, distinct_images=distinct)
-    ]
-    facts = provenance(model=model, processor=processor, samples=samples, options=o, free=("repeats", "exits"))
-    claim(o.out, facts, o.fresh, leftovers)
-
-
-def default_layers(model: str) -> tuple[int, ...]:
-    """Layers 1 to 4 and every second one after them: exits are worth most, and decided most finely, early."""
-    from ..models.loading import load_config
-
-    depth = load_config(model).get_text_config().num_hidden_layers
-    return tuple(k for k in range(1, depth) if k <= 4 or k % 2 == 0)
+    split = SEEN if options.data in GENERATED else "test"
+    sample = next((s for s in load_samples(options.data, split, 20, options.seed) if s.images), None)
+    if sample is None:
+        raise DataError(f"{options.data} has no question with an image in its split {split!r}.")
+    return sample

@@ -54,7 +54,7 @@ def write_held_out(
     from ..core.errors import DataError, LookawayError
     from ..core.provenance import policy_digest, provenance
     from ..core.record import RecordWriter
-    from ..data import GENERATED, load_samples
+    from ..data import GENERATED, SEEN, load_samples
     from ..evaluation.beside import Baseline, baselines_for, beside_row
     from ..evaluation.header import run_header
     from ..evaluation.runner import evaluate_policy, results_from_records
@@ -63,7 +63,7 @@ def write_held_out(
     from .common import earlier_records, tell
     from .progress import progress
 
-    split = options.held_out_split or ("test-seen" if options.data in GENERATED else "test")
+    split = options.held_out_split or (SEEN if options.data in GENERATED else "test")
     if not options.held_out:
         return None
     try:

@@ -12,7 +12,7 @@ from ..core.errors import DataError
 if TYPE_CHECKING:
     from ..core.record import Sample
 
-__all__ = ["GENERATED", "SPLITS", "load_samples"]
+__all__ = ["GENERATED", "SEEN", "SPLITS", "load_samples"]
 
 SPLITS = ("train", "calibration", "test")
 """What gates learn from, what thresholds are chosen on, what is reported: never the same pictures."""

@@ -16,9 +16,11 @@ from ...core.files import atomic_directory
 from .parts import cache_root, language_model, llava_config, make_processor
 from .weights_io import VARIANTS, WEIGHTS, Variant, merge_lora, read_description, read_tensors
 
-__all__ = ["VARIANTS", "Variant", "build_mini", "prepare_mini", "shipped_gates", "variant_of"]
+__all__ = ["VARIANTS", "Variant", "build_mini", "prepare_mini", "shipped_gates", "shipped_policy", "variant_of"]
 
 
+POLICIES = Path(__file__).parent / "policies"
+"""One folder a variant: the policy that `lookaway fit` certified for it."""
 MADE = "2"
 """Counts up when the same shipped weights make another model; 2: merged in float64."""
 
@@ -41,6 +43,12 @@ def shipped_gates(model: str) -> Path:
             "gates/`, then give --policy gates/."
         )
     return folder
+
+
+def shipped_policy(model: str) -> Path | None:
+    """The folder of the fitted policy that ships with a default model, with its certificate; None: none ships."""
+    folder = POLICIES / variant_of(model)
+    return folder if (folder / "certificate.json").exists() else None
 
 
 def build_mini(variant: str, root: Path, weights: Path = WEIGHTS) -> tuple[Any, Any]:
