@@ -31,7 +31,7 @@ def data(tmp_path):
 def test_from_a_picture_to_the_report(model_folder, data, tmp_path, capsys):
     out = tmp_path / "demo"
     options = Options(model=str(model_folder), data=str(data), out=out, repeats=1, epsilon=0.9, shares=(0.3, 0.8),
-                      held_out=4, methods=("reduction",))  # fmt: skip
+                      held_out=4, max_new_tokens=2, methods=("reduction",))  # fmt: skip
     found = run(options)
     said = capsys.readouterr().out
     assert "asked: what?" in said

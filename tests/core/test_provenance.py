@@ -17,6 +17,7 @@ from lookaway.core.provenance import (
     picture_digest,
     policy_digest,
     policy_facts,
+    processor_digest,
     provenance,
     require_same,
     sample_facts,
@@ -129,3 +130,15 @@ def test_leftovers_that_do_not_say_what_they_depend_on_are_refused(tmp_path):
         claim(tmp_path, {}, leftovers=[tmp_path / "checkpoint-1"])
     with pytest.raises(StaleResults, match="wrote no provenance"):
         require_same(None, {}, "x")
+
+
+def test_a_processor_is_the_same_before_and_after_its_use():
+    """The tokenizer remembers how it padded and cut the latest batch; a run that goes on later is of the same one."""
+    from lookaway.anatomy.tiny.processor import tiny_processor
+
+    processor = tiny_processor()
+    before = processor_digest(processor)
+    processor.tokenizer(["a", "a b c"], padding=True, padding_side="left", truncation=True, max_length=2)
+    assert processor_digest(processor) == before
+    processor.tokenizer.add_tokens(["zebra"])
+    assert processor_digest(processor) != before

@@ -35,6 +35,8 @@ class Options:
     """The certificate: at most this share of answers differs from the full model's ..."""
     delta: float = 0.05
     """... with confidence 1 - delta."""
+    max_new_tokens: int = 32
+    """Longest answer, in tokens."""
     repeats: int = 8
     """Rounds of timing; 0: no timing."""
     seed: int = 0
@@ -61,7 +63,7 @@ def run(options: Options) -> dict[str, Any]:
     found = fit.run(
         fit.Options(
             **common, limit=o.limit, held_out=o.held_out, methods=o.methods, shares=o.shares, epsilon=o.epsilon,
-            delta=o.delta, seed=o.seed, fresh=o.fresh, out=o.out / "fit",
+            delta=o.delta, max_new_tokens=o.max_new_tokens, seed=o.seed, fresh=o.fresh, out=o.out / "fit",
         )
     )  # fmt: skip
     records = [o.out / "fit" / name for name in ("records.jsonl", fit.HELD_OUT)]
@@ -97,7 +99,7 @@ def ask(options: Options) -> dict[str, Any]:
 
     def answer() -> str:
         with torch.no_grad():
-            ids = model.generate(**inputs, do_sample=False, max_new_tokens=32)
+            ids = model.generate(**inputs, do_sample=False, max_new_tokens=options.max_new_tokens)
         return str(processor.batch_decode(ids[:, width:], skip_special_tokens=True)[0]).strip()
 
     with la.attach(model, policy) as attached:

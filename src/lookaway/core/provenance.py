@@ -108,7 +108,10 @@ def processor_digest(processor: Any) -> str:
     """Chat template, tokenizer and picture settings: how samples become tensors."""
     tokenizer = getattr(processor, "tokenizer", processor)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else sorted(getattr(tokenizer, "get_vocab", dict)().items())
+    if backend is not None:  # how the latest batch was padded and cut stays behind in it, and is the caller's choice
+        words: Any = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+    else:
+        words = sorted(getattr(tokenizer, "get_vocab", dict)().items())
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     images = getattr(processor, "image_processor", None)
     pictures = _settings(images.to_dict()) if images is not None and hasattr(images, "to_dict") else repr(images)
