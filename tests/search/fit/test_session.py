@@ -8,6 +8,7 @@ from made_up import Anatomy, Runs, population
 
 import lookaway as la
 from lookaway.core.errors import SettingsError, UnsupportedModel
+from lookaway.search.fit.candidates import candidates
 from lookaway.search.fit.guarantee import Guarantee
 from lookaway.search.fit.halving import parts_of, survivors
 from lookaway.search.fit.options import FitOptions
@@ -54,6 +55,16 @@ def test_halving_runs_fewer_samples_and_says_who_was_dropped():
     assert spent[3] < 0.6 * spent[0]
     assert {len(choice.same) for choice in found.dropped} == {20, 40, 80}
     assert {len(choice.same) for choice in found.found} == {160}
+
+
+def test_every_candidate_is_allowed_on_a_decoder_whose_first_layers_keep_everything():
+    for depth, first in ((4, 1), (8, 3), (12, 4), (30, 1)):
+        options = FitOptions(reduce_before=(first,))
+        for candidate in candidates(depth, first, options):
+            layers = candidate.policy.layers(depth, first)
+            assert all(layer == 0 or first <= layer < depth for layer in layers), candidate.key
+        kinds = {candidate.method for candidate in candidates(depth, first, options)}
+        assert {"before-decoder", "reduction", "exit"} <= kinds
 
 
 def test_parts_are_whole_and_not_too_small():

@@ -146,7 +146,7 @@ def _shapes(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
 def _exits(num_layers: int, first_prunable: int, options: FitOptions) -> Iterator[Candidate]:
     if "exit" in options.methods:
         step = max(1, num_layers // 6)
-        for layer in range(step, num_layers, step):
+        for layer in range(max(step, first_prunable), num_layers, step):
             yield Candidate(f"exit/{layer}", "exit", ExitAt(layer))
 
 
