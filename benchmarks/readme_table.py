@@ -3,7 +3,8 @@
     python benchmarks/readme_table.py           # prints the table
     python benchmarks/readme_table.py --write   # puts it between the marks in README.md
 
-No model runs. Questions without an image are left out; all rows of one model are about the same questions.
+No model runs. Questions without an image are left out; all rows of one model are about the same questions. The second
+table is made of every `benchmarks/results/fit-*` that holds the records.jsonl and held-out.jsonl of a `lookaway fit`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from scipy.stats import binomtest
 
 from lookaway.core.files import write_text
 from lookaway.core.record import read_records
+from lookaway.reports.policy_words import policy_words
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-MARKS = re.compile(r"(<!-- measured: readme -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- measured: (readme|fit) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEAD = ("model", "policy", "decoder prefill FLOPs", "correct answers (95 % interval)", "same answer (95 % interval)")
 
 
@@ -73,19 +75,44 @@ def rows() -> list[list[str]]:
     return found
 
 
-def table() -> str:
-    lines = [HEAD, ["---"] * len(HEAD), *rows()]
+def fit_rows(folder: Path) -> list[list[str]]:
+    """One fit's policy and what stands beside it, all on the same held-out questions of that fit."""
+    (found,) = (r for r in read_records(folder / "records.jsonl") if r["kind"] == "fit")
+    records = list(read_records(folder / "held-out.jsonl"))
+    header = next(r for r in records if r["kind"] == "run")
+    model = f"{header['model']}, {header['data']}"
+    names = list(dict.fromkeys(r["name"] for r in records if r["kind"] == "beside"))
+    samples = {name: questions([r for r in records if r.get("variant") == name]) for name in names}
+    if len({tuple(r["id"] for r in own) for own in samples.values()}) != 1:
+        raise SystemExit(f"{folder}: the methods answered different questions. Run its fit to the end.")
+    unpruned = [model, "none", "100 %", share(sum(r["right_without"] for r in samples[names[0]]),
+                                              len(samples[names[0]])), ""]  # fmt: skip
+    shown = found["certificate"]
+    certified = f"{policy_words(found['policy'])} (certified: at most {shown['bound']:.2%} change)".replace("%)", " %)")
+    called = {names[0]: f"**found by `lookaway fit`**: {certified}".replace("% change", " % change")}
+    return [unpruned, *(row(model, called.get(name, name), own) for name, own in samples.items())]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [HEAD, ["---"] * len(HEAD), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def tables(results: Path = RESULTS) -> dict[str, str]:
+    """Mark in README -> the table between it and the next end; '' where no fit is committed yet."""
+    fits = [fit_rows(folder) for folder in sorted(results.glob("fit-*")) if (folder / "held-out.jsonl").exists()]
+    return {"readme": table(rows()), "fit": table([line for found in fits for line in found]) if fits else ""}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write it into README.md")
     options = parser.parse_args()
-    print(table())
+    found = tables()
+    print(*found.values(), sep="\n")
     if options.write:
         page = ROOT / "README.md"
-        write_text(page, MARKS.sub(lambda m: m[1] + table() + m[2], page.read_text(encoding="utf-8")))
+        write_text(page, MARKS.sub(lambda m: m[1] + found[m[2]] + m[3], page.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,41 @@ def test_the_snippet_runs_and_prints_what_it_says(tmp_path):
 
 def test_the_table_of_results_is_that_of_the_records():
     pytest.importorskip("scipy")
-    table = runpy.run_path(str(ROOT / "benchmarks" / "readme_table.py"))["table"]()
-    assert table in read("README.md"), "python benchmarks/readme_table.py --write"
+    script = runpy.run_path(str(ROOT / "benchmarks" / "readme_table.py"))
+    found, text = script["tables"](), read("README.md")
+    assert script["MARKS"].sub(lambda m: m[1] + found[m[2]] + m[3], text) == text, "readme_table.py --write"
+    assert {m[2] for m in script["MARKS"].finditer(text)} == set(found)
+
+
+def test_the_table_of_fits_comes_from_the_records_of_a_fit(tmp_path):
+    """Records as `lookaway fit` leaves them, moved to benchmarks/results/fit-*."""
+    from lookaway.core.record import RecordWriter
+
+    script = runpy.run_path(str(ROOT / "benchmarks" / "readme_table.py"))
+    folder = tmp_path / "fit-made-up"
+    with RecordWriter(folder / "records.jsonl") as writer:
+        policy = {"name": "keep-schedule", "config": {"keep": [1.0, 0.4, 0.4]}}
+        writer.write("fit", certificate={"bound": 0.0293}, policy=policy)
+    with RecordWriter(folder / "held-out.jsonl") as writer:
+        writer.write("run", model="made-up-model", data="mini")
+        for name, right, spent in (("this policy", 3, 40), ("random tokens", 2, 41)):
+            for number in range(4):
+                sample = {"id": str(number), "visual_tokens": [9, 4, 4], "flops": spent, "full_flops": 100}
+                said = {"right_with": number < right, "right_without": True, "agree": number < right}
+                writer.write("sample", variant=name, **sample, **said)
+            writer.write("beside", name=name)
+    lines = script["tables"](tmp_path)["fit"].splitlines()
+    assert len(lines) == 5
+    assert "| made-up-model, mini | none | 100 % | 4 of 4" in lines[2]
+    assert (
+        "keep 40 % of the visual tokens from layer 1 on (certified: at most 2.93 % change) | 40.0 % | 3 of 4"
+        in lines[3]
+    )
+    assert "| random tokens | 41.0 % | 2 of 4" in lines[4]
+    with RecordWriter(folder / "held-out.jsonl") as writer:  # an interrupted run
+        writer.write("sample", variant="this policy", id="5", visual_tokens=[9], right_without=True)
+    with pytest.raises(SystemExit, match="different questions"):
+        script["tables"](tmp_path)
 
 
 def test_the_speeds_are_those_of_the_records():
