@@ -30,6 +30,11 @@ def check_renumbering(anatomy: Anatomy, policy: Policy) -> None:
     if not policy.renumbers():
         return
     keep = "Use positions='original'."
+    if getattr(anatomy, "only_before", ""):
+        raise UnsupportedModel(
+            f"{anatomy.base.architecture} gets a shorter prompt at the positions of the whole one, and lookaway does "
+            f"not number its tokens anew. {keep}"
+        )
     if anatomy.first_position is None:
         raise UnsupportedModel(
             f"{anatomy.base.architecture} counts positions in several dimensions: those of visual tokens are places in "
