@@ -21,6 +21,8 @@ POLICIES = {
     "late": la.ExitAt(3),
     "fastv": la.FastV(layer=2, ratio=0.5),
     "before": la.UniformKeep(0.5, layer=0),
+    "renumber": la.UniformKeep(0.5, layer=0, positions="renumber"),
+    "frozen": la.ShortV((0, 2)),
     "skip": la.AttentionSkip(layers=(2,)),
 }
 LONG = 9

@@ -34,6 +34,8 @@ class CacheRow:
     """Columns of the whole prompt."""
     length: int
     """Columns so far: the prompt's and those decoded since, all of which every layer holds."""
+    shift: int = 0
+    """Places by which later tokens are moved back, where the prompt's tokens were numbered anew."""
 
     def slots(self, layer: int) -> int:
         """Columns that this layer holds."""
@@ -66,7 +68,8 @@ def row_of(cache: Any, length: int, num_layers: int) -> CacheRow:
     for kept in info.kept_at:
         if kept is not None and id(kept) not in known:
             known[id(kept)] = kept.index[0, kept.valid[0]]  # shared by a stretch of layers, and so is this
-    return CacheRow(cache, 0, tuple(None if kept is None else known[id(kept)] for kept in info.kept_at), length, length)
+    held = tuple(None if kept is None else known[id(kept)] for kept in info.kept_at)
+    return CacheRow(cache, 0, held, length, length, 0 if info.shift is None else int(info.shift[0]))
 
 
 def join_rows(rows: Sequence[CacheRow]) -> tuple[Any, list[CacheRow]]:
@@ -89,7 +92,9 @@ def join_rows(rows: Sequence[CacheRow]) -> tuple[Any, list[CacheRow]]:
             known[key] = _kept(rows, layer, length)
         kept_at.append(known[key])
     if any(kept is not None for kept in kept_at):
-        write_cache_info(joined, PrunedCacheInfo(tuple(kept_at), length))
+        moved = any(row.shift for row in rows)
+        shift = torch.tensor([row.shift for row in rows]) if moved else None
+        write_cache_info(joined, PrunedCacheInfo(tuple(kept_at), length, shift=shift))
     return joined, [replace(row, cache=joined, row=i) for i, row in enumerate(rows)]
 
 
