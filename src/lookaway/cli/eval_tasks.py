@@ -28,6 +28,7 @@ def run_tasks(options: Any) -> dict[str, Any]:
     from ..evaluation.lmms.tasks import known_tasks, task_manager
     from ..reports.pages.page import write_report
     from .common import choose_policy, fit_to
+    from .progress import progress
     from .settings import tell_settings
 
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
@@ -42,9 +43,10 @@ def run_tasks(options: Any) -> dict[str, Any]:
     model = LookawayModel(options.model, device=options.device, batch_size=options.batch_size, **options.published)
     tell_settings(model.model, options.batch_size)
     policy, other = fit_to(model.model, policy, options.allow_other_model)
-    results = evaluate_tasks(
-        model, policy, names, manager, out=options.out, variant=options.name, limit=options.task_limit
-    )
+    with progress("questions answered without and with the policy", None) as model.progress:
+        results = evaluate_tasks(
+            model, policy, names, manager, out=options.out, variant=options.name, limit=options.task_limit
+        )
     if model.rank:
         return {}
     rows = _rows(results)

@@ -117,7 +117,7 @@ def progress(words: str, total: int | None) -> Iterator[Steps]:
         steps = _lines.begin(words, total, loud=True)
         try:
             yield steps
-            if steps.done != steps.total:
+            if steps.done and steps.done != steps.total:
                 steps.reach(steps.done, steps.done)
         finally:
             _lines.end(steps)

@@ -62,8 +62,8 @@ def run(options: Options) -> dict[str, Any]:
     # 3. The full run, once.
     from ..search.trials.schedule_evaluator import ModelScheduleEvaluator
 
-    answers = targets(model, processor, samples, target, options.batch_size, options.max_new_tokens)
-    with progress("full runs", len(samples)) as advance:
+    with progress("full runs", (2 if target == "own" else 1) * len(samples)) as advance:
+        answers = targets(model, processor, samples, target, options.batch_size, options.max_new_tokens, advance)
         evaluator = ModelScheduleEvaluator(
             model, processor, samples, answers, measure=options.measure, slack=options.slack, ranking=options.ranking,
             seed=options.seed, first_layer=options.first_layer, batch_size=options.batch_size,

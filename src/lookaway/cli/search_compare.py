@@ -45,7 +45,7 @@ def compare_all(
             print_note(console, notes[-1])
     entries: list[Any] = []
     searched = sum(method in ("p-sigmoid", "random-schedules") for method in methods) * options.trials * len(budgets)
-    with progress("trials (calibration samples)", searched or 1) as advance:
+    with progress("trials (calibration samples)", searched or None) as advance:
         greedy = g_search(evaluator, queue, greedy_options) if "g-search" in methods and budgets else None
         for budget in budgets:
             entries += entries_at(evaluator, queue, budget, methods, sigmoid, greedy, lambda done: advance(1))

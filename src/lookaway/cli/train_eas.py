@@ -44,6 +44,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
     from .common import plain_console
+    from .progress import progress
     from .settings import tell_settings
 
     chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
@@ -53,7 +54,8 @@ def run(options: Options) -> dict[str, Any]:
     tell_settings(model, options.batch_size)
     facts = training_facts(model, processor, samples, chosen.filled())
     header = run_header("train", model, options.data, options, options.seed, options.model, facts)
-    found = train_adapters(model, processor, samples, options.out, chosen, options.fresh)
+    with progress("steps of the training", None) as steps:
+        found = train_adapters(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
     saved = found.policy.save_pretrained(options.out)
     training = {**found.summary, "history": found.history}
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])

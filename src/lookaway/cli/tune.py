@@ -39,6 +39,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.trainer import training_facts
     from ..training.tuning import tune
     from .common import plain_console
+    from .progress import progress
     from .settings import tell_settings
 
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
@@ -47,7 +48,8 @@ def run(options: Options) -> dict[str, Any]:
     chosen = TuneOptions(**{field.name: getattr(options, field.name) for field in fields(TuneOptions)})
     facts = training_facts(model, processor, samples, chosen)
     header = run_header("tune", model, options.data, options, options.seed, options.model, facts)
-    found = tune(model, processor, samples, options.out, chosen, options.fresh)
+    with progress("steps of the training", None) as steps:
+        found = tune(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
     training = {**found.summary, "history": found.history}
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     steps = found.summary["steps"]

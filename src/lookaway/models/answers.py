@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def own_answers(
     batches: Sequence[Sequence[Sample]],
     max_new_tokens: int = 32,
     cache: Path | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> dict[str, list[int]]:
     """The full model's greedy answers as token ids without the end token, by sample id.
 
@@ -29,6 +30,7 @@ def own_answers(
         batches: samples that run together.
         cache: JSONL file in which answers of this very model are kept, and from which known ones are taken: by question
             and by what the pictures show, not by their names.
+        progress: called with the number of samples after each batch.
     """
     known: dict[str, list[int]] = {}
     writer = None
@@ -49,6 +51,8 @@ def own_answers(
                 known[key] = row
                 if writer is not None:
                     writer.write("own-answer", key=key, tokens=row)
+        if progress is not None:
+            progress(len(batch))
         found.update({sample.id: known[key] for sample, key in zip(batch, keys, strict=True)})
     if writer is not None:
         writer.close()

@@ -24,7 +24,7 @@ from ..engine.replay.teacher_forcing import attached_loss, frozen
 from ..models.encoding import Encoded
 from ..modules.adapters import AdapterShape, SkipAdapters, preset_shape
 from ..policies.attention_skip import AttentionSkip
-from .trainer import check_answered, train_on_answers, training_facts
+from .trainer import Progress, check_answered, train_on_answers, training_facts
 
 __all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
 
@@ -120,10 +120,11 @@ def train_adapters(
     out: str | Path,
     options: AdapterOptions | None = None,
     fresh: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> AdapterRun:
     """Train the adapters of a skip set; `out/checkpoints` lets the same call go on after a kill.
 
-    `fresh` removes the checkpoints first.
+    `fresh` removes the checkpoints first; `progress` gets (steps done, steps of the run) after each.
 
     The model is left as it was: its weights are frozen meanwhile and run in eval mode.
 
@@ -148,7 +149,7 @@ def train_adapters(
     with frozen(anatomy.model, options.checkpointing), attach(model, policy) as attached:  # through backward passes too
         done = train_on_answers(
             AdapterTask(model, attached, adapters), lambda task, batch, _: task(batch), processor, samples,
-            Path(out) / "checkpoints", device, options, facts, fresh,
+            Path(out) / "checkpoints", device, options, facts, fresh, progress,
             weight_decay=options.weight_decay, adam_beta2=options.beta2,
         )  # fmt: skip
     summary = {

@@ -64,7 +64,8 @@ def make_exit_table(
     Args:
         model, processor: of the same supported model, no policy attached.
         cache_dir: batches that are done stay there; the same call after a kill goes on from them.
-        progress: called with the number of samples after each batch.
+        progress: called with the number of samples after each batch, once for its own answers where these are the
+            target, and once for its labels (`passes`).
         after: a policy that stays on while the gates are used (a skip set, a keep schedule): 'the full model' is then
             the one under this policy. A sample costs several times more (`labels_behind.py`).
         leave_out: samples whose answer holds the token of visual positions are left out, and counted in a warning;
@@ -80,10 +81,8 @@ def make_exit_table(
     seen = with_images(samples)
     if not seen:
         raise DataError(NOTHING)
-    target = options.target
+    target = target_of(seen, options.target)
     missing = [sample.id for sample in seen if sample.answer is None]
-    if target == "auto":
-        target = "own" if missing else "answer"
     if target == "answer" and missing:
         raise DataError(
             f"{len(missing)} samples have no answer (the first: {missing[0]!r}). Use --target own: then the model's "
@@ -97,7 +96,7 @@ def make_exit_table(
             depends = provenance(model=model, processor=processor, max_new_tokens=options.max_new_tokens)
             known = Path(cache_dir) / f"own-answers-{provenance_key(depends)}.jsonl"
         with nullcontext() if after is None else attach(model, after):
-            answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known))
+            answers = dict(own_answers(model, processor, batches, options.max_new_tokens, known, progress))
     else:
         answers = {sample.id: str(sample.answer) for sample in seen}
 
@@ -117,6 +116,18 @@ def make_exit_table(
         layers = options.candidates or exits_behind(model, processor, after, batches[0])
         return tables_behind(model, processor, after, encoded(), layers, target, cache_dir, progress, dtype)
     return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target, dtype=dtype)
+
+
+def target_of(samples: Sequence[Sample], target: str) -> Literal["answer", "own"]:
+    """'auto' as what it means for these samples: the ground truth where all have it."""
+    if target == "auto":
+        target = "own" if any(sample.answer is None for sample in samples) else "answer"
+    return "own" if target == "own" else "answer"
+
+
+def passes(samples: Sequence[Sample], target: str) -> int:
+    """How often `make_exit_table` counts every sample to its `progress`."""
+    return 2 if target_of(samples, target) == "own" else 1
 
 
 def with_images(samples: Sequence[Sample]) -> list[Sample]:

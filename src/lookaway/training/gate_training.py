@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,9 +69,14 @@ def split_by_sample(
 
 
 def train_gates(
-    table: ExitTable, options: GateOptions | None = None, images: Mapping[str, str] | None = None
+    table: ExitTable,
+    options: GateOptions | None = None,
+    images: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> GateRun:
     """Train gates on a table; `images` (sample id -> image) keeps the questions of an image on one side of the split.
+
+    `progress` is called after each epoch with the number done and the most there will be.
 
     Raises:
         DataError: the table is empty, holds NaN features, or has none of the layers asked for.
@@ -89,7 +94,7 @@ def train_gates(
         gates = _new_gates(x.shape[-1] // 2, table.layers, options)
         gates.fit_norm(x)
         held_x, held_y = table.features[held], good[held].float()
-        history = _fit(gates, x, y, held_x, held_y, options)
+        history = _fit(gates, x, y, held_x, held_y, options, progress)
     judged = table.subset(held if bool(held.any()) else train)
     threshold, found = choose_threshold(gates, judged, options.agreement, options.min_layer)
     summary = {
@@ -144,7 +149,13 @@ def _new_gates(hidden_size: int, layers: Sequence[int], o: GateOptions) -> ExitG
 
 
 def _fit(
-    gates: ExitGates, x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, o: GateOptions
+    gates: ExitGates,
+    x: Tensor,
+    y: Tensor,
+    held_x: Tensor,
+    held_y: Tensor,
+    o: GateOptions,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[dict[str, float]]:
     """Train in place; the weights of the epoch with the best validation loss stay."""
     assert o.lr is not None
@@ -180,6 +191,7 @@ def _fit(
             else:
                 since += 1
         history.append(row)
+        progress(epoch, o.epochs)
         if o.patience and since >= o.patience:
             break
     if best_weights is not None:

@@ -13,10 +13,13 @@ from ..core.provenance import claim, provenance
 from ..core.record import Sample
 from ..models.encoding import Encoded, encode
 
-__all__ = ["Trained", "check_answered", "latest_checkpoint", "train_on_answers", "training_facts"]
+__all__ = ["Progress", "Trained", "check_answered", "latest_checkpoint", "train_on_answers", "training_facts"]
 
 Loss = Callable[[Any, Encoded, int], Any]
 """(model, batch, number of the batch) -> scalar loss. The number is the same in a resumed run."""
+
+Progress = Callable[[int, int], object]
+"""(steps done, steps of the whole run)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def check_answered(samples: Sequence[Sample], what: str) -> None:
 
 def train_on_answers(
     model: Any, loss: Loss, processor: Any, samples: Sequence[Sample], folder: Path, device: Any, options: Any,
-    facts: Mapping[str, Any], fresh: bool = False, **more: Any,
+    facts: Mapping[str, Any], fresh: bool = False, progress: Progress = lambda done, total: None, **more: Any,
 ) -> Trained:  # fmt: skip
     """Train `model`'s parameters; the same call goes on from the latest whole checkpoint in `folder`.
 
@@ -66,6 +69,7 @@ def train_on_answers(
         options: with lr, epochs, max_steps, batch_size, accumulate, warmup, save_steps, bf16 and seed.
         facts: what the checkpoints depend on (`training_facts`); those of another run are refused.
         fresh: remove them instead.
+        progress: called after each of the optimiser's steps with the number done and that of all.
         more: further TrainingArguments.
 
     Raises:
@@ -118,6 +122,7 @@ def train_on_answers(
 
     collator: Any = collate
     trainer = AnswerTrainer(model=model, args=arguments, train_dataset=list(samples), data_collator=collator)
+    trainer.add_callback(_told(progress))
     trainer.model_accepts_loss_kwargs = False  # the Trainer divides by `accumulate`
     checkpoint = latest_checkpoint(folder)
     if checkpoint is not None and _finished(checkpoint):
@@ -134,6 +139,17 @@ def training_facts(model: Any, processor: Any, samples: Sequence[Sample], option
     return provenance(
         model=model, processor=processor, samples=samples, options=options, free=("save_steps", "checkpointing")
     )
+
+
+def _told(progress: Progress) -> Any:
+    """A callback of the Trainer's that passes its steps on."""
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            progress(state.global_step, state.max_steps)
+
+    return Told()
 
 
 def _finished(checkpoint: Path) -> bool:

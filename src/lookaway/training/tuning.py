@@ -25,7 +25,7 @@ from ..core.record import Sample
 from ..engine.replay.teacher_forcing import answer_loss as policy_loss
 from ..models.encoding import Encoded
 from ..policies.fixed import ExitAt
-from .trainer import check_answered, train_on_answers, training_facts
+from .trainer import Progress, check_answered, train_on_answers, training_facts
 
 __all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
 
@@ -93,11 +93,12 @@ def tune(
     out: str | Path,
     options: TuneOptions | None = None,
     fresh: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> TuneRun:
     """Tune a model on samples with answers; `out/checkpoints` lets the same call go on after a kill.
 
     The model is changed in place (its layers get LoRA). The result lies in `out/adapter` or `out/merged`.
-    `fresh` removes what an earlier run left there.
+    `fresh` removes what an earlier run left there; `progress` gets (steps done, steps of the run) after each.
 
     Raises:
         DataError: no samples, or one without an answer.
@@ -136,7 +137,9 @@ def tune(
     def loss(model: Any, batch: Encoded, number: int) -> Tensor:
         return answer_loss(model, batch, exit_for_step(number, options, exits))
 
-    done = train_on_answers(tuned, loss, processor, samples, out / "checkpoints", anatomy.model.device, options, facts)
+    done = train_on_answers(
+        tuned, loss, processor, samples, out / "checkpoints", anatomy.model.device, options, facts, progress=progress
+    )
 
     # 3. Save, atomically.
     tuned.eval()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -92,6 +92,8 @@ class LookawayModel(lmms):
             self.policy = ExitAt(int(exit_at))
         self.batch_size = int(batch_size)
         self.records = Path(records) if records is not None else None
+        self.progress: Callable[[int], object] = lambda count: None
+        """Called with the number of questions that were just answered."""
         self.efficiency: dict[tuple[str, Any], Efficiency] = {}
         """(task, document) -> what the policy did, in the latest run; on the first rank of all processes' questions."""
 
@@ -121,6 +123,7 @@ class LookawayModel(lmms):
                 batch = places[start : start + self.batch_size]
                 answers = self._answer([requests[i] for i in batch])
                 found.update(zip(batch, answers, strict=True))
+                self.progress(len(batch))
         self._report(len(requests), sum(r.token_counts.output_tokens for r in found.values()))
         return [found[place] for place in range(len(requests))]
 

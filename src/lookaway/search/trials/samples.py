@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ...core.errors import DataError
@@ -94,11 +94,12 @@ def targets(
     target: Target,
     batch_size: int = 16,
     max_new_tokens: int = 32,
+    progress: Callable[[int], object] | None = None,
 ) -> list[str | list[int]]:
-    """What is teacher-forced, one a sample."""
+    """What is teacher-forced, one a sample; `progress` gets the numbers of samples that the model had to answer."""
     if target == "answer":
         return [str(sample.answer) for sample in samples]
-    return list(own_answers(model, processor, samples, batch_size, max_new_tokens))
+    return list(own_answers(model, processor, samples, batch_size, max_new_tokens, progress))
 
 
 def batches_by_length(samples: Sequence[Sample], answers: Sequence[str | Sequence[int]], size: int) -> list[list[int]]:
@@ -108,8 +109,14 @@ def batches_by_length(samples: Sequence[Sample], answers: Sequence[str | Sequenc
 
 
 def own_answers(
-    model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 16, max_new_tokens: int = 32
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    batch_size: int = 16,
+    max_new_tokens: int = 32,
+    progress: Callable[[int], object] | None = None,
 ) -> list[list[int]]:
     """The full model's greedy answers as token ids without the end token, in the order of the samples."""
-    found = answers.own_answers(model, processor, group_by_image(samples, batch_size), max_new_tokens)
+    batches = group_by_image(samples, batch_size)
+    found = answers.own_answers(model, processor, batches, max_new_tokens, progress=progress)
     return [found[sample.id] for sample in samples]
