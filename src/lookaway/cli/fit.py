@@ -115,7 +115,7 @@ def run(options: Options) -> dict[str, Any]:
         own |= gates_behind(options, model, processor, splits[0])
 
     def runs(which: int, part: range, words: str, kept: Mapping[str, Any]) -> SampleRuns:
-        with progress(words, len(part)) as advance:
+        with progress(words, 2 * len(part)) as advance:  # each sample's own answer, then its states
             return SampleRuns(
                 model,
                 processor,
@@ -207,7 +207,7 @@ def _say_what_can_be_shown(console: Any, options: Options, guarantee: Guarantee,
     kept = "of the answers change" if options.metric == "answers" else "of the score is lost"
     console.print(
         f"{searched} samples to search on, {certified} to certify on, one question an image. {certified} samples can "
-        f"show at best that {least:.1%} {kept} (confidence {1 - options.delta:.0%}; {guarantee.method})."
+        f"show at best that at most {least:.1%} {kept} (confidence {1 - options.delta:.0%}; {guarantee.method})."
     )
     if least > options.epsilon:
         raise DataError(

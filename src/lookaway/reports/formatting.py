@@ -38,7 +38,7 @@ def tiles(data: ReportData) -> list[tuple[str, str]]:
         return []
     variant, rows = next(iter(data.summaries.items()))
     row = rows[0]
-    tokens = f"of {row['full_visual_tokens']:.0f} visual tokens processed in the mean layer ({variant})"
+    tokens = f"of {row['full_visual_tokens']:.0f} visual tokens processed, in the average layer ({variant})"
     found = [(f"{row['visual_tokens']:.0f}", tokens), (share(1 - row["flops_share"], 0), "fewer prefill FLOPs"),
              (share(1 - row["kv_share"], 0), "smaller KV cache after prefill"),
              (share(row["agreement"][0]), f"same answer as without, of {row['samples']} questions")]  # fmt: skip

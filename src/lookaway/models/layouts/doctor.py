@@ -69,7 +69,7 @@ def _weights(folder: Path) -> str:
     parts = [folder, *(folder / name for name in ("llm", "vision_tower", "mm_projector") if (folder / name).is_dir())]
     files = [file for part in parts for file in weight_files(part)]
     size = sum(file.stat().st_size for file in files)
-    return f"{len(files)} files, {_readable(size)}" if files else "none"
+    return f"{len(files)} file{'s' * (len(files) > 1)}, {_readable(size)}" if files else "none"
 
 
 def _of_plan(plan: Plan) -> dict[str, str]:

@@ -115,7 +115,8 @@ class SampleRuns:
         scorer: of the task; None: no score is asked for.
         confidence_kind: a name in `policies.second_look.CONFIDENCES`.
         memory: bytes of states kept in memory; more go to a temporary folder.
-        progress: called with the number of samples whose full run is done.
+        progress: called with the number of samples that were just answered in full, and again with that of those
+            whose states are kept.
 
     Raises:
         DataError: the scorer gives the full model a score outside of [0, 1], or a sample has no answer.
@@ -138,7 +139,7 @@ class SampleRuns:
     ) -> None:
         self.model, self.processor, self.anatomy = model, processor, anatomy_of(model)
         self.samples, self.kind, self.max_new_tokens = tuple(samples), confidence_kind, max_new_tokens
-        self.answers = answers = own_answers(model, processor, samples, batch_size, max_new_tokens)
+        self.answers = answers = own_answers(model, processor, samples, batch_size, max_new_tokens, progress)
         self.scorer = scorer
         self.scores = [] if scorer is None else _scores(scorer, samples, self._texts(answers))
         self._groups = batches_by_length(samples, answers, batch_size)
