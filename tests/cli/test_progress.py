@@ -91,6 +91,40 @@ def test_what_ends_well_has_done_all_its_steps_where_their_number_was_a_guess(ca
     assert re.findall(r"\d+/\d+", out.getvalue())[-1] == "12/12"
 
 
+def test_work_inside_of_work_is_a_further_line_of_the_same_display(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(module, "Console", lambda **_: Console(file=out, force_terminal=True, width=100))
+    with module.progress("policies tried", None) as tried:
+        tried.restart(3)
+        tried(2)
+        with module.progress("full model", 4) as advance:
+            advance(4)
+        assert len(module._shown[0].tasks) == 2
+    shown = out.getvalue()
+    assert "4/4" in shown
+    assert re.findall(r"\d+/\d+", shown)[-2:] == ["2/2", "4/4"]
+    assert module._shown == []
+
+
+def test_a_restart_has_a_rate_of_its_own(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    lines = module.PlainLines(module.time.monotonic)
+    steps = lines.begin("policies tried", None, loud=True)
+    steps.restart(2)
+    now[0] = 40.0
+    steps(1)
+    steps.restart(4)
+    now[0] = 80.0
+    steps(1)
+    lines.end(steps)
+    assert capsys.readouterr().err.splitlines() == [
+        "policies tried",
+        "policies tried: 1 of 2, 40 s, 0.025 a second, about 40 s left",
+        "policies tried: 1 of 4, 40 s, 0.025 a second, about 120 s left",
+    ]
+
+
 def test_what_fails_is_not_said_to_be_done(capsys):
     def fails():
         with module.progress("trials", 27) as advance:

@@ -51,7 +51,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.errors import DataError
     from ..core.provenance import policy_facts, provenance, start_anew
     from ..core.record import RecordWriter
-    from ..data import load_samples
+    from ..data import GENERATED, load_samples
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed
     from ..models.loading import load_model
@@ -74,7 +74,8 @@ def run(options: Options) -> dict[str, Any]:
         policy = choose_policy(options.model, path, None, options.allow_other_model)
         policies[name], found = fit_to(model, policy, options.allow_other_model)
         other += found
-    samples = [s for s in load_samples(options.data, limit=50) if s.images]
+    split = "test" if options.data in GENERATED else "all"  # one question is timed: what split it is of does not matter
+    samples = [s for s in load_samples(options.data, split, limit=50) if s.images]
     if not samples:
         raise DataError(f"{options.data} has no question with an image to time.")
     exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4)}))

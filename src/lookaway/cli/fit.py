@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..core.record import Sample
     from ..evaluation.scorers import Scorer
     from ..search.fit.guarantee import Guarantee
+    from ..search.fit.session import FitEvents
+    from ..search.trials.queue import Done
+    from .progress import Steps
 
 __all__ = ["Options", "run"]
 
@@ -150,11 +153,12 @@ def run(options: Options) -> dict[str, Any]:
         on_best=lambda choice, policy: save_best(console, options, anatomy_of(model).identity, choice, policy),
         on_test=lambda tested: console.print(test_line(tested, guarantee)),
     )
-    result = fit(
-        anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
-        lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
-        guarantee, timed(0, 4), timed(1, 8), events,
-    )  # fmt: skip
+    with progress("policies tried", None) as tried:
+        result = fit(
+            anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
+            lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
+            guarantee, timed(0, 4), timed(1, 8), _counted(events, tried),
+        )  # fmt: skip
     # 3. The result, with its certificate inside.
     options.out.mkdir(parents=True, exist_ok=True)
     summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
@@ -197,6 +201,20 @@ def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Sc
     require_answers(samples)
     scorer = scorer_for(samples, options.score)
     return scorer, Guarantee(options.epsilon, options.delta, "score", scorer.binary)
+
+
+def _counted(events: FitEvents, tried: Steps) -> FitEvents:
+    """The same events, and each part's policies counted."""
+
+    def on_done(done: Done) -> None:
+        events.on_done(done)
+        tried(1)
+
+    def on_part(number: int, kept: int, samples: int) -> None:
+        events.on_part(number, kept, samples)
+        tried.restart(kept)
+
+    return replace(events, on_done=on_done, on_part=on_part)
 
 
 def _say_what_can_be_shown(console: Any, options: Options, guarantee: Guarantee, searched: int, certified: int) -> None:

@@ -42,6 +42,11 @@ class Steps:
         self.done, self.total = done, total
         self.changed(self)
 
+    def restart(self, total: int) -> None:
+        """The same kind of work begins anew, with another number of steps: its rate and time are of its own."""
+        self.done, self.total, self.start = 0, total, time.monotonic()
+        self.changed(self)
+
     def line(self, now: float) -> str:
         """What is done, in which time, how fast, and how long the rest takes at this rate."""
         spent = now - self.start
@@ -78,7 +83,7 @@ class PlainLines:
 
     def changed(self, steps: Steps) -> None:
         with self.lock:
-            if steps.done == steps.total or self.clock() - self.said >= EVERY:
+            if (steps.done and steps.done == steps.total) or self.clock() - self.said >= EVERY:
                 self._say(steps.line(self.clock()))
 
     def tick(self) -> None:
@@ -104,6 +109,8 @@ class PlainLines:
 
 
 _lines = PlainLines()
+_shown: list[Progress] = []
+"""The display that is open in the terminal; rich has one at a time."""
 
 
 @contextmanager
@@ -122,12 +129,26 @@ def progress(words: str, total: int | None) -> Iterator[Steps]:
         finally:
             _lines.end(steps)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(words, total=total)
-        steps = Steps(words, total, lambda steps: bar.update(task, completed=steps.done, total=steps.total))
+    with _bars(console) as bars:
+        task = bars.add_task(words, total=total)
+        steps = Steps(words, total, lambda steps: bars.update(task, completed=steps.done, total=steps.total))
         yield steps
-        bar.update(task, completed=steps.done, total=steps.done)
+        bars.update(task, completed=steps.done, total=steps.done)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    """What shows bars in this terminal: work inside other work is a further line of the same display."""
+    if _shown:
+        yield _shown[-1]
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
+        _shown.append(bars)
+        try:
+            yield bars
+        finally:
+            _shown.pop()
 
 
 @contextmanager
