@@ -135,7 +135,7 @@ def test_seconds_are_measured_and_a_speed_up_out_of_reach_says_what_is_reached(c
 
 
 @pytest.mark.parametrize("kind", ["chain", "second-look"])
-def test_a_certified_folder_that_was_changed_says_so(kind, loaded, tmp_path):
+def test_a_certified_folder_that_was_changed_says_so(kind, loaded, tmp_path, monkeypatch):
     from lookaway.core.certificate import read_certificate, write_certificate
 
     cheap, dear = (la.KeepSchedule.from_steps({2: share}, 4, ranking="uniform") for share in (0.2, 0.7))
@@ -149,6 +149,16 @@ def test_a_certified_folder_that_was_changed_says_so(kind, loaded, tmp_path):
     (folder / "config.json").write_text(text.replace("0.2", "0.1"))
     with pytest.warns(UserWarning, match="changed after it was certified"):
         la.load(folder)
+    asked = []
+
+    def download(repo, allow_patterns, **more):
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.warns(UserWarning, match="changed after it was certified"):
+        la.load("somebody/policy")  # the hub's copies are looked at in the same way
+    assert "certificate.json" in asked
 
 
 def test_gates_are_trained_behind_a_reduction_and_kept(call, model_folder, answered, tmp_path):

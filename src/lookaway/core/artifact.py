@@ -18,6 +18,8 @@ from .settings import check_settings
 __all__ = ["SavedPolicy", "push_policy", "read_policy", "read_policy_yaml", "save_policy"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CERTIFICATE = "certificate.json"
+"""What `lookaway fit` has shown of the policy in this folder (`core/certificate.py`)."""
 
 
 class Savable(Protocol):
@@ -153,7 +155,7 @@ def _download(repo_id: str) -> Path:
     if not may_be_hub_id(repo_id):
         raise DataError(f"There is no policy at {repo_id}. {NO_POLICY}")
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, CARD, CERTIFICATE]))
     except HFValidationError:
         raise DataError(f"There is no policy at {repo_id}, which is no hub id either. {NO_POLICY}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .artifact import CERTIFICATE
 from .decision import Policy
 from .files import write_json
 from .provenance import policy_digest
 
 __all__ = ["CERTIFICATE", "read_certificate", "write_certificate"]
-
-CERTIFICATE = "certificate.json"
 
 
 def write_certificate(folder: Path, policy: Policy, shown: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.artifact import read_policy, read_policy_yaml
+from ..core.artifact import CONFIG, read_policy, read_policy_yaml
 from ..core.callable_module import make_callable
 from ..core.certificate import read_certificate
 from ..core.decision import Policy
@@ -51,8 +51,8 @@ def load(path_or_hub_id: str | Path) -> Policy:
             )
     if policy.inert:
         warnings.warn(f"{path_or_hub_id}: {policy.inert}", UserWarning, stacklevel=2)
-    if path.is_dir():
-        read_certificate(path, policy)  # warns where the folder was changed afterwards
+    if Path(saved.where).name == CONFIG:  # a folder, or what the hub gave
+        read_certificate(Path(saved.where).parent, policy)  # warns where the folder was changed afterwards
     return policy.confirmed(str(path_or_hub_id))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ...core.cost import DecoderShape
 from .candidates import Candidate
@@ -57,6 +57,3 @@ class BestSoFar:
 
     def _looks_certified(self, choice: Choice) -> bool:
         return self.guarantee.total(choice) == 0 or self.guarantee.bound(choice) <= self.guarantee.epsilon
-
-    def policies(self) -> Mapping[str, Candidate]:
-        return self.by_key

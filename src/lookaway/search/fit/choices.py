@@ -52,11 +52,6 @@ class Choice:
         return int((~self.same).sum())
 
     @property
-    def counted(self) -> float:
-        """Mean counted cost of a sample."""
-        return float(self.cost.mean())
-
-    @property
     def keys(self) -> tuple[str, ...]:
         """Its candidates."""
         return (self.first,) if self.then is None else (self.first, self.then)

@@ -59,8 +59,6 @@ class FitEvents:
     """A better policy than before, not certified."""
     on_part: Callable[[int, int, int], object] = lambda number, kept, samples: None
     """Before each part of the search: its number, how many policies of one pass it runs, on how many samples so far."""
-    on_order: Callable[[Sequence[Choice]], object] = lambda order: None
-    """The order of testing is fixed."""
     on_test: Callable[[Tested], object] = lambda tested: None
     """After each test."""
 
@@ -120,7 +118,6 @@ def fit(
             raise SettingsError("Seconds are to be minimised, and nothing measures them (time_search).")
         ranked = _with_seconds(worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search)
     order = ladder(ranked, guarantee)
-    events.on_order(order)
     # 3. The test, on samples that nothing else has seen.
     trials = SplitTrials(tried, queue, "certification", lambda: certification(kept))
 

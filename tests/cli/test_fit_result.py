@@ -1,0 +1,57 @@
+"""What `lookaway fit --speedup` says where it is out of reach: what is reached, and what it would take."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lookaway.cli.fit_result import not_fast_enough
+from lookaway.search.fit.choices import Choice
+from lookaway.search.fit.guarantee import Guarantee
+from lookaway.search.fit.options import FitOptions
+from lookaway.search.fit.seconds import Seconds
+
+RULE = Guarantee(0.03, 0.05)
+
+
+def timed(speedup):
+    return Seconds(1 / speedup, 1.0, speedup, (speedup, speedup), 8, 1, 8)
+
+
+def choice(name, speedup, changed=0):
+    same = np.arange(160) >= changed
+    return Choice(name, "reduction", same, np.ones(160), 1 / speedup, name, seconds=timed(speedup))
+
+
+def said(order, chosen, confirmed, speedup=2.0):
+    result = SimpleNamespace(order=order, chosen=chosen, confirmed=None if confirmed is None else timed(confirmed))
+    return not_fast_enough(result, FitOptions(speedup=speedup), RULE)
+
+
+def test_what_was_timed_again_decides():
+    safe = choice("safe", 2.1)
+    assert said([safe], safe, 2.05) is None
+    assert "the fastest policy that passed, safe, is 1.90 times" in said([safe], safe, 1.9)
+    assert said([safe], None, None) is None  # nothing passed: another error says so
+
+
+def test_the_safest_that_would_be_fast_enough_is_named_with_what_it_lost():
+    safe, bold, bolder = choice("safe", 1.4), choice("bold", 2.2, changed=12), choice("bolder", 3.0, changed=40)
+    text = said([safe, bold, bolder], safe, 1.4)
+    assert "bold (2.20 times)" in text
+    assert "12 of 160 answers changed" in text
+    assert f"--epsilon {RULE.of_total(12, 160):.3f}" in text
+    assert "more --data" not in text  # 12 of 160 are more than 3 %
+    assert "more --data" in said([safe, choice("near", 2.2, changed=4)], safe, 1.4)
+
+
+def test_where_nothing_is_fast_enough_the_fastest_is_named():
+    text = said([choice("safe", 1.2), choice("next", 1.5)], choice("safe", 1.2), 1.2)
+    assert "faster than 1.50 times" in text
+    assert "Lower --speedup" in text
+
+
+@pytest.mark.parametrize("speedup", [1.0, 0.5])
+def test_a_speed_up_is_above_1(speedup):
+    with pytest.raises(ValueError, match="above 1"):
+        FitOptions(speedup=speedup)
