@@ -43,9 +43,11 @@ ENGINE = {
     "second_look": {"attached", "cache", "prefill", "observe"},
     "attachment": CARRYING_OUT | {"handle", "observe", "second_look"},
     "reference": CARRYING_OUT | {"handle", "observe"},
-    "self_check": {"attachment", "reference"},
-    "api": {"attachment", "reference", "self_check"},
-    "replay": CARRYING_OUT | {"attachment", "api", "observe"},
+    "entry": CARRYING_OUT | {"handle", "observe"},
+    "entry_check": {"entry"},
+    "self_check": {"attachment", "entry_check", "reference"},
+    "api": {"attachment", "entry", "reference", "self_check"},
+    "replay": CARRYING_OUT | {"api", "handle", "observe"},
     "observe": CARRYING_OUT | {"replay"},
 }
 TRANSFORMERS = (

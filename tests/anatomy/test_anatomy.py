@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lookaway as la
 from lookaway.anatomy.registry import FAMILIES, REFUSED
-from lookaway.anatomy.tiny import BATCH_KINDS, PAD, TINY, tiny
+from lookaway.anatomy.tiny import BATCH_KINDS, PAD, TINY, TINY_BEFORE, tiny
 from lookaway.core.errors import UnknownAnatomy, UnsupportedModel
 from lookaway.models.tiny_models import tiny_lavin
 
@@ -55,8 +55,19 @@ def test_the_layout_covers_every_position_once(family, batch):
 
 def test_every_family_has_a_tiny_model():
     own = {"lavin", "eagle2"}  # our own classes, whose tests are in tests/models: anatomy does not import models
-    assert {TINY[name].family or name for name in TINY} == set(FAMILIES) - own
+    every = {**TINY, **TINY_BEFORE}
+    assert {every[name].family or name for name in every} == set(FAMILIES) - own
     assert tiny_lavin().config.model_type in own
+
+
+@pytest.mark.parametrize("family", TINY_BEFORE)
+def test_decoders_that_tokens_may_leave_before_only(family):
+    found = la.anatomy(tiny(family, num_layers=3).model)
+    assert found.found_by == "family"
+    assert found.first_prunable_layer == found.num_layers == found.shape.num_layers == 3
+    assert found.only_before in str(found)
+    with pytest.raises(UnsupportedModel, match=r"^This is not possible on .*: its .*la\.CDPruner"):
+        found.require_inside("This")
 
 
 def test_refused_families_say_why():

@@ -90,13 +90,30 @@ def test_a_decoder_that_only_looks_usual_is_refused(unlisted, layer_class, why):
     model = unlisted("internvl").model
     model.model.language_model.layers[2].__class__ = layer_class
     for how in (attach, reference):
-        with pytest.raises(UnsupportedModel, match=rf"common pattern failed its proof: {why}"):
+        with pytest.raises(UnsupportedModel, match=rf"common pattern failed its proof: .*{why}"):
             how(model, Exit(1))
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_where_the_inside_is_refuted_the_place_in_front_of_the_decoder_remains(unlisted, monkeypatch):
+    example = unlisted("internvl")
+
+    def refute(model, anatomy):
+        raise module._Refuted("removal differs from masking by 1 where 0 would be rounding")
+
+    monkeypatch.setattr(module, "_check_inside", refute)
+    with pytest.raises(UnsupportedModel, match=r"not of the common pattern \(removal differs from masking by 1"):
+        attach(example.model, Exit(1))
+    with torch.no_grad(), attach(example.model, la.UniformKeep(0.5, layer=0)) as run:
+        example.model(**example.inputs("left_padded"))
+    assert run.trace.visual_tokens[0] == run.trace.visual_tokens[-1] < run.trace.initial_visual_tokens
+    assert "differs from masking" in la.anatomy(example.model).only_before
+
+
 def test_what_the_pattern_does_not_cover_is_named(unlisted):
-    with pytest.raises(
-        UnknownAnatomy, match=r"takes deepstack_visual_embeds, visual_pos_masks, which lookaway does not"
-    ):
-        la.anatomy(unlisted("qwen3_vl").model)
+    model = unlisted("qwen3_vl").model
+    found = la.anatomy(model)
+    assert "takes deepstack_visual_embeds, visual_pos_masks, which lookaway does not" in found.only_before
+    vars(model.config)["image_token_id"] = None
+    with pytest.raises(UnknownAnatomy, match="its config names no image_token_id; and its config names no token that"):
+        la.anatomy(model)

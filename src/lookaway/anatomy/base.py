@@ -76,10 +76,28 @@ class Anatomy:
     """The vision tower's attention, for policies that ask for it; None: not known, or its tokens are merged later."""
     found_by: str = "family"
     """'family': by a function for this architecture; 'rule': by the common pattern, proven when a policy comes."""
+    only_before: str = ""
+    """Why visual tokens may leave before the decoder only (a shorter prompt is right on any decoder); '': also inside.
+    Then `first_prunable_layer` is the number of layers."""
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    def require_inside(self, what: str) -> None:
+        """Refuse `what` on a decoder that visual tokens may leave before it only.
+
+        Args:
+            what: begins the error's sentence, e.g. 'A tape of the layers'.
+
+        Raises:
+            UnsupportedModel: it is such a decoder; the error gives the reason and what works instead.
+        """
+        if self.only_before:
+            raise UnsupportedModel(
+                f"{what} is not possible on {self.base.architecture}: {self.only_before}. What works on it is removal "
+                "before the decoder, e.g. la.CDPruner(keep=0.5), la.DivPrune(keep=0.5) or la.UniformKeep(0.5, layer=0)."
+            )
 
     @property
     def identity(self) -> BaseModel:
@@ -185,6 +203,11 @@ class Anatomy:
                 )
         return TokenLayout.from_masks(visual, attention_mask, self.grid)
 
+    def _inside(self) -> str:
+        if self.only_before:
+            return f" only: {self.only_before}"
+        return f", and before layers {self.first_prunable_layer} to {self.num_layers - 1}"
+
     def __str__(self) -> str:
         s = self.shape
         grid = f", {self.grid[0]} x {self.grid[1]} visual tokens an image" if self.grid else ""
@@ -198,6 +221,6 @@ class Anatomy:
             f"{s.num_heads} heads / {s.num_kv_heads} KV heads of {s.head_dim}, FFN {s.intermediate_size}, "
             f"vocabulary {s.vocab_size}\n"
             f"  image     token id {self.image_token_id}{grid}\n"
-            f"  removal   before the decoder, and before layers {self.first_prunable_layer} to {s.num_layers - 1}\n"
+            f"  removal   before the decoder{self._inside()}\n"
             f"  attention {self.attention}"
         )

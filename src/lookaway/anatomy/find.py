@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from ..core.errors import UnknownAnatomy, UnsupportedModel
 from . import families  # noqa: F401  (registers them)
 from .base import Anatomy
+from .families.by_pattern import BEFORE
+from .families.entry import NoEntry, by_entry
 from .families.rule import NotOfThePattern, by_rule
 from .registry import FAMILIES, REFUSED
 
-__all__ = ["anatomy_of"]
+__all__ = ["anatomy_of", "refute_inside"]
 
 
 def anatomy_of(model: Any) -> Anatomy:
@@ -41,10 +44,17 @@ def anatomy_of(model: Any) -> Anatomy:
             f"{name} (model_type {model_type!r}) is a text-only model: it has no visual tokens that could leave. "
             f"lookaway needs a vision-language model; families it knows: {known}."
         )
+    known_reason = BEFORE.get(str(model_type))
+    why = known_reason or (_refuted.get(model) if isinstance(model, nn.Module) else None)
     try:
-        return by_rule(model)
+        if why is None:
+            return by_rule(model)
     except NotOfThePattern as reason:
         why = str(reason)
+    try:
+        return by_entry(model, known_reason or f"its decoder is not of the common pattern ({why})")
+    except (NoEntry, AttributeError) as reason:
+        why = f"{why}; and {reason}"
     near = difflib.get_close_matches(str(model_type), FAMILIES, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownAnatomy(
@@ -52,6 +62,15 @@ def anatomy_of(model: Any) -> Anatomy:
         f"Known: {known}. "
         "docs/adding-a-model.md tells how to add one: a function of about ten lines."
     )
+
+
+_refuted: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models whose decoder the common pattern was refuted for, by a dry run; with the reason."""
+
+
+def refute_inside(model: nn.Module, reason: str) -> None:
+    """Note that removal inside this model's decoder was tried and is not right: before the decoder remains."""
+    _refuted[model] = reason
 
 
 _VISUAL_KEYS = ("vision_config", "image_token_id", "image_token_index", "vision_tower", "mm_vision_tower", "visual")

@@ -26,6 +26,8 @@ class Support:
     """Attention implementations that it works with."""
     refuses: str
     """What is refused beyond what is refused for all families."""
+    only_before: str = ""
+    """Why visual tokens may leave before the decoder only; '': also inside it."""
 
 
 SUPPORT: dict[str, Support] = {}
@@ -33,17 +35,22 @@ SUPPORT: dict[str, Support] = {}
 
 
 def family(
-    model_type: str, name: str, *checkpoints: str, attention: str = "SDPA, eager, flash", refuses: str = ""
+    model_type: str,
+    name: str,
+    *checkpoints: str,
+    attention: str = "SDPA, eager, flash",
+    refuses: str = "",
+    only_before: str = "",
 ) -> Callable[[Callable[[Any], Anatomy]], Callable[[Any], Anatomy]]:
     """Decorator: this function finds the anatomy of models whose `config.model_type` is `model_type`.
 
     Args:
-        name, checkpoints, attention, refuses: see `Support`.
+        name, checkpoints, attention, refuses, only_before: see `Support`.
     """
 
     def add(function: Callable[[Any], Anatomy]) -> Callable[[Any], Anatomy]:
         FAMILIES[model_type] = function
-        SUPPORT[model_type] = Support(name, checkpoints, attention, refuses)
+        SUPPORT[model_type] = Support(name, checkpoints, attention, refuses, only_before)
         return function
 
     return add

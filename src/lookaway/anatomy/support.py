@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..core.classifiers import CLASSIFIERS
 from . import families  # noqa: F401  (registers them)
+from .families.by_pattern import BEFORE, INSIDE
 from .registry import REFUSED, SUPPORT
 
-__all__ = ["support_page"]
+__all__ = ["EVERY_TYPE", "WALKED", "state_of", "support_page"]
 
 HEAD = """# Which models
 
@@ -25,10 +27,36 @@ released checkpoints themselves were **not** run for this page. (LaVIN's and Eag
 |---|---|---|---|---|
 """
 
-MIDDLE = """
+BEFORE_ONLY = """
 Refused for every family: static and compiled caches, flex attention, continuous batching, removal before
 layer 1.
 
+## Before the decoder only
+
+A shorter prompt is right on any decoder, so visual tokens may leave *before* it (`la.CDPruner`, `la.DivPrune`,
+`la.UniformKeep(keep, layer=0)`) also where removal inside it cannot be proven. These families pass their own tests
+(`tests/engine/test_entry.py`): the decoder called by hand with each row's shorter prompt, at the original positions,
+gives the same states to 1e-5 (fp32), for one prompt and for padded batches with pictures, and for the tokens decoded
+behind them. Sliding windows count places in the shorter prompt. What needs the inside (`la.reference`, exits, skipped
+attentions, tapes, `lookaway fit`) is refused with the reason.
+
+| family | `model_type` | attention | why not inside |
+|---|---|---|---|
+"""
+
+EVERY = """
+## Every image-text model of transformers
+
+transformers {version} lists {count} model types for image-text-to-text. `tests/anatomy/test_every_model.py` builds a
+tiny random model of each of these that has no function of its own, attaches a policy and finds the state given here.
+*By the common pattern* means just that: its removal is proven by a dry run, with placeholders and no picture, each time
+before the first policy is attached.
+
+| `model_type` | visual tokens may leave | found | why not more |
+|---|---|---|---|
+"""
+
+REFUSED_TITLE = """
 ## Not supported
 
 | family | `model_type` | why |
@@ -38,22 +66,54 @@ layer 1.
 END = """
 ## Others
 
-For a model that is in neither table a general rule is tried: one decoder with `layers` and `norm` beside `lm_head`, the
-usual arguments and no others, full or sliding-window attention in every layer, an image token in the config. A model
-that matches must pass a check before its first policy is attached (keeping everything changes no bit; removal equals
-masking, also in decoding). Other models are refused with the reason. The check has no image, so it covers the decoder,
-but not what a family may do to its masks around real images. [adding-a-model.md](adding-a-model.md) tells how to add a
-family.
+For a model that is in no table here two general rules are tried. *Inside*: one decoder with `layers` and `norm` beside
+`lm_head`, the usual arguments and no others, full or sliding-window attention in every layer, an image token in the
+config; such a model must pass a check before its first policy is attached (keeping everything changes no bit; removal
+equals masking, also in decoding). *Before the decoder only*, where it is otherwise or fails that check: one decoder
+that takes embeddings, and an image token; the check compares with the decoder called by hand with each row's shorter
+prompt.
+Models that fail both are refused with the reason. The checks have no image, so they cover the decoder, but not what a
+family may do to its masks around real images. [adding-a-model.md](adding-a-model.md) tells how to add a family.
 """
+
+WALKED = "5.23.0"
+"""The version of transformers whose table of image-text models `EVERY_TYPE` is."""
+OWN = {"lavin", "eagle2", *CLASSIFIERS}
+"""Model types that are not in that table: of this package's own classes, and classifiers."""
+EVERY_TYPE = tuple(sorted({*REFUSED, *SUPPORT, *INSIDE, *BEFORE} - OWN))
+
+
+def state_of(model_type: str) -> tuple[str, str, str] | None:
+    """(where visual tokens may leave, how it is found, why not more) of a `config.model_type`; None: not known."""
+    if model_type in REFUSED:
+        return "nowhere", "", REFUSED[model_type][1].removesuffix(".")
+    if model_type in SUPPORT:
+        reason = SUPPORT[model_type].only_before
+        return ("before the decoder only" if reason else "before the decoder and inside"), "family", reason
+    if model_type in INSIDE:
+        return "before the decoder and inside", "by the common pattern", ""
+    if model_type in BEFORE:
+        return "before the decoder only", "by the common pattern", BEFORE[model_type]
+    return None
 
 
 def support_page() -> str:
     """The text of docs/support.md."""
     page = HEAD
     for model_type, known in SUPPORT.items():
-        checkpoints = ", ".join(f"`{checkpoint}`" for checkpoint in known.checkpoints)
-        page += f"| {known.name} | `{model_type}` | {checkpoints} | {known.attention} | {known.refuses} |\n"
-    page += MIDDLE
+        if not known.only_before:
+            checkpoints = ", ".join(f"`{checkpoint}`" for checkpoint in known.checkpoints)
+            page += f"| {known.name} | `{model_type}` | {checkpoints} | {known.attention} | {known.refuses} |\n"
+    page += BEFORE_ONLY
+    for model_type, known in SUPPORT.items():
+        if known.only_before:
+            page += f"| {known.name} | `{model_type}` | {known.attention} | {known.only_before} |\n"
+    page += EVERY.format(version=WALKED, count=len(EVERY_TYPE))
+    for model_type in EVERY_TYPE:
+        state = state_of(model_type)
+        assert state is not None, model_type
+        page += f"| `{model_type}` | {state[0]} | {state[1]} | {state[2]} |\n"
+    page += REFUSED_TITLE
     for model_type, (name, reason) in REFUSED.items():
         page += f"| {name} | `{model_type}` | {reason} |\n"
     return page + END

@@ -158,8 +158,10 @@ def write_token_baselines(
 
     try:
         with progress("random and uniform tokens", 2 * len(samples)) as advance:
+            anatomy = anatomy_of(model)
             found = run_token_baselines(
-                model, processor, samples, results, first_layer=anatomy_of(model).first_prunable_layer,
+                model, processor, samples, results,
+                first_layer=0 if anatomy.only_before else anatomy.first_prunable_layer,
                 batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, seed=options.seed,
                 progress=advance,
             )  # fmt: skip

@@ -15,7 +15,24 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Cost", "DecoderShape", "prefill_cost"]
+__all__ = ["Cost", "DecoderShape", "LayerShape", "prefill_cost"]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one decoder layer costs where layers are not alike: experts, latent attention, running states."""
+
+    ffn: int
+    """Multiply-adds of a token outside of the attention; of the experts, those that it visits."""
+    queries: int
+    """Multiply-adds of a token in the matrices of the attention, or of what stands in its place, but for `keys`."""
+    keys: int
+    """Those of its keys and values."""
+    scores: int
+    """Multiply-adds of a query and a key: heads x (width of keys + width of values); 0 without attention. What a
+    running state costs a token is not counted, beside its matrices."""
+    kv: int
+    """Elements that the KV cache stores for a token; 0 where a layer keeps a state of fixed size."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +50,32 @@ class DecoderShape:
     """Bytes of one element of the KV cache."""
     ffn_matrices: int = 3
     """3 for gated FFNs (SwiGLU), 2 for plain ones."""
+    layers: tuple[LayerShape, ...] = ()
+    """One entry a layer, where they are not as the sizes above say; then those are of papers' formulas alone."""
 
-    def layer_flops(self, tokens: int, attention: bool = True, held: int = 0) -> int:
+    def layer(self, index: int) -> LayerShape:
+        """What layer `index` costs."""
+        if self.layers:
+            return self.layers[index]
+        d, width = self.hidden_size, self.num_heads * self.head_dim
+        kv = 2 * self.num_kv_heads * self.head_dim
+        return LayerShape(self.ffn_matrices * d * self.intermediate_size, 2 * d * width, d * kv, 2 * width, kv)
+
+    def layer_flops(self, tokens: int, attention: bool = True, held: int = 0, layer: int | None = None) -> int:
         """Counted FLOPs of one decoder layer over `tokens` positions of one row; `attention` False: of its FFN.
 
-        `held` of them are frozen: the layer makes their keys and values, and nothing else.
+        Args:
+            held: so many of them are frozen: the layer makes their keys and values, and nothing else.
+            layer: which; None: the mean of all layers, which is any of them where they are alike.
         """
-        d, width, running = self.hidden_size, self.num_heads * self.head_dim, tokens - held
-        ffn = 2 * running * self.ffn_matrices * d * self.intermediate_size
+        if layer is None and self.layers:
+            every = [self.layer_flops(tokens, attention, held, index) for index in range(self.num_layers)]
+            return round(sum(every) / len(every))
+        shape, running = self.layer(layer or 0), tokens - held
+        ffn = 2 * running * shape.ffn
         if not attention:
             return ffn
-        queries, keys = 2 * d * width, 2 * d * self.num_kv_heads * self.head_dim  # q and o, k and v
-        return ffn + 2 * (running * queries + tokens * keys) + 4 * running * tokens * width
+        return ffn + 2 * (running * shape.queries + tokens * shape.keys) + 2 * running * tokens * shape.scores
 
     def layer_fastv(self, tokens: int, attention: bool = True, held: int = 0) -> int:
         """Multiply-adds of one layer by FastV's Eq. 5; `attention` False: of its FFN. `held`: as in `layer_flops`."""
@@ -52,9 +83,11 @@ class DecoderShape:
         attended = 2 * (running + tokens) * d * d + 2 * running * tokens * d  # 4nd^2 + 2n^2d where nothing is held
         return (attended if attention else 0) + 2 * running * d * m
 
-    def kv_bytes(self, slots: int) -> int:
-        """Bytes of keys and values that one layer stores for `slots` positions of one row."""
-        return 2 * slots * self.num_kv_heads * self.head_dim * self.dtype_bytes
+    def kv_bytes(self, slots: int, layer: int | None = None) -> int:
+        """Bytes of keys and values that one layer (None: the mean of all) stores for `slots` positions of one row."""
+        if layer is None and self.layers:
+            return round(sum(slots * shape.kv for shape in self.layers) * self.dtype_bytes / self.num_layers)
+        return slots * self.layer(layer or 0).kv * self.dtype_bytes
 
 
 @dataclass(frozen=True)
@@ -116,17 +149,17 @@ def prefill_cost(
     extra = sum(n for layer in replacement_flops or () for n in layer)
     runs = [layer not in skipped for layer in range(layers)]
     ran = [
-        (n, runs[layer], still if layer in held else 0)
+        (n, runs[layer], still if layer in held else 0, layer)
         for layer in range(layers)
         for n, still in zip(tokens[layer], visual[layer], strict=True)
     ]
     return Cost(
         flops=sum(shape.layer_flops(*part) for part in ran) + extra,
-        full_flops=layers * sum(shape.layer_flops(n) for n in full),
-        fastv_flops=sum(shape.layer_fastv(*part) for part in ran) + extra // 2,
+        full_flops=sum(shape.layer_flops(n, True, 0, layer) for layer in range(layers) for n in full),
+        fastv_flops=sum(shape.layer_fastv(*part[:3]) for part in ran) + extra // 2,
         full_fastv_flops=layers * sum(shape.layer_fastv(n) for n in full),
-        kv_bytes=sum(shape.kv_bytes(n) for i, layer in enumerate(slots) if runs[i] for n in layer),
-        full_kv_bytes=layers * sum(shape.kv_bytes(n) for n in full_slots),
+        kv_bytes=sum(shape.kv_bytes(n, i) for i, layer in enumerate(slots) if runs[i] for n in layer),
+        full_kv_bytes=sum(shape.kv_bytes(n, i) for i in range(layers) for n in full_slots),
         visual_tokens=sum(n for layer in visual for n in layer) / (layers * rows),
         full_visual_tokens=sum(prompt_visual or visual[0]) / rows,
     )

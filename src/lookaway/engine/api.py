@@ -6,13 +6,14 @@ from typing import Any
 
 from ..core.decision import Policy
 from .attachment import Attachment
+from .entry import EntryAttachment
 from .reference import Reference
 from .self_check import self_check
 
 __all__ = ["attach", "reference"]
 
 
-def attach(model: Any, policy: Policy, allow_other_model: bool = False) -> Attachment:
+def attach(model: Any, policy: Policy, allow_other_model: bool = False) -> Attachment | EntryAttachment:
     """Attach a policy to a model; a context manager, and a handle with `detach()`.
 
     Args:
@@ -26,8 +27,9 @@ def attach(model: Any, policy: Policy, allow_other_model: bool = False) -> Attac
         ModelMismatch: the policy was made for another model.
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
-    self_check(model)
-    return Attachment(model, policy, allow_other_model)
+    found = self_check(model)
+    kind = EntryAttachment if found.only_before else Attachment
+    return kind(model, policy, allow_other_model)
 
 
 def reference(model: Any, policy: Policy, allow_other_model: bool = False) -> Reference:
@@ -35,6 +37,9 @@ def reference(model: Any, policy: Policy, allow_other_model: bool = False) -> Re
 
     The policy sees the gathered rows that are left, exactly as under `attach`, so it decides the same. Outputs have the
     prompt's full length; `kept_columns()` tells which of them `attach` would have returned. SDPA and eager attention.
+
+    Raises:
+        UnsupportedModel: also where visual tokens may leave before the decoder only; no mask says what that does.
     """
-    self_check(model)
+    self_check(model).require_inside("la.reference, which masks")
     return Reference(model, policy, allow_other_model)

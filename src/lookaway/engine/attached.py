@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from ..anatomy.base import Anatomy
 from ..core.decision import Policy
-from ..core.errors import AttachError
+from ..core.errors import AttachError, SettingsError
 
 __all__ = ["check_detached", "policy_layers", "register"]
 
@@ -40,6 +40,7 @@ def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -
 
     Raises:
         AttachError: it is no policy, wants layers that cannot be pruned, or has two passes where one is carried out.
+        UnsupportedModel: it wants to remove inside a decoder that allows removal before it only.
     """
     if not isinstance(policy, Policy):
         raise AttachError(f"{policy!r} is no policy. la.policies() lists them, la.load(path) reads a saved one.")
@@ -49,6 +50,8 @@ def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -
             "policy.retry().then."
         )
     first, last = anatomy.first_prunable_layer, anatomy.num_layers
+    if anatomy.only_before:
+        return _before_alone(policy, anatomy)
     layers = frozenset(policy.layers(last, first))
     wrong = sorted(layer for layer in layers if layer and not first <= layer < last)
     if wrong:
@@ -56,4 +59,16 @@ def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -
             f"{policy!r} wants to remove before layers {wrong}; this model allows 0 (before the decoder) and {first} "
             f"to {last - 1} ({type(anatomy.language_model).__name__}, {last} layers)."
         )
+    return layers
+
+
+def _before_alone(policy: Policy, anatomy: Anatomy) -> frozenset[int]:
+    """The same on a decoder that visual tokens may leave before it only: layer 0, or none."""
+    try:
+        layers = frozenset(policy.layers(anatomy.num_layers, anatomy.num_layers))
+    except SettingsError:  # its own words name layers that this decoder does not offer
+        anatomy.require_inside(f"Removal inside the decoder ({policy!r})")
+        raise
+    if layers - {0}:
+        anatomy.require_inside(f"Removal inside the decoder ({policy!r})")
     return layers

@@ -18,7 +18,7 @@ from ..anatomy.inputs import holds_images, records_hidden_states, records_inner_
 from ..core.decision import Policy
 from ..core.errors import AttachError
 from .cache.pruned_cache import write_cache_info
-from .handle import Handle, no_prompt
+from .handle import Handle
 from .observe.qk_capture import QKCapture, QKStore
 from .observe.vision_capture import VisionCapture
 from .prefill.before_decoder import Deepstack
@@ -65,22 +65,6 @@ class Attachment(Handle):
             undo.append(self.anatomy.model.register_forward_hook(self._after_head, always_call=True).remove)
         undo += [take_off for layer in self.held.values() for take_off in layer.install()]
         self._install(undo)
-
-    def visual_layers(self) -> list[list[int]]:
-        """Which visual tokens this thread's latest prompt kept for how long: what a picture of a policy shows.
-
-        Returns:
-            For each row and each of its visual tokens, in the order of the prompt, the number of decoder layers that
-            processed it; of a row that looked again, in the pass it ended with.
-
-        Raises:
-            AttachError: no prompt ran since the policy was attached.
-        """
-        state = self._here.latest
-        if not isinstance(state, PrefillState):
-            raise no_prompt()
-        seen = state.layers_seen()
-        return [row[visual].tolist() for row, visual in zip(seen, state.initial.visual.to(seen.device), strict=True)]
 
     def _store(self) -> QKStore | None:
         """Where queries and keys go that are seen now; None: nobody will ask for them."""

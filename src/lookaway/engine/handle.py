@@ -24,10 +24,11 @@ from .attached import check_detached, policy_layers, register
 from .prefill.held_layer import held_layers
 from .prefill.loss import loss_on_kept_columns
 from .prefill.renumbering import check_renumbering
+from .prefill.state import PrefillState
 from .refusals import check_not_compiled, refuse_chunked_prefill
 from .skip.skipping import Skipping
 
-__all__ = ["Handle", "no_prompt"]
+__all__ = ["Handle"]
 
 TRACES = 1000
 """Prompts whose traces are kept."""
@@ -152,7 +153,7 @@ class Handle(ABC):
         """
         record = self._here.record or self._record
         if record is None:
-            raise no_prompt()
+            raise _no_prompt()
         return self._trace(record)
 
     @property
@@ -180,8 +181,24 @@ class Handle(ABC):
             slots that are not valid pad. `model(labels=...)` takes its labels by it.
         """
         if self._here.latest is None:
-            raise no_prompt()
+            raise _no_prompt()
         return self._here.latest.columns()
+
+    def visual_layers(self) -> list[list[int]]:
+        """Which visual tokens this thread's latest prompt kept for how long: what a picture of a policy shows.
+
+        Returns:
+            For each row and each of its visual tokens, in the order of the prompt, the number of decoder layers that
+            processed it; of a row that looked again, in the pass it ended with.
+
+        Raises:
+            AttachError: no prompt ran since the policy was attached, or `la.reference` masked it.
+        """
+        state = self._here.latest
+        if not isinstance(state, PrefillState):
+            raise _no_prompt()
+        seen = state.layers_seen()
+        return [row[visual].tolist() for row, visual in zip(seen, state.initial.visual.to(seen.device), strict=True)]
 
     def _trace(self, record: PromptRecord) -> Trace:
         trace = self.skipping.annotate_trace(record.trace(self.anatomy.shape), record.length)
@@ -235,6 +252,6 @@ class Handle(ABC):
         """Put the hooks of one decoder layer on; returns what takes them off."""
 
 
-def no_prompt() -> AttachError:
+def _no_prompt() -> AttachError:
     """What to raise where something is asked about a prompt and there was none."""
     return AttachError("No prompt ran while the policy was attached: call model(...) or model.generate(...).")

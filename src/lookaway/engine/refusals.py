@@ -12,7 +12,9 @@ from torch import nn
 from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
 
-__all__ = ["check_held", "check_not_compiled", "check_run", "check_second_look", "refuse_chunked_prefill"]
+__all__ = [
+    "check_held", "check_not_compiled", "check_run", "check_second_look", "refuse_chunked_prefill", "refuse_flash",
+]  # fmt: skip
 
 
 def check_second_look(whole: bool, later_turn: bool) -> None:
@@ -116,4 +118,16 @@ def check_run(attention: str, cache: Any, has_windows: bool) -> None:
         raise UnsupportedModel(
             f"{type(cache).__name__} has a fixed size in every layer, so tokens cannot leave it. Use the default "
             "dynamic cache: generate(..., cache_implementation=None)."
+        )
+
+
+def refuse_flash(attention: str) -> None:
+    """Refuse FlashAttention where a decoder as a whole gets a shorter prompt at its original positions.
+
+    transformers hands it positions and no mask, and takes positions that jump for several sequences packed into one.
+    """
+    if "flash" in attention:
+        raise UnsupportedModel(
+            f"{attention!r} reads the gaps that visual tokens leave in the positions as borders between sequences on "
+            "this model. Load it with attn_implementation='sdpa' or 'eager'."
         )

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy
-from ..anatomy.find import anatomy_of
+from ..anatomy.find import anatomy_of, refute_inside
 from ..core.decision import Decision, LayerView, Policy
 from ..core.errors import AttachError, UnsupportedModel
 from .attachment import Attachment
+from .entry_check import entry_check
 from .reference import Reference
 
 __all__ = ["self_check"]
@@ -40,18 +41,49 @@ class _Leave(Policy):
         )
 
 
-def self_check(model: Any) -> None:
+def self_check(model: Any) -> Anatomy:
     """Carry out a dry run on a model that was found by the common pattern; does nothing for known families.
 
     A batch of three rows of different length, with placeholders for visual tokens but no picture, and one token behind
-    its cache: a policy that keeps all must change no bit, removal must equal masking at full length.
+    its cache: a policy that keeps all must change no bit, and removal must equal masking at full length. Where it does
+    not, removal before the decoder remains: that must equal the decoder on each row's shorter prompt (`entry_check`).
+
+    Returns:
+        The anatomy that was proven.
 
     Raises:
-        UnsupportedModel: it does not, or the model cannot run the probe.
+        UnsupportedModel: neither holds, or the model cannot run the probe.
     """
     anatomy = anatomy_of(model)
     if anatomy.found_by != "rule" or _proven.get(anatomy.backbone) == anatomy.attention:
-        return
+        return anatomy
+    if not anatomy.only_before:
+        try:
+            _check_inside(model, anatomy)
+        except _Refuted as why:
+            refute_inside(anatomy.model, str(why))
+            anatomy = anatomy_of(model)
+            if not anatomy.only_before:
+                raise _refusal(anatomy, str(why)) from why
+    if anatomy.only_before:
+        with _evaluating(anatomy.model), torch.no_grad():
+            try:
+                wrong = entry_check(model, anatomy)
+            except AttachError:
+                raise
+            except Exception as error:
+                raise _refusal(anatomy, f"the dry run broke off ({type(error).__name__}: {error})") from error
+        if wrong:
+            raise _refusal(anatomy, f"{wrong}; and {anatomy.only_before}")
+    _proven[anatomy.backbone] = anatomy.attention
+    return anatomy
+
+
+class _Refuted(Exception):
+    """Removal inside the decoder is not masking; the text says what went wrong."""
+
+
+def _check_inside(model: Any, anatomy: Anatomy) -> None:
     first, last = anatomy.first_prunable_layer, anatomy.num_layers
     exits = [0, (first + last) // 2, last]
     with _evaluating(anatomy.model), torch.no_grad():
@@ -66,17 +98,16 @@ def self_check(model: Any) -> None:
         except AttachError:
             raise
         except Exception as error:
-            raise _refusal(anatomy, f"the dry run broke off ({type(error).__name__}: {error})") from error
+            raise _Refuted(f"the dry run broke off ({type(error).__name__}: {error})") from error
     if not torch.equal(plain, kept):
-        raise _refusal(anatomy, "a policy that keeps everything changes the answer")
+        raise _Refuted("a policy that keeps everything changes the answer")
     wrong = float((short - masked).abs().max())
     effect, size = float((masked - plain).abs().max()), float(masked.abs().max())
     allowed = min(0.1 * effect, (1e-4 if plain.dtype == torch.float32 else 5e-2) * size)
     if not wrong <= allowed:
-        raise _refusal(anatomy, f"removal differs from masking by {wrong:.2g} where {allowed:.2g} would be rounding")
+        raise _Refuted(f"removal differs from masking by {wrong:.2g} where {allowed:.2g} would be rounding")
     if fast.trace.cache_slots[-1] >= fast.trace.cache_slots[0]:
-        raise _refusal(anatomy, "the cache does not get shorter")
-    _proven[anatomy.backbone] = anatomy.attention
+        raise _Refuted("the cache does not get shorter")
 
 
 def _run(anatomy: Anatomy, attached: Any) -> Tensor:

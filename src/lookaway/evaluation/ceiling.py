@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..anatomy.families.parts import decoder_shape
+from ..anatomy.families.shapes import decoder_shape
 from ..core.cost import DecoderShape
 from ..core.errors import SettingsError, UnsupportedModel
 

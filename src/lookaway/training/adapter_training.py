@@ -19,7 +19,7 @@ from ..core.preset_options import PresetOptions
 from ..core.random_state import seeded
 from ..core.record import Sample
 from ..engine.api import attach
-from ..engine.attachment import Attachment
+from ..engine.handle import Handle
 from ..engine.replay.teacher_forcing import attached_loss, frozen
 from ..models.encoding import Encoded
 from ..modules.adapters import AdapterShape, SkipAdapters, preset_shape
@@ -139,6 +139,7 @@ def train_adapters(
     if not options.skip:
         raise SettingsError("Give the layers to skip: --skip 19 --skip 21 ..., or search them (docs/methods/eas.md).")
     anatomy = anatomy_of(model)
+    anatomy.require_inside("Training adapters for skipped attentions")
     AttentionSkip(options.skip).skips(anatomy.num_layers)
     with seeded(options.seed):
         adapters = SkipAdapters(anatomy.shape.hidden_size, options.skip, options.shape())
@@ -168,7 +169,7 @@ def train_adapters(
 class AdapterTask(nn.Module):
     """Batch -> mean cross-entropy of its answers; its parameters are the adapters' alone, the base model is no part."""
 
-    def __init__(self, base: Any, attached: Attachment, adapters: SkipAdapters) -> None:
+    def __init__(self, base: Any, attached: Handle, adapters: SkipAdapters) -> None:
         super().__init__()
         self.adapters = adapters
         self._base = (base, attached)

@@ -76,6 +76,7 @@ def tables_behind(
 def exits_behind(model: Any, processor: Any, after: Policy, samples: Sequence[Sample]) -> tuple[int, ...]:
     """The layers before which there is still something to exit from behind `after`, found on some samples."""
     anatomy = anatomy_of(model)
+    anatomy.require_inside("An exit")
     every = tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
     return tuple(sorted(_what_gates_see(model, processor, after, samples, every)))
 

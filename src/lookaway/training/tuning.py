@@ -116,6 +116,7 @@ def tune(
     from transformers import set_seed
 
     anatomy = anatomy_of(model)
+    anatomy.require_inside("Exit-aware tuning")
     exits = exit_range(anatomy, options)
     out = Path(out)
     folder = out / options.save

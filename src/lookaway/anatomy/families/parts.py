@@ -1,15 +1,17 @@
-"""What families share: the common shape of a model, the sizes of its decoder, its fingerprint."""
+"""What families share: the common shape of a model, and its fingerprint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...core.base_model import BaseModel
 from ...core.cost import DecoderShape
 from ..base import Anatomy, VisionTower
+from .shapes import decoder_shape, has_experts, shape_of_modules
 
-__all__ = ["WINDOWS", "decoder_shape", "fingerprint", "tower_attention", "usual"]
+__all__ = ["WINDOWS", "fingerprint", "tower_attention", "usual"]
 
 WINDOWS = "flash attention, and decoding behind prompts padded on the right (sliding windows)"
 """What is refused where the decoder has sliding windows."""
@@ -22,20 +24,25 @@ def usual(model: Any, **other: Any) -> Anatomy:
         other: fields that this family has otherwise, and further ones.
     """
     decoder = other.pop("language_model", None) or model.model.language_model
-    fields = {
-        "family": model.config.model_type,
-        "model": model,
-        "backbone": model.model,
-        "language_model": decoder,
-        "layers": decoder.layers,
-        "norm": decoder.norm,
-        "head": model.lm_head,
-        "image_token_id": model.config.image_token_id,
-        "first_prunable_layer": 1,
-        "shape": decoder_shape(model.config.get_text_config(), model.dtype.itemsize),
-        "base": fingerprint(model),
+    fields: dict[str, Callable[[], Any]] = {
+        "backbone": lambda: model.model,
+        "layers": lambda: decoder.layers,
+        "norm": lambda: decoder.norm,
+        "head": lambda: model.lm_head,
+        "image_token_id": lambda: model.config.image_token_id,
+        "first_prunable_layer": lambda: 1,
+        "shape": lambda: _shape(model, decoder),
+        "base": lambda: fingerprint(model),
     }
-    return Anatomy(**{**fields, **other})
+    found = {name: make() for name, make in fields.items() if name not in other}
+    return Anatomy(family=model.config.model_type, model=model, language_model=decoder, **{**found, **other})
+
+
+def _shape(model: Any, decoder: Any) -> DecoderShape:
+    text = model.config.get_text_config()
+    if has_experts(text):
+        return shape_of_modules(decoder.layers, model)
+    return decoder_shape(text, model.dtype.itemsize)
 
 
 def tower_attention(tower: Any, layer: int, class_token: bool) -> VisionTower | None:
@@ -52,25 +59,6 @@ def tower_attention(tower: Any, layer: int, class_token: bool) -> VisionTower | 
     place = layer - 1 if layer > 0 else len(layers) + layer
     attention = getattr(layers[place], "self_attn", None) if 0 <= place < len(layers) else None
     return None if attention is None else VisionTower(attention, class_token)
-
-
-def decoder_shape(text_config: Any, dtype_bytes: int, intermediate_size: int | None = None) -> DecoderShape:
-    """The sizes of a Llama-like decoder, from its config.
-
-    Args:
-        intermediate_size: width of the FFN that a token goes through, where it is not the config's.
-    """
-    heads = text_config.num_attention_heads
-    return DecoderShape(
-        num_layers=text_config.num_hidden_layers,
-        hidden_size=text_config.hidden_size,
-        intermediate_size=intermediate_size or text_config.intermediate_size,
-        num_heads=heads,
-        num_kv_heads=getattr(text_config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
-        vocab_size=text_config.vocab_size,
-        dtype_bytes=dtype_bytes,
-    )
 
 
 def fingerprint(model: Any) -> BaseModel:

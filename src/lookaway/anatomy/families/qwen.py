@@ -10,7 +10,7 @@ from typing import Any
 
 from ..base import Anatomy
 from ..registry import family
-from .parts import decoder_shape, usual
+from .parts import usual
 
 DEEPSTACK = "removal before the last deepstack addition (layer 3 in the released models)"
 
@@ -38,11 +38,7 @@ def qwen3_vl(model: Any) -> Anatomy:
 @family("qwen3_vl_moe", "Qwen3-VL MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", refuses=DEEPSTACK)
 def qwen3_vl_moe(model: Any) -> Anatomy:
     """Qwen3-VL whose FFN is a mixture of experts; its cost counts the experts that a token visits."""
-    text = model.config.text_config
-    width = text.num_experts_per_tok * text.moe_intermediate_size
-    shape = decoder_shape(text, model.dtype.itemsize, intermediate_size=width)
-    levels = len(model.config.vision_config.deepstack_visual_indexes)
-    return _three_dimensional(model, first_prunable_layer=max(1, levels), shape=shape)
+    return qwen3_vl(model)
 
 
 @family("glm4v", "GLM-4.1V", "zai-org/GLM-4.1V-9B-Thinking")

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..base import Anatomy
 from .parts import usual
+from .shapes import shape_of_modules
 
 __all__ = ["NotOfThePattern", "by_rule"]
 
@@ -67,6 +68,7 @@ def by_rule(model: Any) -> Anatomy:
     videos = _numbers(getattr(config, name, None) for name in ("video_token_id", "video_token_index"))
     return usual(
         model, language_model=decoder, image_token_id=token, other_visual_ids=videos, found_by="rule",
+        shape=shape_of_modules(decoder.layers, model),
         # Sharing prefixes and giving positions need more than the dry run shows.
         first_position=None, prefix_is_causal=False,
     )  # fmt: skip

@@ -10,13 +10,29 @@ from torch import Tensor
 
 from ...core.errors import UnknownAnatomy
 from ...core.random_state import seeded
-from . import gemma, llava, qwen, tiled
+from . import gemma, llava, qwen, recurrent, tiled
 from .sizes import BATCH_KINDS, IMAGE, PAD, TEXT, VIDEO, VISION, VOCAB, Recipe
 
-__all__ = ["BATCH_KINDS", "IMAGE", "PAD", "TEXT", "TINY", "VIDEO", "VISION", "VOCAB", "TinyModel", "tiny"]
+__all__ = [
+    "BATCH_KINDS",
+    "IMAGE",
+    "PAD",
+    "TEXT",
+    "TINY",
+    "TINY_BEFORE",
+    "VIDEO",
+    "VISION",
+    "VOCAB",
+    "TinyModel",
+    "tiny",
+]
 
 TINY: dict[str, Recipe] = {**llava.TINY, **qwen.TINY, **tiled.TINY, **gemma.TINY}
 """Name -> recipe; the name is the family's unless the recipe says otherwise. A new family is one row of one file."""
+
+TINY_BEFORE: dict[str, Recipe] = {**qwen.TINY_BEFORE, **recurrent.TINY_BEFORE}
+"""The same for families that visual tokens may leave before the decoder only."""
+_RECIPES = {**TINY, **TINY_BEFORE}
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class TinyModel:
     @property
     def family(self) -> str:
         """`config.model_type`."""
-        return TINY[self.name].family or self.name
+        return _RECIPES[self.name].family or self.name
 
     def inputs(self, batch_kind: str = "single") -> dict[str, Tensor]:
         """Keyword arguments for `forward`.
@@ -44,7 +60,7 @@ class TinyModel:
         rows = (
             [(4, (16,), 7)] if batch_kind == "single" else [(4, (16,), 9), (1, (40,), 4), (0, (), 6), (2, (16, 24), 5)]
         )
-        recipe, draw = TINY[self.name], torch.Generator().manual_seed(self.seed)
+        recipe, draw = _RECIPES[self.name], torch.Generator().manual_seed(self.seed)
         images = recipe.pictures([heights for _, heights, _ in rows], draw)
         lengths = iter(recipe.lengths(self.model, images, [height for _, heights, _ in rows for height in heights]))
         ids: list[list[int]] = []
@@ -72,11 +88,11 @@ def _pad(rows: list[list[int]], left: bool) -> dict[str, Tensor]:
 
 def tiny(family: str, num_layers: int = 4, seed: int = 0, attn_implementation: str = "sdpa") -> TinyModel:
     """A tiny random model of `family`, the same for the same seed; the global random state is left as it was."""
-    if family not in TINY:
-        raise UnknownAnatomy(f"No tiny model of family {family!r}. Known: {', '.join(TINY)}.")
-    model_class, config = TINY[family].build(num_layers)
+    if family not in _RECIPES:
+        raise UnknownAnatomy(f"No tiny model of family {family!r}. Known: {', '.join(_RECIPES)}.")
+    model_class, config = _RECIPES[family].build(num_layers)
     attention: Any = attn_implementation
-    if eager := TINY[family].without_sdpa:
+    if eager := _RECIPES[family].without_sdpa:
         attention = {part: "eager" if part in eager else attn_implementation for part in ("", *config.sub_configs)}
     with seeded(seed):
         model = model_class._from_config(config, attn_implementation=attention)

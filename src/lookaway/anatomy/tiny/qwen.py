@@ -95,6 +95,45 @@ def _glm4v(layers: int) -> Any:
     return Glm4vForConditionalGeneration, Glm4vConfig(vision_config=vision, text_config=_text(layers), **ids)
 
 
+def _recurrent(layers: int) -> dict[str, Any]:
+    """Linear attention in all layers but each fourth; with wide weights its float32 state differs by 1e-4 between a row
+    and the same row behind padding, in transformers itself."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}
+    return {
+        **TEXT, "num_hidden_layers": layers, "rope_parameters": rope, "head_dim": 8, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "initializer_range": 0.1,
+    }  # fmt: skip
+
+
+def _tower3_5() -> dict[str, Any]:
+    return {name: value for name, value in _tower3().items() if name != "deepstack_visual_indexes"}
+
+
+def _qwen3_5(layers: int) -> Any:
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    config = Qwen3_5Config(vision_config=_tower3_5(), text_config=_recurrent(layers), **_ids())
+    return Qwen3_5ForConditionalGeneration, config
+
+
+def _qwen3_5_moe(layers: int) -> Any:
+    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
+
+    experts = {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24
+    }  # fmt: skip
+    text = {**_recurrent(layers), **experts}
+    text.pop("intermediate_size")
+    config = Qwen3_5MoeConfig(vision_config=_tower3_5(), text_config=text, **_ids())
+    return Qwen3_5MoeForConditionalGeneration, config
+
+
+TINY_BEFORE = {
+    "qwen3_5": Recipe(_qwen3_5, _pictures, more=_token_types),
+    "qwen3_5_moe": Recipe(_qwen3_5_moe, _pictures, more=_token_types),
+}
+
 TINY = {
     "qwen2_vl": Recipe(_qwen2_vl, _pictures, more=_token_types),
     "qwen2_5_vl": Recipe(_qwen2_5_vl, _pictures, more=_token_types),

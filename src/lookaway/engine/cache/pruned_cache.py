@@ -12,9 +12,10 @@ from torch import Tensor
 from ...core.errors import UnsupportedModel
 from .kept import Kept, window_of
 
-__all__ = ["CacheInfo", "PrunedCacheInfo", "read_cache_info", "write_cache_info"]
+__all__ = ["CacheInfo", "PrunedCacheInfo", "read_cache_info", "sizes_as_held", "write_cache_info"]
 
 _ATTRIBUTE = "_lookaway_info"
+_HELD = "_lookaway_as_held"
 
 
 class CacheInfo(Protocol):
@@ -112,19 +113,33 @@ def write_cache_info(cache: Any, info: CacheInfo) -> None:
     setattr(cache, _ATTRIBUTE, info)
 
 
+def sizes_as_held(cache: Any, held: bool) -> None:
+    """Let a cache that carries an info tell the sizes that it really holds (True), or those of the whole prompt again.
+
+    For a decoder that runs on a shorter prompt as a whole (`entry.py`): it builds its masks by what is stored.
+    """
+    if isinstance(cache, _WithInfo):
+        setattr(cache, _HELD, held)
+
+
+def _full_sizes(cache: Any) -> Any:
+    """The cache's info, where sizes are to be told as if nothing had left; else None."""
+    return None if getattr(cache, _HELD, False) else read_cache_info(cache)
+
+
 class _WithInfo:
     """Mixed into the class of one cache object: moves the info's rows with the cache's, and sizes masks in full."""
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns so far, had nothing left before the decoder: transformers counts positions by it. Of layers behind
         layer 0, what they hold."""
-        info = read_cache_info(self)
+        info = _full_sizes(self)
         held: int = super().get_seq_length(layer_idx)  # type: ignore[misc]
         return held if info is None or layer_idx else held + info.missing
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """(columns, first column) of a mask for this layer, had nothing left; transformers asks before layer 0 runs."""
-        if read_cache_info(self) is None:
+        if _full_sizes(self) is None:
             return super().get_mask_sizes(query_length, layer_idx)  # type: ignore[misc]
         past = self.get_seq_length()
         window = window_of(self, layer_idx)
@@ -133,7 +148,7 @@ class _WithInfo:
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Columns before the new tokens, had nothing left."""
-        if read_cache_info(self) is None:
+        if _full_sizes(self) is None:
             return super().get_query_offset(layer_idx)  # type: ignore[misc]
         return self.get_seq_length()
 

@@ -89,6 +89,7 @@ def watch_flow(model: Any, layers: Sequence[int] | None = None, block: int = BLO
         UnsupportedModel: the attention of this model cannot be observed.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("Measuring the flow of attention")
     require_observable(anatomy)
     watch = FlowWatch()
     parameters = tuple(inspect.signature(type(anatomy.backbone).forward).parameters)[1:]

@@ -69,6 +69,7 @@ def blocked(model: Any, layers: Sequence[int]) -> Iterator[None]:
         layers: decoder layers, 0-based.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("A knockout")
     check_detached(anatomy)
     _require_masks(anatomy)
     found: list[TokenLayout] = []
@@ -115,6 +116,7 @@ def knockout_outcomes(model: Any, batch: EncodedBatch, windows: Sequence[Window]
         UnsupportedModel: its masks cannot be read.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("A knockout")
     if batch.answer_mask is None or len(batch.answer_mask) != 1:
         raise DataError("A knockout takes one sample with its answer: encode(processor, [sample], answers=[...]).")
     _check(windows, anatomy.num_layers)

@@ -73,6 +73,7 @@ def observe(model: Any, layers: Sequence[int] | None = None) -> Observation:
         AttachError: a policy or other probes are attached; from a forward, that another thread's is running.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("Reading attention layer by layer")
     check_detached(anatomy)
     if anatomy.attention not in ("sdpa", "eager"):
         raise UnsupportedModel(

@@ -50,6 +50,7 @@ def image_saliency(model: Any, batch: EncodedBatch) -> Saliency:
         UnsupportedModel: its masks cannot be read.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("Saliency")
     _require_masks(anatomy)
     if batch.answer_mask is None or len(batch.answer_mask) != 1:
         raise DataError("Saliency takes one sample with its answer: encode(processor, [sample], answers=[...]).")

@@ -147,6 +147,10 @@ class LayerCall:
 
     # masks -----------------------------------------------------------------------------------------------------------
 
+    def narrowed_mask(self) -> Tensor | None:
+        """The mask of the kept columns alone, where `columns` are set; else the mask as it is."""
+        return self.kwargs.get("attention_mask") if self.columns is None else self._mask(self.columns)
+
     def _mask(self, columns: Columns) -> Tensor | None:
         new, past, before, length = columns.new, columns.past, columns.before, columns.length
         mask = self.kwargs.get("attention_mask")

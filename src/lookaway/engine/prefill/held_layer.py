@@ -39,11 +39,7 @@ def held_layers(anatomy: Anatomy, policy: Policy) -> dict[int, HeldLayer]:
     layers = tuple(policy.holds(depth))
     if not layers:
         return {}
-    if why := getattr(anatomy, "only_before", ""):
-        raise UnsupportedModel(
-            f"Freezing visual tokens is not possible on {anatomy.base.architecture}: {why}. What works on it is "
-            "removal before the decoder, e.g. la.CDPruner(keep=0.5)."
-        )
+    anatomy.require_inside("Freezing visual tokens")
     if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < depth:
         raise AttachError(f"{policy!r} freezes layers {list(layers)}; this decoder has layers 0 to {depth - 1}.")
     if both := sorted(set(layers) & set(policy.skips(depth))):

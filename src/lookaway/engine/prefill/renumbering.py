@@ -30,10 +30,10 @@ def check_renumbering(anatomy: Anatomy, policy: Policy) -> None:
     if not policy.renumbers():
         return
     keep = "Use positions='original'."
-    if getattr(anatomy, "only_before", ""):
+    if anatomy.only_before:
         raise UnsupportedModel(
-            f"{anatomy.base.architecture} gets a shorter prompt at the positions of the whole one, and lookaway does "
-            f"not number its tokens anew. {keep}"
+            f"{anatomy.base.architecture} gets a shorter prompt in front of its decoder, at the original positions; "
+            f"numbering anew is not supported on it. {keep}"
         )
     if anatomy.first_position is None:
         raise UnsupportedModel(

@@ -39,10 +39,10 @@ def past_of(cache: Any, anatomy: Anatomy, first_layer: int, policy: Policy) -> P
             f"This KV cache was shortened from layer {info.first_layer} on, which the attached policy does "
             f"not reach ({policy!r}). Continue it with the policy that it was made with."
         )
-    if info.pad_right and anatomy.has_windows:
+    if info.pad_right and (anatomy.has_windows or anatomy.only_before):
         raise UnsupportedModel(
-            "This decoder has sliding-window layers, and the prompts were padded on the right: padding between "
-            "prompt and answer would push tokens out of the window. Set tokenizer.padding_side = 'left'."
+            "The prompts were padded on the right, and this decoder has layers of sliding windows or running states: "
+            "padding between prompt and answer would push tokens out of them. Set tokenizer.padding_side = 'left'."
         )
     return info.up_to(length)
 

@@ -145,6 +145,10 @@ class PrefillState:
         """Outputs are not of all columns of the prompt."""
         return self.kept is not None
 
+    def all_kept(self) -> Kept:
+        """Columns of the prompt that are left, also where that is all of them."""
+        return self.kept or _all_columns(self.initial)
+
     def answers_left(self) -> Tensor | None:
         """Which of the current slots are teacher-forced answers, bool [B, K]; None: nobody marked any."""
         if self.answers is None or self.kept is None:
@@ -156,7 +160,7 @@ class PrefillState:
     def without(self, layer: int, removal: Removal, renumber: bool = False) -> PrefillState:
         """After a removal before `layer`; `renumber`: what stays is numbered anew (before the decoder alone)."""
         width = removal.index.shape[1]
-        before = self.kept or _all_columns(self.initial)
+        before = self.all_kept()
         kept = before.select(removal.index, removal.valid, full=min(removal.lengths) == width)
         shift = self.shift
         if renumber:
@@ -187,7 +191,7 @@ class PrefillState:
 
     def cut(self, layer: int, index: Tensor, valid: Tensor) -> PrefillState:
         """After only the slots `index` [B, K] run on from `layer`, behind the last attention; `valid` [B, K]."""
-        before = self.kept or _all_columns(self.initial)
+        before = self.all_kept()
         layout = self.layout.gather(index, valid)
         return replace(
             self,
@@ -242,7 +246,7 @@ class PrefillState:
 
     def columns(self) -> tuple[Tensor, Tensor]:
         """Original columns that the outputs stand for, `(index [B, K], valid [B, K])`; padding is not valid."""
-        kept = self.kept or _all_columns(self.initial)
+        kept = self.all_kept()
         return kept.index, kept.valid & ~self.layout.padding
 
 

@@ -63,6 +63,7 @@ def collect_exit_table(
         DataError: a batch has no answers, or there is no batch.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("A table of exits")
     candidates = tuple(layers) if layers is not None else tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
 
     def make(batch: EncodedBatch) -> ExitTable:

@@ -153,6 +153,7 @@ def pause(
             wanted of a tower that lookaway cannot read.
     """
     anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
+    anatomy.require_inside("Going on from a layer")
     layer = anatomy.first_prunable_layer if layer is None else layer
     check_detached(anatomy)
     calls: list[dict[str, Any]] = []

@@ -157,6 +157,7 @@ def record_layers(
     Yields:
         (rows entering each layer and, as they are, the norm; the layers' states), filled by the one forward inside.
     """
+    anatomy.require_inside("A tape of the layers")
     check_detached(anatomy)
     entering: list[Tensor] = []
     layers: list[LayerState] = []

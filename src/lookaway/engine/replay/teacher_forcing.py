@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.decision import Policy
 from ...core.errors import DataError
 from ..api import attach
-from ..attachment import Attachment
+from ..handle import Handle
 from .exit_table import EncodedBatch
 
 __all__ = ["answer_logits", "answer_loss", "attached_loss", "frozen"]
@@ -38,13 +38,13 @@ def answer_loss(model: Any, batch: EncodedBatch, policy: Policy) -> Tensor:
         return attached_loss(model, attached, batch)
 
 
-def attached_loss(model: Any, attached: Attachment, batch: EncodedBatch) -> Tensor:
+def attached_loss(model: Any, attached: Handle, batch: EncodedBatch) -> Tensor:
     """The same while a policy is attached already; it stays so."""
     logits, targets = answer_logits(model, attached, batch)
     return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
-def answer_logits(model: Any, attached: Attachment, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
+def answer_logits(model: Any, attached: Handle, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
     """Logits [N, vocabulary] that predict the N answer tokens of all rows, in order, and those tokens int64 [N]."""
     answers, ids = batch.answer_mask, batch.inputs["input_ids"]
     if answers is None:

@@ -45,6 +45,7 @@ def merge(model: Any, policy: Policy) -> Any:
             weights elsewhere too.
     """
     anatomy = anatomy_of(model)
+    anatomy.require_inside("Merging adapters")
     check_detached(anatomy)
     decoder = anatomy.language_model
     if decoder in _merged:

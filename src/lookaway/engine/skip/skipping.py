@@ -50,6 +50,8 @@ class Skipping:
             raise AttachError(f"{policy!r} skips layers {list(layers)}; this decoder has layers 0 to {depth - 1}.")
         if len(layers) == depth:
             raise SettingsError(f"{policy!r} skips every attention of the decoder. Keep at least one.")
+        if layers:
+            anatomy.require_inside("Skipping attentions")
         self._anatomy, self._in_front = anatomy, InFrontOfDecoder()
         self.layers = {
             layer: SkippedLayer(anatomy, layer, policy.replacement(layer), self._in_front) for layer in layers

@@ -99,6 +99,7 @@ def fit(
     Raises:
         SettingsError: the space is empty or does not fit the model.
     """
+    anatomy.require_inside("lookaway fit")
     events, guarantee = events or FitEvents(), guarantee or Guarantee(options.epsilon, options.delta)
     tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own, anatomy.vision is not None)
     if anatomy.has_windows and options.methods == ("second-look",):

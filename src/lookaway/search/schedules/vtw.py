@@ -54,6 +54,7 @@ def find_withdrawal(
     if not samples:
         raise DataError("VTW's search needs samples with an image. Give other --data.")
     anatomy = anatomy_of(model)
+    anatomy.require_inside("VTW")
     layers = range(anatomy.first_prunable_layer, anatomy.num_layers)
     total = torch.zeros(len(layers), dtype=torch.float64)
     for first in range(0, len(samples), batch_size):

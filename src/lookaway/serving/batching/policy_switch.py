@@ -8,7 +8,7 @@ from typing import Any
 from ...anatomy.find import anatomy_of
 from ...core.decision import KEEP, Decision, LayerView, Policy
 from ...engine.api import attach
-from ...engine.attachment import Attachment
+from ...engine.handle import Handle
 
 __all__ = ["PolicySwitch"]
 
@@ -34,8 +34,10 @@ class PolicySwitch:
     def __init__(self, model: Any, policies: Mapping[str, Policy], allow_other_model: bool = False) -> None:
         self.model, self.anatomy = model, anatomy_of(model)
         self.policies = dict(policies)
+        if self.policies:
+            self.anatomy.require_inside("Serving requests of different policies in one batch")
         self._allow_other_model = allow_other_model
-        self._now: Attachment | None = None
+        self._now: Handle | None = None
         self._depth = self.anatomy.num_layers
         self._continue = _Continue()
         self._reach = {id(policy): self._first_layer(policy) for policy in self.policies.values()}
@@ -47,7 +49,7 @@ class PolicySwitch:
         """Rows of this policy decode under it alone: its decoder is another one."""
         return name is not None and bool(self.policies[name].skips(self._depth))
 
-    def use(self, name: str | None) -> Attachment | None:
+    def use(self, name: str | None) -> Handle | None:
         """Attach the policy of this name for a prefill; None: no policy at all."""
         return self._attach(None if name is None else self.policies[name])
 
@@ -78,7 +80,7 @@ class PolicySwitch:
         """Leave the model as it was."""
         self._attach(None)
 
-    def _attach(self, policy: Policy | None) -> Attachment | None:
+    def _attach(self, policy: Policy | None) -> Handle | None:
         if self._now is not None and self._now.policy is not policy:
             self._now.detach()
             self._now = None

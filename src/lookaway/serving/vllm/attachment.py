@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...anatomy.families.parts import decoder_shape
+from ...anatomy.families.shapes import decoder_shape
 from .decoder import NarrowedDecoder
 from .kv_groups import exit_spec, first_text_layer
 from .metrics import Savings
