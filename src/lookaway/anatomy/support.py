@@ -19,8 +19,9 @@ transformers' own code, in fp32, for SDPA and eager attention where the table ha
 of unequal prompts with left padding, a row of two images and a row of none: keeping everything changes no bit;
 removal equals masking to 1e-5, in prefill and over 8 decoded tokens; a batch equals its rows one by one; a cached run
 equals an uncached one; each layer's cache is as long as the trace says; decoded tokens have the positions of the
-unpruned run; after detaching all is as before. Images are tested; of videos only the placeholders are known. The
-released checkpoints themselves were **not** run for this page. (LaVIN's and Eagle2's tests are in `tests/models`.)
+unpruned run; after detaching all is as before. Images are tested; videos are (`tests/engine/test_videos.py`) on
+Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4.1V, LLaVA-OneVision and LLaVA-NeXT-Video; SmolVLM's frames are pictures.
+The released checkpoints themselves were **not** run for this page. (LaVIN's and Eagle2's tests are in `tests/models`.)
 *flash* means that the logic of two-dimensional masks was tested on a CPU for some families, and never with the kernels.
 
 | family | `model_type` | written for | attention | refused |

@@ -34,17 +34,20 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _family(model_type: str | None) -> dict[str, Any]:
-    """Whether visual tokens can leave a model of this kind, and why not."""
-    from ..anatomy import families  # noqa: F401  (registers them)
-    from ..anatomy.registry import FAMILIES, REFUSED, SUPPORT
+    """Whether and where visual tokens can leave a model of this kind, and why not more (docs/support.md)."""
+    from ..anatomy.registry import REFUSED, SUPPORT
+    from ..anatomy.support import state_of
 
+    state = state_of(str(model_type))
+    if state is None:
+        return {
+            "why": f"transformers reads it, where it knows {model_type!r}. It is of no family that lookaway lists: "
+            "whether it is of a common pattern is proven when a policy is attached."
+        }
+    where, found, reason = state
     if model_type in REFUSED:
-        name, reason = REFUSED[model_type]
-        return {"supported": False, "why": f"{name}: {reason}"}
-    if model_type in FAMILIES:
-        name = SUPPORT[model_type].name if model_type in SUPPORT else model_type
-        return {"why": f"transformers reads it, and it is of the family {name} (docs/support.md)."}
-    return {
-        "why": f"transformers reads it, where it knows {model_type!r}. It is of no family that lookaway lists: whether "
-        "it is of the common pattern is proven when a policy is attached."
-    }
+        return {"supported": False, "why": f"{REFUSED[model_type][0]}: {reason}."}
+    name = SUPPORT[model_type].name if model_type in SUPPORT else model_type
+    kind = f"of the family {name}" if found == "family" else f"{name!r}, found {found}"
+    more = f"; not inside it, because {reason}" if reason else ""
+    return {"why": f"transformers reads it, and it is {kind}. Visual tokens may leave {where}{more} (docs/support.md)."}
