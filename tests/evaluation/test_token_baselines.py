@@ -43,7 +43,7 @@ def test_the_baselines_process_as_many_tokens_a_layer_as_the_policy(ran):
         assert [row.answer_without for row in rows] == [result.answer_without for result in results]
         spent, allowed = (sum(r.flops for r in part[:4]) for part in (rows, results))
         one_more = 7 * shape.layer_flops(40) - 7 * shape.layer_flops(39)  # one token in each of seven layers
-        assert allowed - 4 * one_more <= spent <= allowed
+        assert allowed <= spent <= allowed + 4 * one_more
         assert rows[4].visual_tokens == [0] * 8
 
 

@@ -26,7 +26,8 @@ NAMES = {"random": "random tokens", "uniform": "uniform tokens"}
 
 
 def equal_share(results: Sequence[PairedResult], shape: DecoderShape, first_layer: int) -> float | None:
-    """The share of the visual tokens that a constant schedule keeps from `first_layer` on, at the policy's own FLOPs.
+    """The share of the visual tokens that a constant schedule keeps from `first_layer` on, at the policy's own FLOPs
+    or, since tokens are whole, just above.
 
     Counted prefill FLOPs, summed over the samples; what a second look spends twice counts. None where there is no
     image, where the policy saved nothing, or where the layers before `first_layer`, which see all tokens, cost more
@@ -49,8 +50,8 @@ def equal_share(results: Sequence[PairedResult], shape: DecoderShape, first_laye
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) <= spent else (low, middle)
-    return low
+        low, high = (low, middle) if cost(middle) >= spent else (middle, high)
+    return high
 
 
 def prompt_tokens(result: PairedResult, shape: DecoderShape) -> int:

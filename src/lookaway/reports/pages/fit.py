@@ -65,8 +65,8 @@ def _beside_figures(data: ReportData) -> list[tuple[str, str]]:
     found = [
         (
             beside(data, "agreement"),
-            "Held-out samples, 95 % intervals. Filled: at least the policy's FLOPs. Hollow: at its own cost, since its "
-            "settings are fixed.",
+            "Held-out samples, 95 % intervals. Filled: the policy's FLOPs or slightly more. Hollow: at its "
+            "own cost, since its settings are fixed.",
         )
     ]
     if next(iter(data.beside.values()))["accuracy"] is not None:
