@@ -238,6 +238,15 @@ def fit(w):
         layer = int(row["name"].removeprefix("exit/"))
         assert row["samples"] == len(samples) > 2
         assert row["changed"] == sum(_changed(w, sample, layer) for sample in samples)
+    assert (w.out / "out" / "report.html").exists()
+    if passed:
+        held_out = load_samples(str(folder / "data.json"), "test", distinct_images=True)
+        records = list(read_records(w.out / "out" / "held-out.jsonl"))
+        ran = [r for r in records if r["kind"] == "sample" and r["variant"] == "this policy"]
+        assert {r["id"] for r in ran} == {s.id for s in held_out} != set()
+        layer = int(found["chosen"]["name"].removeprefix("exit/"))
+        assert all(r["exit_layer"] == layer for r in ran)
+        assert len([r for r in records if r["kind"] == "beside"]) > 1
 
 
 def _changed(w, sample, layer):
