@@ -13,7 +13,7 @@ from lookaway.core.errors import DataError
 from lookaway.reports.collect import collect
 from lookaway.reports.fit_tables import beside_rows, certificate_text, found_points, same_interval
 from lookaway.reports.fit_tables import tested_rows as rows_of_tests
-from lookaway.reports.pages.kept_pictures import stages
+from lookaway.reports.pages.kept_pictures import kept_cards, stages
 from lookaway.reports.pages.page import render
 from lookaway.reports.policy_words import policy_words
 
@@ -130,6 +130,17 @@ def test_stages_are_stretches_of_layers_with_the_same_tokens():
         assert seen == [count > layer for count in [2, 30, 5, 0, 30]]
     assert stages([30, 30], 30) == [(0, 29, [True, True])]
     assert [sum(seen) for _, _, seen in stages([3, 3], 30)] == [2, 0]
+
+
+def test_what_never_enters_the_decoder_is_shown_whole_first(data):
+    row = next(iter(data.kept.values()))
+    other = replace(data, kept={"1": row | {"layers": [0] * 150 + [row["num_layers"]] * 46}})
+    (card,) = kept_cards(other)
+    assert [(stage["words"], stage["count"]) for stage in card["stages"]] == [
+        ("before the decoder", "196 of 196"),
+        ("layers 0–29", "46 of 196"),
+    ]
+    assert [stage["words"] for stage in kept_cards(data)[0]["stages"]] == ["layers 0–1", "layers 2–29"]
 
 
 WORDS = {

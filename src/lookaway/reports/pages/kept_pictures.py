@@ -43,6 +43,9 @@ def _card(place: int, row: dict[str, Any]) -> dict[str, Any]:
     found = stages(row["layers"], row["num_layers"])
     whole = len(row["layers"])
     shown = found if len(found) <= MOST else [*found[: MOST - 1], found[-1]]
+    drawn = [(_layers(first, last), seen) for first, last, seen in shown]
+    if 0 in row["layers"]:
+        drawn.insert(0, ("before the decoder", [True] * whole))
     left = sum(found[-1][2])
     return {
         "key": f"kept{place}",
@@ -55,8 +58,8 @@ def _card(place: int, row: dict[str, Any]) -> dict[str, Any]:
         "same": row["answer"] == row["answer_without"],
         "words": _words(row, left, whole),
         "stages": [
-            {"mask": mask(seen, row["grid"]), "words": _layers(first, last), "count": f"{sum(seen)} of {whole}"}
-            for first, last, seen in shown
+            {"mask": mask(seen, row["grid"]), "words": words, "count": f"{sum(seen)} of {whole}"}
+            for words, seen in drawn
         ],
         "alternative": "; ".join(
             f"{_layers(first, last)}: {sum(seen)} of {whole} tokens" for first, last, seen in found
