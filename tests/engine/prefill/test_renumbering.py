@@ -11,6 +11,7 @@ from lookaway.anatomy.tiny import IMAGE, TINY, VIDEO, tiny
 from lookaway.anatomy.tiny.tiled import INDICATORS
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import SettingsError, UnsupportedModel
+from lookaway.engine.replay.resume import pause
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 SEVERAL_DIMENSIONS = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"}
@@ -134,6 +135,22 @@ def test_families_that_count_otherwise_are_refused(family):
     match = "several dimensions" if family in SEVERAL_DIMENSIONS else "sliding-window"
     with pytest.raises(UnsupportedModel, match=f"{match}.*positions='original'"):
         la.attach(tiny_once(family).model, POLICY)
+
+
+def test_a_run_that_goes_on_from_stored_states_numbers_anew_too():
+    example = tiny_once("llava")
+    model, anatomy = example.model, anatomy_of(example.model)
+    inputs = anatomy.with_positions(example.inputs("left_padded"))
+    last = torch.full((4, 1), inputs["input_ids"].shape[1] - 1)
+    with torch.no_grad():
+        resumed = pause(model, inputs, 0)[0].run(POLICY).logits(last)[:, 0]
+        with la.attach(model, POLICY):
+            live = model(**inputs).logits[:, -1]
+    torch.testing.assert_close(resumed, live, **TOLERANCE)
+    other = tiny_once(min(WINDOWS))
+    paused = pause(other.model, anatomy_of(other.model).with_positions(other.inputs("left_padded")), 0)[0]
+    with pytest.raises(UnsupportedModel, match="sliding-window"):
+        paused.run(POLICY)
 
 
 def test_positions_that_do_not_count_one_by_one_are_refused():

@@ -27,6 +27,7 @@ from ..observe.qk_capture import QKCapture, QKStore
 from ..observe.vision_capture import VisionCapture
 from ..prefill.before_decoder import Deepstack
 from ..prefill.decoder_call import LayerCall, gather_rows
+from ..prefill.renumbering import check_renumbering
 from ..prefill.start import last_column_is_text
 from ..prefill.state import PrefillState
 from ..prefill.step import prefill_step
@@ -88,6 +89,7 @@ class Paused:
                 f"{policy!r} freezes visual tokens in layers {sorted(held)}, which a run that goes on from a layer "
                 "does not carry out. Judge it on the whole model: lookaway eval --policy ..."
             )
+        check_renumbering(self.anatomy, policy)
         state, hidden, store = self.state, self.hidden, QKStore()
         memo: dict[Any, Any] = {}
         captured = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
