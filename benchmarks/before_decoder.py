@@ -35,7 +35,7 @@ from lookaway.models.encoding import encode
 from lookaway.models.loading import load_model
 from lookaway.search.schedules.shortv import measure_contributions
 
-BATCH = 4
+BATCH = 8
 
 
 def methods(keep: float, depth: int) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["lookaway-mini-plain", "lookaway-mini"])
     parser.add_argument("--samples", type=int, default=160, help="test questions, one an image")
     parser.add_argument("--keep", type=float, default=0.25, help="visual tokens a layer processes on average, a share")
-    parser.add_argument("--calibration", type=int, default=8, help="samples that find ShortV's layers")
+    parser.add_argument("--calibration", type=int, default=4, help="samples that find ShortV's layers")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     parser.add_argument("--table", action="store_true", help="only print what the results files hold")
     options = parser.parse_args()
