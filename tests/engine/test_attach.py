@@ -8,12 +8,11 @@ import weakref
 import pytest
 import torch
 from local_policies import Exit, Keep, KeepButAsk, Thin
-from shared_tiny import THOROUGH, families, thorough_families, tiny_once
+from shared_tiny import RECIPES, THOROUGH, families, thorough_families, tiny, tiny_once
 from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.masking_utils import flash_attention_mask
 
 import lookaway as la
-from lookaway.anatomy.tiny import TINY, tiny
 from lookaway.core.base_model import BaseModel
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, InvalidDecision, ModelMismatch, UnsupportedModel
@@ -37,7 +36,7 @@ def attributes(model):
 @pytest.mark.parametrize(
     ("family", "how", "ending"),
     [(f, how, end) for f in THOROUGH for how in (attach, reference) for end in ("quietly", "detach", "without a run")]
-    + [(family, attach, "raising") for family in TINY],
+    + [(family, attach, "raising") for family in RECIPES],
 )
 def test_nothing_stays_behind(family, how, ending):
     example = tiny_once(family)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from local_policies import POLICIES, Thin, policy_for
-from shared_tiny import OLD, cases, families, named, thorough_families, tiny_once
+from shared_tiny import OLD, cases, families, named, thorough_families, tiny, tiny_once
 from transformers import DynamicCache
 
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import IMAGE, VIDEO, tiny
+from lookaway.anatomy.tiny import IMAGE, VIDEO
 from lookaway.anatomy.tiny.tiled import INDICATORS
 from lookaway.engine.api import attach, reference
 from lookaway.engine.prefill import row_groups as groups

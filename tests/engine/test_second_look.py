@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shared_tiny import tiny
 
 import lookaway as la
-from lookaway.anatomy.tiny import tiny
 from lookaway.core.decision import Policy, Retry
 from lookaway.core.errors import AttachError, SettingsError, UnsupportedModel
 from lookaway.policies.second_look import confidence
 
-FAMILIES = ["llava", "llava_next", "qwen2_5_vl", "internvl", "smolvlm"]
+FAMILIES = ["llava", "llava_next", "qwen2_5_vl", "internvl", "smolvlm", "lavin"]
 LAYERS = 4
 
 

@@ -21,7 +21,7 @@ removal equals masking to 1e-5, in prefill and over 8 decoded tokens; a batch eq
 equals an uncached one; each layer's cache is as long as the trace says; decoded tokens have the positions of the
 unpruned run; after detaching all is as before. Images are tested; videos are (`tests/engine/test_videos.py`) on
 Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4.1V, LLaVA-OneVision and LLaVA-NeXT-Video; SmolVLM's frames are pictures.
-The released checkpoints themselves were **not** run for this page. (LaVIN's and Eagle2's tests are in `tests/models`.)
+The released checkpoints themselves were **not** run for this page. (Eagle2's tests are in `tests/models`.)
 *flash* means that the logic of two-dimensional masks was tested on a CPU for some families, and never with the kernels.
 
 | family | `model_type` | written for | attention | refused |

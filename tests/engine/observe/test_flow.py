@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from shared_tiny import RECIPES, tiny
 from torch import nn
 
 import lookaway as la
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.anatomy.tiny import BATCH_KINDS
 from lookaway.core.attention_inputs import attention_rows
 from lookaway.core.errors import AttachError, UnsupportedModel
 from lookaway.engine.observe.flow import watch_flow
@@ -64,7 +65,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize("batch", BATCH_KINDS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", RECIPES)
 def test_reduced_attention_equals_the_full_maps(family, attention, batch):
     model, eager = tiny(family, attn_implementation=attention), tiny(family, attn_implementation="eager")
     inputs = model.inputs(batch)

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from shared_tiny import RECIPES, tiny
 from torch.nn.functional import cross_entropy
 
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import TINY, tiny
 from lookaway.core.errors import DataError, UnsupportedModel
 from lookaway.engine.observe.knockout import behind_image, blocked, knockout_outcomes, record_behind_image
 from lookaway.engine.observe.saliency import image_saliency
@@ -36,7 +36,7 @@ def answer_loss(logits, batch):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", RECIPES)
 def test_all_windows_at_once_equal_one_masked_run_each(family, attention):
     made = tiny(family, DEPTH, attn_implementation=attention)
     batch = Batch(made.inputs())
@@ -111,7 +111,7 @@ def test_a_knockout_to_the_end_is_an_exit():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", RECIPES)
 def test_saliency_is_the_gradient_of_the_whole_model(family, attention):
     made = tiny(family, DEPTH, attn_implementation=attention)
     batch = Batch(made.inputs())

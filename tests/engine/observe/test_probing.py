@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from local_policies import Exit
-from shared_tiny import THOROUGH
+from shared_tiny import RECIPES, THOROUGH, tiny
 from transformers import AttentionInterface
 
-from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.anatomy.tiny import BATCH_KINDS
 from lookaway.core.errors import AttachError
 from lookaway.engine.api import attach
 from lookaway.engine.observe.probing import observe
@@ -16,7 +16,7 @@ from lookaway.engine.observe.probing import observe
 
 @pytest.mark.parametrize(
     ("family", "batch"),
-    [(family, kind) for family in TINY for kind in (BATCH_KINDS if family in THOROUGH else ["left_padded"])],
+    [(family, kind) for family in RECIPES for kind in (BATCH_KINDS if family in THOROUGH else ["left_padded"])],
 )
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_probes_equal_the_rows_of_the_full_maps(family, attention, batch):

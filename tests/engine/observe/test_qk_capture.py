@@ -3,11 +3,11 @@
 import pytest
 import torch
 from local_policies import Attentive, Exit
-from shared_tiny import OLD, THOROUGH
+from shared_tiny import OLD, RECIPES, THOROUGH, tiny
 from transformers import AttentionInterface
 
 import lookaway as la
-from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.anatomy.tiny import BATCH_KINDS
 from lookaway.core.errors import UnsupportedModel
 from lookaway.engine.api import attach, reference
 from lookaway.engine.observe.probing import observe
@@ -33,7 +33,7 @@ def attention_modules(model):
 @pytest.mark.parametrize(
     ("family", "batch", "cache"),
     [(family, kind, cache) for family in THOROUGH for kind in BATCH_KINDS for cache in (True, False)]
-    + [(family, "left_padded", True) for family in TINY if family not in THOROUGH],
+    + [(family, "left_padded", True) for family in RECIPES if family not in THOROUGH],
 )
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_weights_are_the_full_maps_of_the_layer_before(family, attention, batch, cache):
@@ -55,7 +55,7 @@ def test_weights_are_the_full_maps_of_the_layer_before(family, attention, batch,
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", RECIPES)
 def test_after_removal_both_twins_show_the_slots_that_are_left(family, attention):
     if OLD and family.startswith("qwen2"):
         pytest.skip("its attention rotates in a way of its own in transformers 5.16: refused, with the reason")
@@ -78,7 +78,7 @@ def test_after_removal_both_twins_show_the_slots_that_are_left(family, attention
                 torch.testing.assert_close(mine, theirs[row][:, real[row]][..., real[row]], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", RECIPES)
 def test_without_phase_is_what_the_projections_gave(family):
     if OLD and family.startswith("qwen2"):
         pytest.skip("its attention rotates in a way of its own in transformers 5.16: refused, with the reason")

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from shared_tiny import RECIPES, tiny
 from test_common import CASES  # the policies' table
 
 import lookaway as la
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import IMAGE, TINY, tiny
+from lookaway.anatomy.tiny import IMAGE
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, InvalidDecision, UnsupportedModel
 
@@ -52,10 +53,12 @@ def shorter(kwargs, row, columns):
         is_visual = visual[row, columns]
         cut["visual_pos_masks"] = is_visual[None]
         cut["deepstack_visual_embeds"] = [part[number[is_visual]] for part in kwargs["deepstack_visual_embeds"]]
+    if "routing" in kwargs:  # LaVIN
+        cut["routing"] = kwargs["routing"][[row]]
     return cut
 
 
-@pytest.mark.parametrize("family", [name for name in TINY if name not in PLACES])
+@pytest.mark.parametrize("family", [name for name in RECIPES if name not in PLACES])
 def test_is_the_shorter_prompt_built_by_hand(family):
     example = tiny(family)
     model, anatomy, inputs = example.model, anatomy_of(example.model), example.inputs("left_padded")

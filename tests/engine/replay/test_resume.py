@@ -3,9 +3,10 @@
 import pytest
 import torch
 from local_policies import POLICIES, Exit, Thin, policy_for
+from shared_tiny import RECIPES, tiny
 
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.anatomy.tiny import BATCH_KINDS
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import AttachError, SettingsError, UnsupportedModel
 from lookaway.engine.api import attach
@@ -34,7 +35,7 @@ def last_columns(inputs):
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("batch", [kind for kind in BATCH_KINDS if kind != "single"])
-@pytest.mark.parametrize(("family", "attention"), [*((family, "sdpa") for family in TINY), ("llava", "eager")])
+@pytest.mark.parametrize(("family", "attention"), [*((family, "sdpa") for family in RECIPES), ("llava", "eager")])
 def test_going_on_equals_the_attached_policy(family, attention, batch, name):
     model = tiny(family, attn_implementation=attention)
     inputs = model.inputs(batch)

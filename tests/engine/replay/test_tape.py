@@ -3,10 +3,10 @@
 import pytest
 import torch
 from local_policies import Exit
-from shared_tiny import THOROUGH, thorough_families
+from shared_tiny import RECIPES, THOROUGH, thorough_families, tiny
 
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import BATCH_KINDS, TINY, tiny
+from lookaway.anatomy.tiny import BATCH_KINDS
 from lookaway.core.errors import AttachError, DataError
 from lookaway.core.features import text_features
 from lookaway.engine.api import attach
@@ -14,7 +14,7 @@ from lookaway.engine.replay.shared_prefix import groups_of, record_shared, rows_
 from lookaway.engine.replay.tape import record_tape
 
 pytestmark = pytest.mark.parametrize("attention", ["sdpa", "eager"])
-EVERYWHERE = [(family, kind) for family in TINY for kind in (BATCH_KINDS if family in THOROUGH else ["left_padded"])]
+EVERYWHERE = [(family, kind) for family in RECIPES for kind in (BATCH_KINDS if family in THOROUGH else ["left_padded"])]
 sharing_families = pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "internvl", "smolvlm"])
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 

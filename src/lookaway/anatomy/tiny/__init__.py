@@ -42,11 +42,12 @@ class TinyModel:
     name: str
     model: Any
     seed: int
+    recipe: Recipe
 
     @property
     def family(self) -> str:
         """`config.model_type`."""
-        return _RECIPES[self.name].family or self.name
+        return self.recipe.family or self.name
 
     def inputs(self, batch_kind: str = "single") -> dict[str, Tensor]:
         """Keyword arguments for `forward`.
@@ -60,7 +61,7 @@ class TinyModel:
         rows = (
             [(4, (16,), 7)] if batch_kind == "single" else [(4, (16,), 9), (1, (40,), 4), (0, (), 6), (2, (16, 24), 5)]
         )
-        recipe, draw = _RECIPES[self.name], torch.Generator().manual_seed(self.seed)
+        recipe, draw = self.recipe, torch.Generator().manual_seed(self.seed)
         images = recipe.pictures([heights for _, heights, _ in rows], draw)
         lengths = iter(recipe.lengths(self.model, images, [height for _, heights, _ in rows for height in heights]))
         ids: list[list[int]] = []
@@ -100,4 +101,4 @@ def tiny(family: str, num_layers: int = 4, seed: int = 0, attn_implementation: s
             if weight.dim() > 1 and not weight.any():  # some projectors begin at zero, and would show nothing
                 torch.nn.init.normal_(weight, std=0.25)
     model.generation_config.pad_token_id = PAD
-    return TinyModel(family, model.eval(), seed)
+    return TinyModel(family, model.eval(), seed, _RECIPES[family])

@@ -46,8 +46,10 @@ def spy(attention: nn.Module, see: See) -> Callable[[], None]:
 
 
 def beside(attention: nn.Module, name: str) -> Any:
-    """A function that lives beside the code of this module, e.g. `eager_attention_forward`; None if there is none."""
-    return getattr(sys.modules[type(attention).__module__], name, None)
+    """A function that lives beside the code of this module, e.g. `eager_attention_forward`, or beside that of the class
+    that it is derived from; None if there is none."""
+    homes = (sys.modules.get(kind.__module__) for kind in type(attention).__mro__)
+    return next((found for home in homes if (found := getattr(home, name, None)) is not None), None)
 
 
 def _stop(attention: nn.Module, config: _SpyConfig, see: See) -> None:
