@@ -56,6 +56,7 @@ def methods(keep: float, depth: int) -> dict[str, Any]:
         "inside: DART": la.DART(layer=2, keep=inside),
         "inside: SparseVLM": la.SparseVLM({2: inside}),
         "inside: AutoPrune": la.AutoPrune(budget=keep),
+        "inside: AutoPrune, gamma 0.04": la.AutoPrune(budget=keep, gamma=0.04),
         "inside: fixed exit": la.ExitAt(int(keep * depth)),
     }
 
