@@ -13,6 +13,10 @@ SHAPE = DecoderShape(LAYERS, 8, 16, 2, 1, 4, 50)
 class Anatomy:
     num_layers, first_prunable_layer, has_windows, shape, vision = LAYERS, 1, False, SHAPE, None
 
+    @staticmethod
+    def require_inside(what):
+        """This decoder may be pruned inside."""
+
 
 class Runs:
     """What `SampleRuns` is to a fit: an answer stays where the share that a policy leaves is at least the need."""
