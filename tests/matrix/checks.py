@@ -16,6 +16,7 @@ from prepared import picture
 from starlette.testclient import TestClient
 
 import lookaway as la
+from lookaway.anatomy.find import anatomy_of
 from lookaway.core.exit_table import ExitTable
 from lookaway.core.record import read_records
 from lookaway.data import load_samples
@@ -217,7 +218,8 @@ def _schedule(w, method, *arguments):
 
 
 def fit(w):
-    """Whose answer changes is what the judge says, and only what passes its test is saved."""
+    """Every kind of policy is tried, VisionZip only where the tower's attention is known; whose answer changes at an
+    exit is what the judge says; and only what passes its test is saved."""
     folder = w.out / "pictures"
     folder.mkdir()
     entries = []
@@ -226,15 +228,20 @@ def fit(w):
         entries.append({"id": str(number), "image": f"{number}.png", "question": f"what is {number}" + "?" * number})
     (folder / "data.json").write_text(json.dumps(entries))
     status, _, errors = w.call(
-        "fit", "--model", w.model, "--data", folder / "data.json", "--epsilon", 0.9, "--methods", "exit",
-        "--max-new-tokens", NEW, "--out", w.out / "out",
+        "fit", "--model", w.model, "--data", folder / "data.json", "--epsilon", 0.9, "--shares", 0.5,
+        "--before-shares", 0.3, "--halvings", 0, "--max-new-tokens", NEW, "--out", w.out / "out",
     )  # fmt: skip
     assert (w.out / "out" / "records.jsonl").exists(), errors
     found = w.records("fit")[0]
     passed = [row for row in found["tested"] if row["bound"] <= 0.9]
     assert (status == 0) == (w.out / "out" / "policy" / "config.json").exists() == bool(passed), errors
     samples = load_samples(str(folder / "data.json"), "train", distinct_images=True)
+    names = {row["name"] for row in found["tried"]}
+    assert {name.split("/")[0] for name in names} >= {"before-decoder", "reduction", "exit"}
+    assert ("before-decoder/visionzip-0.3" in names) == (anatomy_of(w.judge.model).vision is not None)
     for row in found["tried"]:
+        if not row["name"].startswith("exit/"):
+            continue
         layer = int(row["name"].removeprefix("exit/"))
         assert row["samples"] == len(samples) > 2
         assert row["changed"] == sum(_changed(w, sample, layer) for sample in samples)

@@ -22,7 +22,7 @@ class Options(PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..models.layouts.doctor import diagnose
-    from ..models.layouts.tokenizing import read_json
+    from ..models.layouts.json_files import read_json
 
     found = diagnose(options.folder, **options.published)
     if found.supported and "becomes" not in found.facts:  # transformers' own: what the anatomy knows of its kind

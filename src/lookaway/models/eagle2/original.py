@@ -14,11 +14,12 @@ from typing import Any
 from ...core.errors import PreparationError, UnsupportedModel
 from ..internvl.original import CONTEXT, decoder_of, projector_rules
 from ..layouts.conversations import chat_template
+from ..layouts.json_files import read_json
 from ..layouts.plan import MARK, Plan
 from ..layouts.reader import Shards
 from ..layouts.request import Request, generation_config, pick, stored_dtype
 from ..layouts.rules import Source, drop, rename
-from ..layouts.tokenizing import IMAGE, read_json
+from ..layouts.tokenizing import IMAGE
 from .config import Eagle2Config
 from .model import Eagle2ForConditionalGeneration
 from .processing import Eagle2Processor

@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import PreparationError, SettingsError, UnsupportedModel
+from ...core.errors import LookawayError, PreparationError, SettingsError, UnsupportedModel
+from .json_files import read_json
 from .plan import Plan
 from .request import Request
-from .tokenizing import read_json
 
 __all__ = ["LAYOUTS", "Layout", "plan_for", "recognise"]
 
@@ -40,7 +40,18 @@ class Layout:
                 f"{self.title} holds its vision tower itself: leave out vision_tower ({request.vision_tower})."
             )
         module, _, function = self.planner.partition(":")
-        plan: Plan = getattr(import_module(f"...{module}", __name__), function)(request)
+        planner = getattr(import_module(f"...{module}", __name__), function)
+        try:
+            plan: Plan = planner(request)
+        except (LookawayError, ImportError):
+            raise  # they say what is wrong by themselves
+        except Exception as error:  # a key that is not there, and whatever damaged tokenizer files raise
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            raise PreparationError(
+                f"{request.folder} looks like {self.title}, but its config or tokenizer files do not hold what that "
+                f"layout has ({type(error).__name__}: {reason}). Compare them with the published ones, or download "
+                "them again."
+            ) from error
         return plan
 
 
@@ -131,9 +142,20 @@ REFUSED: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
         "compute. InternVL2 and 2.5 (v2) are read.",
     ),
     (
-        lambda c: _is_llava(c) and c.get("model_type") in ("llava_mpt", "llava_qwen", "llava_gemma"),
-        "A LLaVA with another decoder than Llama's or Mistral's",
-        "only LLaVA-1.5 and 1.6 in their Llama and Mistral forms are read.",
+        lambda c: _is_llava(c) and c.get("model_type") not in ("llava", "llava_llama", "llava_mistral"),
+        "A LLaVA with another decoder than Llama's or Mistral's, or another descendant of LLaVA",
+        "only LLaVA-1.5 and 1.6 in their Llama and Mistral forms are read (model_type llava, llava_llama or, for "
+        "LLaVA-1.6, llava_mistral).",
+    ),
+    (
+        lambda c: _is_llava(c) and c.get("model_type") == "llava_mistral" and c.get("image_aspect_ratio") != "anyres",
+        "A LLaVA-1.5 with a Mistral decoder",
+        "its sliding window and its prompt were not held to public code. LLaVA-1.6's Mistral is read.",
+    ),
+    (
+        lambda c: bool(c.get("quantization_config")) and any(layout.matches(c) for layout in LAYOUTS),
+        "A quantised checkpoint",
+        "its weights are no plain matrices. Give the checkpoint that it was made from.",
     ),
 )  # fmt: skip
 """(what its config looks like, its name, why it is refused)."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from ...core.errors import LookawayError
 from .detection import recognise
+from .json_files import read_json
 from .plan import Plan, checked_pieces
 from .reader import weight_files
 from .request import Request
-from .tokenizing import read_json
 
 __all__ = ["Diagnosis", "diagnose"]
 

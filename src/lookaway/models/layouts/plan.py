@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.errors import PreparationError
 from .rules import Piece, Source, check_fit, pieces_of
 
 __all__ = ["MARK", "Plan", "build", "checked_pieces"]
@@ -46,8 +47,14 @@ def checked_pieces(plan: Plan) -> tuple[dict[str, Piece], dict[str, Tensor]]:
     Raises:
         PreparationError: a tensor is missing, unexpected or of another shape; the text lists all by name.
     """
-    with torch.device("meta"):
-        model = plan.model_class._from_config(plan.config, dtype=plan.dtype)
+    try:
+        with torch.device("meta"):
+            model = plan.model_class._from_config(plan.config, dtype=plan.dtype)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise PreparationError(
+            f"The sizes in the checkpoint's config make no {plan.model_class.__name__} ({str(error).splitlines()[0]}). "
+            "Compare them with the published ones, or download the config again."
+        ) from error
     wanted: dict[str, Tensor] = dict(model.state_dict())
     pieces, unknown = pieces_of(plan.sources)
     check_fit(pieces, wanted, unknown, _tied(model))

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from ...core.errors import PreparationError
 
 __all__ = ["Shards", "Spec", "weight_files"]
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
+NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Weights or their index; the first that is there has it, as in transformers."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,29 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         PreparationError: the index names files that are not there, or the index cannot be read.
     """
-    for name in INDEXES:
-        index = folder / name
-        if index.is_file():
-            try:
-                wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise PreparationError(f"{index} cannot be read ({error}). Copy or download it again.") from error
-            absent = [file for file in wanted if not (folder / file).is_file()]
-            if absent:
-                raise PreparationError(
-                    f"{folder} is not complete: {len(absent)} of {len(wanted)} weight files are missing "
-                    f"({', '.join(absent[:5])}). Download them into this folder."
-                )
-            return [folder / file for file in wanted]
-    for name in SINGLES:
-        if (folder / name).is_file():
-            return [folder / name]
-    return sorted(folder.glob("model-*-of-*.safetensors")) or sorted(folder.glob("pytorch_model-*-of-*.bin"))
+    name = next((name for name in NAMES if (folder / name).is_file()), None)
+    if name is None:
+        return sorted(folder.glob("model-*-of-*.safetensors")) or sorted(folder.glob("pytorch_model-*-of-*.bin"))
+    return _indexed(folder, folder / name) if name.endswith(".json") else [folder / name]
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    """The files that an index names. They lie in its folder: a name that leads elsewhere is not followed."""
+    try:
+        wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise PreparationError(f"{index} cannot be read ({error}). Copy or download it again.") from error
+    wrong = [file for file in wanted if not isinstance(file, str) or file != PurePath(file).name or file == ".."]
+    if wrong or not wanted:
+        found = f"names {wrong[0]!r}, which is no file of its own folder" if wrong else "names no weight file"
+        raise PreparationError(f"{index} {found}. Copy or download it again.")
+    absent = [file for file in wanted if not (folder / file).is_file()]
+    if absent:
+        raise PreparationError(
+            f"{folder} is not complete: {len(absent)} of {len(wanted)} weight files are missing "
+            f"({', '.join(absent[:5])}). Download them into this folder."
+        )
+    return [folder / file for file in wanted]
 
 
 class Shards:
@@ -72,8 +77,14 @@ class Shards:
         self.specs: dict[str, Spec] = {}
         for file in self.files:
             with _readable(file):
-                for name, (shape, dtype) in _header(file).items():
-                    self.specs[name] = Spec(shape, dtype, file)
+                found = _header(file)
+            twice = next((name for name in found if name in self.specs), None)
+            if twice is not None:
+                raise PreparationError(
+                    f"{twice} is in two weight files, {self.specs[twice].file} and {file.name}: which one holds? "
+                    "Remove the files that are not the checkpoint's."
+                )
+            self.specs.update({name: Spec(shape, dtype, file) for name, (shape, dtype) in found.items()})
         self._open: tuple[Path, Any] | None = None
 
     @property

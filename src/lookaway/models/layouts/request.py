@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from .tokenizing import read_json
+from ...core.errors import PreparationError
+from .json_files import read_json
 
-__all__ = ["Request", "generation_config", "pick", "rope", "stored_dtype"]
+__all__ = ["Request", "generation_config", "pick", "rope", "stored_dtype", "tower_layer"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ def pick(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def rope(config: Mapping[str, Any], default_theta: float = 10000.0) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` of a published config as transformers' one `rope_parameters`."""
-    scaling = dict(config.get("rope_scaling") or {})
-    kind = scaling.pop("type", None) or scaling.pop("rope_type", None) or "default"
-    return {"rope_type": kind, "rope_theta": float(config.get("rope_theta") or default_theta), **scaling}
+    """`rope_theta` and `rope_scaling` of a published config as transformers' one `rope_parameters`, which a config that
+    transformers 5 saved has already."""
+    scaling = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    kinds = [scaling.pop(key, None) for key in ("rope_type", "type")]
+    kind = next((kind for kind in kinds if kind), "default")
+    theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or default_theta
+    return {"rope_type": kind, "rope_theta": float(theta), **scaling}
 
 
 def generation_config(folder: Path, config: Mapping[str, Any], tokenizer: Any, *ends: str) -> Any:
@@ -54,12 +58,32 @@ def generation_config(folder: Path, config: Mapping[str, Any], tokenizer: Any, *
     if not found:
         found = [tokenizer.eos_token_id]
     distinct = list(dict.fromkeys(found))
+    if not all(isinstance(token, int) and 0 <= token < len(tokenizer) for token in distinct):
+        raise PreparationError(
+            f"The end tokens of the checkpoint in {folder} are {distinct}, which are not all ids of its tokenizer: "
+            "check eos_token_id in its generation_config.json or config.json."
+        )
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=distinct[0] if len(distinct) == 1 else distinct,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
+
+
+def tower_layer(config: Mapping[str, Any], layers: int) -> int:
+    """`mm_vision_select_layer`: which of a tower's hidden states, its input's and its `layers` layers', is read.
+
+    Raises:
+        PreparationError: the tower has no such state.
+    """
+    layer = config["mm_vision_select_layer"]
+    if not isinstance(layer, int) or not -layers - 1 <= layer <= layers:
+        raise PreparationError(
+            f"mm_vision_select_layer is {layer!r}, and the vision tower has {layers} layers. Compare config.json with "
+            "the published one, or give the tower that it names."
+        )
+    return layer
 
 
 def stored_dtype(config: Mapping[str, Any], found: torch.dtype) -> torch.dtype:

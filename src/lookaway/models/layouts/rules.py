@@ -65,7 +65,15 @@ class Piece:
         tensor = self.shards.read(self.name)
         if self.operation is not None:
             tensor = self.operation(tensor)[self.part]
-        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        if dtype is None or not tensor.is_floating_point():
+            return tensor
+        rounded = tensor.to(dtype)
+        if dtype == torch.float16 and tensor.dtype != dtype and bool((rounded.isinf() & tensor.isfinite()).any()):
+            raise PreparationError(
+                f"{self.name} holds numbers that float16, the type in the checkpoint's config, cannot hold: write the "
+                f"type that it is stored in ({str(tensor.dtype).removeprefix('torch.')}) into torch_dtype there."
+            )
+        return rounded
 
 
 def pieces_of(sources: Sequence[Source]) -> tuple[dict[str, Piece], list[str]]:

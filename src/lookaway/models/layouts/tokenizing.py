@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...core.errors import MissingDependency, PreparationError, UnsupportedModel
+from .json_files import read_json
 
 __all__ = [
     "IMAGE",
@@ -30,7 +31,6 @@ __all__ = [
     "chunkwise_tokenizer",
     "finished",
     "name_placeholder",
-    "read_json",
     "whole_tokenizer",
 ]
 
@@ -47,8 +47,11 @@ Mark = Literal["pieces", "chunks", "none"]
 """Which texts begin with `▁`: each between special tokens, each between placeholders, or none."""
 
 
-def chunkwise_tokenizer(folder: Path) -> Any:
+def chunkwise_tokenizer(folder: Path, legacy: bool | None = None) -> Any:
     """The tokenizer of a LLaVA-like checkpoint, with `<image>` in the place of `<0x00>`.
+
+    Args:
+        legacy: as the public loader says; None: as the folder says.
 
     Raises:
         PreparationError: the folder has no tokenizer.
@@ -56,7 +59,8 @@ def chunkwise_tokenizer(folder: Path) -> Any:
         UnsupportedModel: the vocabulary has no piece that could be the placeholder.
     """
     base, pipeline = _sentencepiece(folder)
-    legacy = read_json(folder / "tokenizer_config.json").get("legacy") is not False
+    if legacy is None:
+        legacy = read_json(folder / "tokenizer_config.json").get("legacy") is not False
     _mark_texts(pipeline, "pieces" if legacy else "chunks", base.all_special_tokens)
     _place(pipeline, UNUSED_PIECE)
     return finished(pipeline, base)
@@ -100,23 +104,6 @@ def byte_level_tokenizer(folder: Path, placeholder: str, end: str) -> Any:
     return finished(pipeline, base, end, extra_special_tokens=INTERNVL_TOKENS)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or {} where there is none.
-
-    Raises:
-        PreparationError: it cannot be read.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PreparationError(f"{path} cannot be read ({error}). Copy or download it again.") from error
-    if not isinstance(found, dict):
-        raise PreparationError(f"{path} does not hold one JSON object. Copy or download it again.")
-    return found
-
-
 def _sentencepiece(folder: Path) -> tuple[Any, dict[str, Any]]:
     """transformers' reading of a tokenizer.model (pieces, merges, special tokens), and its pipeline."""
     from transformers import LlamaTokenizer
@@ -127,6 +114,12 @@ def _sentencepiece(folder: Path) -> tuple[Any, dict[str, Any]]:
         )
     if not (folder / "tokenizer.json").is_file():
         _need_sentencepiece()
+    model = read_json(folder / "tokenizer.json").get("model") or {"byte_fallback": True}
+    if not model.get("byte_fallback"):
+        raise UnsupportedModel(
+            f"{folder}/tokenizer.json is not sentencepiece's kind (its model has no byte_fallback), as Llama 2's is; "
+            "Llama 3's is read in VILA 1.5 alone."
+        )
     base = LlamaTokenizer.from_pretrained(str(folder))
     pipeline = json.loads(base.backend_tokenizer.to_str())
     begin = str(base.bos_token) if read_json(folder / "tokenizer_config.json").get("add_bos_token", True) else None
@@ -237,6 +230,11 @@ def finished(pipeline: dict[str, Any], base: Any, end: str | None = None, **othe
     }
     special.setdefault("pad_token", special.get("unk_token") or special["eos_token"])  # as the public code sets it
     if end is not None:
+        if end not in pipeline["model"]["vocab"] and all(end != t["content"] for t in pipeline["added_tokens"]):
+            raise UnsupportedModel(
+                f"The checkpoint's tokenizer has no {end}, which ends the answers of its prompt form. Give another "
+                "--conversation."
+            )
         special["eos_token"] = end
     return TokenizersBackend(
         tokenizer_object=Tokenizer.from_str(json.dumps(pipeline)),

@@ -12,7 +12,7 @@ from typing import Any
 from ...core.errors import UnsupportedModel
 from ..layouts.conversations import chat_template
 from ..layouts.plan import MARK, Plan
-from ..layouts.request import Request, generation_config, stored_dtype
+from ..layouts.request import Request, generation_config, stored_dtype, tower_layer
 from ..layouts.rules import Source
 from ..layouts.tokenizing import IMAGE, chunkwise_tokenizer
 from .assembly import llama_config
@@ -53,9 +53,9 @@ def plan_llava_next(request: Request) -> Plan:
         vision_config=tower.config.to_dict(),
         text_config=text.to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=(tower.size // 14) ** 2,
+        image_seq_length=(tower.size // tower.patch_size) ** 2,
         image_grid_pinpoints=grids,
-        vision_feature_layer=config["mm_vision_select_layer"],
+        vision_feature_layer=tower_layer(config, tower.config.num_hidden_layers),
         vision_feature_select_strategy=strategy,
         projector_hidden_act="gelu",
         tie_word_embeddings=False,
@@ -73,7 +73,7 @@ def plan_llava_next(request: Request) -> Plan:
     processor = LlavaNextProcessor(
         image_processor=pictures,
         tokenizer=tokenizer,
-        patch_size=14,
+        patch_size=tower.patch_size,
         num_additional_image_tokens=1,
         vision_feature_select_strategy=strategy,
         chat_template=chat_template(conversation),

@@ -14,11 +14,11 @@ from typing import Any
 
 from ...core.errors import PreparationError, UnsupportedModel
 from ..internvl.vision import internvit_config, internvit_rules
+from ..layouts.json_files import read_json
 from ..layouts.plan import Plan
 from ..layouts.reader import Shards
-from ..layouts.request import Request, pick
+from ..layouts.request import Request, pick, tower_layer
 from ..layouts.rules import Rule, Source
-from ..layouts.tokenizing import read_json
 from ..layouts.towers import find_tower
 from .assembly import ImageSide, llava_plan
 from .keys import clip_rules, llava_rules, tower_inside_rules
@@ -54,6 +54,7 @@ class Tower:
     rules_inside: tuple[Rule, ...]
     size: int
     """Side of the square that the tower is given, in pixels."""
+    patch_size: int
     mean: list[float]
     std: list[float]
 
@@ -70,13 +71,12 @@ def plan_llava(request: Request) -> Plan:
     shards = open_decoder(request.folder)
     tower = tower_of(request, shards)
     strategy = "default" if config.get("mm_vision_select_feature", "patch") == "patch" else "full"
-    patch = 14  # of CLIP-L and of InternViT
     image = ImageSide(
         config=tower.config,
         pictures=image_processor(config, tower.size, tower.mean, tower.std),
-        tokens=(tower.size // patch) ** 2 + (strategy == "full"),
-        patch_size=patch,
-        layer=config["mm_vision_select_layer"],
+        tokens=(tower.size // tower.patch_size) ** 2 + (strategy == "full"),
+        patch_size=tower.patch_size,
+        layer=tower_layer(config, tower.config.num_hidden_layers),
         strategy=strategy,
         class_tokens=1,
     )
@@ -125,11 +125,12 @@ def tower_of(request: Request, shards: Shards) -> Tower:
         folder = find_tower(request, name)
         assert folder is not None
         vision = internvit_config(read_json(folder / "config.json"))
+        _check_named(name, folder, vision.image_size[0], vision.patch_size[0])
         # 336, whatever the tower was trained at: position embeddings are stretched as the picture asks for
         size = 448 if "448" in name else 336
         rules = internvit_rules(TOWER, r"model\.vision_tower\.vision_tower\.")
         source = None if inside else Source(Shards(folder), internvit_rules(TOWER))
-        return Tower(vision, source, rules, size, IMAGENET_MEAN, IMAGENET_STD)
+        return Tower(vision, source, rules, size, vision.patch_size[0], IMAGENET_MEAN, IMAGENET_STD)
     folder = find_tower(request, name, needed=not inside)
     stored = read_json(folder / "config.json") if folder is not None else {}
     vision_keys = stored.get("vision_config") or stored
@@ -141,10 +142,27 @@ def tower_of(request: Request, shards: Shards) -> Tower:
             f"The vision tower {name} is of kind {kind!r}. LLaVA's original layout is read with CLIP and InternViT."
         )
     vision = clip_config(vision_keys)
+    _check_named(name, folder, vision.image_size, vision.patch_size)
     images = read_json(folder / "preprocessor_config.json") if folder is not None else {}
     source = None if inside or folder is None else Source(Shards(folder), clip_rules(TOWER))
     mean, std = images.get("image_mean", CLIP_MEAN), images.get("image_std", CLIP_STD)
-    return Tower(vision, source, tower_inside_rules(TOWER), vision.image_size, mean, std)
+    return Tower(vision, source, tower_inside_rules(TOWER), vision.image_size, vision.patch_size, mean, std)
+
+
+def _check_named(name: str, folder: Path | None, size: int, patch: int) -> None:
+    """Raise PreparationError where the tower's name says another picture size or patch than its config: a relative of
+    it, whose matrices may fit all the same and give other visual tokens."""
+    if clip := re.fullmatch(r"(?:.*/)?clip-vit-[a-z]+-patch(\d+)(?:-(\d+))?", name):
+        wanted = (int(clip[2] or 224), int(clip[1]))
+    elif intern := re.fullmatch(r"(?:.*/)?InternViT-6B-(\d+)px.*", name):
+        wanted = (int(intern[1]), 14)
+    else:
+        return
+    if (size, patch) != wanted:
+        raise PreparationError(
+            f"The checkpoint's vision tower is {name}: pictures of {wanted[0]} pixels in patches of {wanted[1]}. The "
+            f"tower in {folder} has pictures of {size} in patches of {patch}. Give the folder of the former."
+        )
 
 
 def clip_config(config: Mapping[str, Any]) -> Any:

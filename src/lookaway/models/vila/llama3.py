@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...core.errors import UnsupportedModel
-from ..layouts.tokenizing import finished, name_placeholder, read_json
+from ..layouts.json_files import read_json
+from ..layouts.tokenizing import finished, name_placeholder
 from ..llava.assembly import TextSide
 
 __all__ = ["is_llama3", "llama3_text"]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import PreparationError, UnsupportedModel
+from ..layouts.json_files import read_json
 from ..layouts.plan import Plan
 from ..layouts.reader import Shards
-from ..layouts.request import Request, pick
+from ..layouts.request import Request, pick, tower_layer
 from ..layouts.rules import Rule, Source, drop, rename
-from ..layouts.tokenizing import read_json
-from ..llava.assembly import ImageSide, llava_plan
+from ..layouts.tokenizing import chunkwise_tokenizer
+from ..llava.assembly import ImageSide, TextSide, llava_plan
 from ..llava.keys import clip_rules, llava_rules
 from ..llava.original import CLIP_MEAN, CLIP_STD, clip_config, image_processor
 from .config import VilaVisionConfig
@@ -53,7 +54,12 @@ def plan_vila(request: Request) -> Plan:
         Source(shards["mm_projector"], parts.projector),
     )
     folder = request.folder / "llm"
-    text = llama3_text(folder) if is_llama3(folder) else None
+    if request.config.get("mm_use_im_start_end") or request.config.get("mm_use_im_patch_token"):
+        raise UnsupportedModel("mm_use_im_start_end or mm_use_im_patch_token is set, which no published VILA has.")
+    if is_llama3(folder):
+        text = llama3_text(folder)
+    else:  # the public loader says so, whatever the folder's tokenizer_config.json does
+        text = TextSide(chunkwise_tokenizer(folder, legacy=False), "vicuna_v1", ())
     return llava_plan(parts.layout, folder, llm, parts.image, sources, request.conversation, text)
 
 
@@ -75,8 +81,8 @@ def _image_parts(request: Request, configs: Mapping[str, dict[str, Any]]) -> Ima
         return _clip(request, configs["vision_tower"])
     raise UnsupportedModel(
         f"VILA with the tower {kinds[0]!r} and the projector {kinds[1]!r} is not supported. Read are SigLIP with "
-        "mlp_downsample (VILA 1.5) and CLIP with mlp2x_gelu (VILA 1.0). VILA1.5-40b's InternViT-6B under "
-        "mlp_downsample, and its Yi decoder, were not held to public code."
+        "mlp_downsample (VILA 1.5) and CLIP with mlp2x_gelu (VILA 1.0). VILA1.5-40b has an InternViT-6B under "
+        "mlp_downsample, which was not held to public code."
     )
 
 
@@ -84,7 +90,7 @@ def _siglip(request: Request, stored: Mapping[str, Any]) -> ImageParts:
     from transformers import SiglipImageProcessorPil, SiglipVisionConfig
 
     config = request.config
-    _refuse_image_variants(config, stored, "resize")
+    _refuse_image_variants(config, stored, "resize", "cls_patch")
     keys = pick(stored, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
                 "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
     inner = SiglipVisionConfig(**keys)
@@ -93,7 +99,7 @@ def _siglip(request: Request, stored: Mapping[str, Any]) -> ImageParts:
     side = -(-(inner.image_size // inner.patch_size) // 2)
     vision = VilaVisionConfig(
         tower={**keys, "vision_use_head": False},
-        select_layer=config["mm_vision_select_layer"],
+        select_layer=tower_layer(config, inner.num_hidden_layers),
         scales=scales,
         split_size=int(config["s2_max_split_size"]) if scales else inner.image_size,
         hidden_size=4 * inner.hidden_size * len(scales or [size]),
@@ -114,11 +120,11 @@ def _siglip(request: Request, stored: Mapping[str, Any]) -> ImageParts:
 
 def _clip(request: Request, stored: Mapping[str, Any]) -> ImageParts:
     config = request.config
-    _refuse_image_variants(config, stored, "pad")
+    _refuse_image_variants(config, stored, "pad", "patch")
     vision = clip_config(stored)
     statistics = _statistics(request, CLIP_MEAN, CLIP_STD)
     pictures = image_processor(config, vision.image_size, statistics["image_mean"], statistics["image_std"])
-    tokens, layer = (vision.image_size // vision.patch_size) ** 2, config["mm_vision_select_layer"]
+    tokens, layer = (vision.image_size // vision.patch_size) ** 2, tower_layer(config, vision.num_hidden_layers)
     image = ImageSide(vision, pictures, tokens, vision.patch_size, layer, strategy="default", class_tokens=1)
     return ImageParts("llava-1.5", image, clip_rules(TOWER), _linears(0, 2))
 
@@ -146,7 +152,10 @@ def _part(folder: Path, part: str) -> Shards:
     return shards
 
 
-def _refuse_image_variants(config: Mapping[str, Any], tower: Mapping[str, Any], ratio: str) -> None:
+def _refuse_image_variants(config: Mapping[str, Any], tower: Mapping[str, Any], ratio: str, feature: str) -> None:
+    found = config.get("mm_vision_select_feature", "patch")  # the public code's default
+    if found != feature:
+        raise UnsupportedModel(f"mm_vision_select_feature is {found!r}; a VILA with this tower has {feature!r}.")
     if config.get("image_aspect_ratio") != ratio:
         raise UnsupportedModel(f"image_aspect_ratio is {config.get('image_aspect_ratio')!r}; this VILA has {ratio!r}.")
     resolution = config.get("vision_resolution", -1)
