@@ -7,7 +7,7 @@ import torch
 
 import lookaway as la
 from lookaway.anatomy.find import anatomy_of
-from lookaway.anatomy.tiny import TINY, tiny
+from lookaway.anatomy.tiny import TINY, TINY_BEFORE, tiny
 from lookaway.core.errors import SettingsError, UnsupportedModel
 from lookaway.evaluation.ceiling import ceilings, shape_of_config
 
@@ -16,13 +16,19 @@ def by_kind(rows):
     return {row.kind: row for row in rows}
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", [*TINY, *TINY_BEFORE])
 def test_the_sizes_are_those_that_the_anatomy_finds_in_the_model(family):
     model = tiny(family).model
     anatomy = anatomy_of(model)
     shape, first = shape_of_config(model.config)
     assert {**vars(shape), "dtype_bytes": 4} == vars(anatomy.shape)
     assert first == anatomy.first_prunable_layer
+
+
+def test_decoders_that_allow_no_more_show_removal_before_them_alone():
+    shape, first = shape_of_config(tiny("qwen3_5").model.config)
+    kinds = [row.kind for row in ceilings(shape, 16, 8, first_prunable=first)]
+    assert kinds == ["nothing removed", "50% enter the decoder", "25% enter the decoder", "none enters the decoder"]
 
 
 def test_the_shares_are_those_of_runs_that_do_it():

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..anatomy.families.shapes import decoder_shape
+from ..anatomy.families.shapes import decoder_shape, has_experts
+from ..anatomy.from_config import shape_from_modules
+from ..anatomy.support import state_of
 from ..core.cost import DecoderShape
 from ..core.errors import SettingsError, UnsupportedModel
 
@@ -31,7 +33,8 @@ def ceilings(shape: DecoderShape, visual: int, text: int, answer: int = 64, firs
 
     Args:
         visual: visual tokens of the prompt. text: its other tokens. answer: tokens that are generated.
-        first_prunable: the smallest layer inside the decoder before which something may leave.
+        first_prunable: the smallest layer inside the decoder before which something may leave;
+            the number of layers where only removal before the decoder is possible.
 
     Raises:
         SettingsError: a number is below what makes sense.
@@ -42,18 +45,21 @@ def ceilings(shape: DecoderShape, visual: int, text: int, answer: int = 64, firs
     rows: list[tuple[str, list[int], int]] = [("nothing removed", [whole] * depth, 0)]
     frozen = [("visual tokens frozen in 60 % of the layers", round(0.6 * depth)),
               ("visual tokens frozen in all layers", depth)]  # fmt: skip
-    for share in (0.75, 0.5, 0.25):
+    inside = first_prunable < depth
+    for share in (0.75, 0.5, 0.25) if inside else ():
         layer = max(round(share * depth), first_prunable)
         rows.append((f"all leave before layer {layer}", [whole] * layer + [text] * (depth - layer), 0))
-    early = [whole] * first_prunable + [text] * (depth - first_prunable)
-    rows.append((f"all leave before layer {first_prunable}, the first that allows it", early, 0))
+    if inside:
+        early = [whole] * first_prunable + [text] * (depth - first_prunable)
+        rows.append((f"all leave before layer {first_prunable}, the first that allows it", early, 0))
     for keep in (0.5, 0.25):
         rows.append((f"{keep:.0%} enter the decoder", [round(keep * visual) + text] * depth, 0))
     rows.append(("none enters the decoder", [text] * depth, 0))
-    rows.append(("half of the attentions skipped", [whole] * depth, depth // 2))
-    rows.append(("all attentions but one skipped", [whole] * depth, depth - 1))
+    if inside:
+        rows.append(("half of the attentions skipped", [whole] * depth, depth // 2))
+        rows.append(("all attentions but one skipped", [whole] * depth, depth - 1))
     costs = [(kind, *_cost(shape, tokens, skipped, answer)) for kind, tokens, skipped in rows]
-    costs += [(kind, *_cost(shape, [whole] * depth, 0, answer, [visual] * count)) for kind, count in frozen]
+    costs += [(kind, *_cost(shape, [whole] * depth, 0, answer, [visual] * count)) for kind, count in frozen if inside]
     _, prefill, kv, total = costs[0]
     return [Ceiling(kind, p / prefill, k / kv, t / total) for kind, p, k, t in costs]
 
@@ -66,17 +72,16 @@ def _cost(
     `held`: tokens that the first layers freeze.
     """
     prefill = kv = decode = 0
-    width = shape.num_heads * shape.head_dim
     for layer, count in enumerate(tokens):
         attends = layer < len(tokens) - skipped
-        prefill += shape.layer_flops(count, attends, held[layer] if layer < len(held) else 0)
-        decode += answer * shape.layer_flops(1, attends)
+        prefill += shape.layer_flops(count, attends, held[layer] if layer < len(held) else 0, layer)
+        decode += answer * shape.layer_flops(1, attends, 0, layer)
         if attends:
-            kv += shape.kv_bytes(count)
+            kv += shape.kv_bytes(count, layer)
             seen = (
                 answer * count + answer * (answer - 1) // 2
             )  # keys before each answer token; its own is counted above
-            decode += 4 * width * seen
+            decode += 2 * shape.layer(layer).scores * seen
     return prefill, kv, prefill + decode
 
 
@@ -87,9 +92,11 @@ def shape_of_config(config: Any) -> tuple[DecoderShape, int]:
         UnsupportedModel: the config names no decoder whose sizes are of the usual kind.
     """
     text = config.get_text_config()
-    experts, width = getattr(text, "num_experts_per_tok", None), getattr(text, "moe_intermediate_size", None)
+    state = state_of(config.model_type)
+    if has_experts(text) or (state is not None and state[0] == "before the decoder only"):
+        return shape_from_modules(config)
     try:
-        shape = decoder_shape(text, 2, experts * width if experts and width else None)
+        shape = decoder_shape(text, 2)
     except (AttributeError, TypeError) as error:
         raise UnsupportedModel(
             f"The config of {config.model_type!r} does not give the sizes of a decoder ({error}). `lookaway bench` "
