@@ -6,6 +6,7 @@ inside functions, under TYPE_CHECKING, or through the package's lazy public name
 """
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,9 @@ def test_every_package_and_every_part_of_the_engine_is_in_the_tables():
     assert folders == set(ALLOWED)
     parts = {path.stem for path in (PACKAGE / "engine").iterdir() if path.suffix == ".py" or path.is_dir()}
     assert parts - {"__init__", "__pycache__"} == set(ENGINE)
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest imports test files by their bare names: the second file of one name is the first one's module."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1 and name != "conftest.py"] == []

@@ -4,7 +4,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
-from made_up import Anatomy, Runs, population
+from made_up_space import Anatomy, Runs, population
 
 import lookaway as la
 from lookaway.core.errors import SettingsError, UnsupportedModel
