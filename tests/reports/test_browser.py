@@ -9,8 +9,11 @@ import shutil
 import subprocess
 
 import pytest
+from made_up_board import write_board_folders
 from made_up_fit import write_made_up_fit
 
+import lookaway
+from lookaway.reports.pages.board import write_board
 from lookaway.reports.pages.page import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -83,6 +86,13 @@ def chromium(folder, *arguments):
     )  # fmt: skip
 
 
+def written(done):
+    """What the script found."""
+    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
+    assert found, done.stderr[-2000:]
+    return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
 def faults(done):
     """What the page or the browser complained about."""
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -98,10 +108,8 @@ def test_nothing_is_missing_cut_off_or_hard_to_read(pages, dark):
     (folder / "look.html").write_text(LOOK % frames)
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     done = chromium(folder, scheme, "--window-size=1400,1000", "--dump-dom", (folder / "look.html").as_uri())
-    written = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
-    assert written, done.stderr[-2000:]
     assert faults(done) == []
-    seen = json.loads(written[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    seen = written(done)
     assert [frame["name"] for frame in seen] == [f"{file.stem} {width}" for file in files for width in WIDTHS]
     for frame in seen:
         assert frame["dark"] == dark
@@ -113,6 +121,62 @@ def test_nothing_is_missing_cut_off_or_hard_to_read(pages, dark):
             assert frame[trouble] == [], (frame["name"], trouble)
 
 
+USE = """<body><iframe src="board.html" width="1280" height="900"></iframe><script>
+addEventListener("load", () => {
+  const page = document.querySelector("iframe").contentDocument, seen = {};
+  const section = () => [...page.querySelectorAll("section")].filter(s => !s.hidden);
+  const rows = () => [...section()[0].querySelectorAll(".rows tr")].filter(r => !r.hidden);
+  const column = n => rows().map(r => r.cells[n].innerText);
+  const pick = (name, value) => {
+    const menu = page.querySelector(`select[data-of=${name}]`);
+    menu.value = value; menu.dispatchEvent(new Event("change", {bubbles: true}));
+  };
+  const press = n => section()[0].querySelectorAll("th button")[n].click();
+  seen.all = section().length;
+  pick("model", [...page.querySelectorAll("select[data-of=model] option")].at(-1).value);
+  seen.model = section().length;
+  pick("data", [...page.querySelectorAll("select[data-of=data] option")].find(o => o.value.startsWith("mini")).value);
+  seen.data = section().length; seen.costs = column(1);
+  press(4); seen.up = column(4); press(4); seen.down = column(4);
+  pick("method", "uniform tokens"); seen.method = column(4);
+  pick("cost", "0.2"); seen.cost = column(4);
+  pick("method", "fastv"); seen.none = section().length; seen.words = page.getElementById("none").innerText;
+  const out = document.createElement("pre");
+  out.id = "found"; out.textContent = JSON.stringify(seen); document.body.append(out);
+});
+</script></body>"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_board_is_readable_and_sorts_and_filters(tmp_path, dark):
+    write_board(write_board_folders(tmp_path), tmp_path / "board.html", lookaway.__version__)
+    frames = (
+        f'<iframe name="{w}" src="board.html" width="{w}" height="900" style="border:0"></iframe>' for w in WIDTHS
+    )
+    (tmp_path / "look.html").write_text(LOOK % "".join(frames))
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    done = chromium(tmp_path, scheme, "--window-size=1400,1000", "--dump-dom", (tmp_path / "look.html").as_uri())
+    assert faults(done) == []
+    for frame in written(done):
+        assert frame["dark"] == dark
+        assert frame["texts"] > 60
+        assert frame["wide"] <= 0
+        assert frame["beyond"] == frame["faint"] == frame["cut"] == []
+    if dark:
+        return
+    (tmp_path / "use.html").write_text(USE)
+    done = chromium(tmp_path, "--dump-dom", (tmp_path / "use.html").as_uri())
+    assert faults(done) == []
+    up = ["80.0 % (75.0 to 82.0)", "90.0 % (85.0 to 92.0)", "91.0 % (86.0 to 93.0)", "96.5 % (91.5 to 98.5)",
+          "97.0 % (92.0 to 99.0)"]  # fmt: skip
+    assert written(done) == {
+        "all": 4, "model": 3, "data": 1, "costs": ["20.0 %", "20.0 %", "30.0 %", "30.0 %", "55.0 %"],
+        "up": up, "down": up[::-1],
+        "method": ["90.0 % (85.0 to 92.0)", "80.0 % (75.0 to 82.0)"], "cost": ["80.0 % (75.0 to 82.0)"], "none": 0,
+        "words": "Nothing here fits all four choices.",
+    }  # fmt: skip
+
+
 def test_the_judge_sees_faults(tmp_path):
     """A page that is too wide, faint, cut off and without its image."""
     (tmp_path / "bad.html").write_text(
@@ -122,7 +186,7 @@ def test_the_judge_sees_faults(tmp_path):
     )
     (tmp_path / "look.html").write_text(LOOK % '<iframe name="bad" src="bad.html" width="360" height="900"></iframe>')
     done = chromium(tmp_path, "--dump-dom", (tmp_path / "look.html").as_uri())
-    (frame,) = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)[1])
+    (frame,) = written(done)
     assert frame["wide"] > 0
     assert frame["beyond"]
     assert frame["missing"] == ["gone"]

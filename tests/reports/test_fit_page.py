@@ -88,12 +88,12 @@ def test_generic_prompts_are_named(data):
 
 def test_what_a_folder_holds_is_drawn(tmp_path):
     write_made_up_fit(tmp_path)
-    found = run(Options(folder=tmp_path))
+    found = run(Options(folders=(tmp_path,)))
     assert found["report"] == str(tmp_path / "report.html")
     assert "What the policy keeps" in (tmp_path / "report.html").read_text()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no records"):
-        run(Options(folder=tmp_path / "empty"))
+        run(Options(folders=(tmp_path / "empty",)))
 
 
 @pytest.mark.parametrize(("changed", "samples"), [(0, 160), (1, 160), (7, 20), (20, 20)])

@@ -91,7 +91,7 @@ def write_held_out(
         row = beside_row(one.name, results, one.own_cost, scores)
         row["policy"] = {"name": one.policy.name, "config": one.policy.to_config()}
         row["families"] = [asdict(part) for part in summarise(results, scores)]
-        return {**row, "split": split}
+        return {**row, "split": split, "scorer": None if scores is None else scores.scorer}
 
     with RecordWriter(records) as writer:
         header = run_header("fit", model, options.data, options, options.seed, options.model, facts)

@@ -10,7 +10,7 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.record import read_records
 
-__all__ = ["ReportData", "collect", "histograms", "saved_work", "shows_exits", "skip_search",
+__all__ = ["ReportData", "collect", "histograms", "records_in", "saved_work", "shows_exits", "skip_search",
            "visual_tokens_of_prompt"]  # fmt: skip
 
 
@@ -124,6 +124,18 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     data.equal_costs = list(costs.values())
     _check_runs(data.runs)
     return data
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The files of records in a folder: records.jsonl first, then the others by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(folder.glob("*.jsonl"), key=lambda path: (path.name != "records.jsonl", path.name))
+    if not found:
+        raise DataError(f"{folder} holds no records (*.jsonl). Name folders that a command wrote with --out.")
+    return found
 
 
 def _check_runs(runs: list[dict[str, Any]]) -> None:
