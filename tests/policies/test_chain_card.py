@@ -1,8 +1,12 @@
 """What the card of a chain says of a guarantee that one of its parts has."""
 
+import warnings
+
 import pytest
 
 import lookaway as la
+from lookaway.anatomy.tiny import tiny
+from lookaway.policies import load_chain
 
 SHOWN = {"epsilon": 0.1, "delta": 0.05, "samples": 40, "changed": 0, "bound": 0.07}
 NOTHING = "**Nothing is guaranteed about this chain.** The guarantee of part"
@@ -46,3 +50,43 @@ def test_gates_certified_behind_exactly_these_parts_keep_theirs(first, tmp_path)
 def test_without_a_guarantee_there_is_nothing_to_take_back():
     plain = la.VisualExit(la.ExitGates(32, (1, 2, 3), width=4), 0.5)
     assert "guarantee of part" not in la.chain(schedule(), plain).card()
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda: gates(schedule()),  # alone
+        lambda: la.chain(gates(schedule())),
+        lambda: la.chain(schedule(0.25), gates(schedule())),
+        lambda: la.chain(schedule(), la.AttentionSkip((1,)), gates(schedule())),
+        lambda: la.chain(schedule(), gates(schedule()), la.UniformKeep(0.5, layer=2)),
+        lambda: la.chain(schedule(), gates()),
+        lambda: la.chain(la.chain(schedule(0.25), gates(schedule())), la.AttentionSkip((1,))),
+        lambda: la.SecondLook(gates(schedule()), la.KeepAll()),
+    ],
+)
+def test_every_use_of_gates_whose_guarantee_is_of_something_else_warns(used, tmp_path):
+    model = tiny("llava").model
+    with pytest.warns(UserWarning, match="the guarantee of (these gates|part . of this chain) was"):
+        la.attach(model, used()).detach()
+    with pytest.warns(UserWarning, match="the guarantee of (these gates|part . of this chain) was"):
+        load_chain([used().save_pretrained(tmp_path / "one")])  # what commands read --policy with
+
+
+def test_gates_used_where_their_guarantee_was_found_do_not_warn(tmp_path):
+    model = tiny("llava").model
+    base = la.anatomy(model).identity
+    alone = la.VisualExit(la.ExitGates(32, (1, 2, 3), width=4), 0.5, base=base)
+    for number, first in enumerate(
+        (schedule(), schedule().with_base(base), la.chain(la.AttentionSkip((1,)), schedule()))
+    ):
+        here = tmp_path / str(number)
+        behind = alone.used_after(first)
+        behind = behind.with_threshold(0.5, SHOWN | {"policy": behind.certified_digest()})
+        folders = [first.save_pretrained(here / "first"), behind.save_pretrained(here / "gates")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            whole = load_chain(folders)
+            la.attach(model, whole).detach()
+            la.attach(model, la.chain(*map(la.load, folders))).detach()
+            la.attach(model, la.load(whole.save_pretrained(here / "whole"))).detach()

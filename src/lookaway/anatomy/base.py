@@ -108,7 +108,8 @@ class Anatomy:
         return replace(self.base, weights=identity_digest(self.language_model, self.head))
 
     def check_policy(self, policy: Policy, allow_other_model: bool = False) -> list[str]:
-        """Refuse a policy that was made for another model (`BaseModel.check`); warn of one that never does anything.
+        """Refuse a policy that was made for another model (`BaseModel.check`); warn of one that never does anything, or
+        whose guarantee is of something else.
 
         Returns:
             What differs and was allowed.
@@ -118,6 +119,8 @@ class Anatomy:
         """
         if policy.inert:
             warnings.warn(f"Nothing will be dropped: {policy.inert}", UserWarning, stacklevel=4)
+        if policy.unproven:
+            warnings.warn(f"Not guaranteed: {policy.unproven}", UserWarning, stacklevel=4)
         if policy.base is None:
             return []
         return policy.base.check(self.identity if policy.base.weights else self.base, allow_other_model)

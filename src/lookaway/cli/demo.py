@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
             delta=o.delta, max_new_tokens=o.max_new_tokens, seed=o.seed, fresh=o.fresh, out=o.out / "fit",
         )
     )  # fmt: skip
-    records = [o.out / "fit" / name for name in ("records.jsonl", fit.HELD_OUT)]
+    records = [o.out / "fit" / "records.jsonl", *([Path(found["held_out"])] if found["held_out"] else [])]
 
     timed = None
     if o.repeats:
@@ -75,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
         exits = (max(1, first["num_layers"] // 2),)
         timed = bench.run(bench.Options(**common, policy=policy, exits=exits, repeats=o.repeats, out=o.out / "bench"))
         records.append(o.out / "bench" / "records.jsonl")
-    page = write_report([path for path in records if path.exists()], o.out / "report.html")
+    page = write_report(list(records), o.out / "report.html")
     console.print(f"report: {page}", style="bold")
     return {"report": str(page), "first": first, "fit": found, "timings": timed and timed["timings"]}
 

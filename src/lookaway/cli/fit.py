@@ -101,7 +101,8 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.batch_size)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
-    named = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    named: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    named |= {"max_new_tokens": options.max_new_tokens, "samples_of_splits": [len(split) for split in splits]}
     if options.minimised == "seconds":
         named |= {"machine": hardware(model.device), "batch_size": options.batch_size}
     if scorer is not None:
@@ -111,11 +112,13 @@ def run(options: Options) -> dict[str, Any]:
     facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
     leftovers = ("trials.journal", "policy", HELD_OUT, BEST, SPACE, "gates-behind")
     claim(options.out, facts, options.fresh, [options.out / name for name in leftovers])
+    write_space(options)
+    if "gates-behind" in options.methods:  # kept as files, which may be changed between two runs
+        behind = gates_behind(options, model, processor, splits[0])
+        own |= behind
+        facts |= {"gates_behind": {name: policy_digest(policy) for name, policy in behind.items()}}
     queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
                        fresh=options.fresh)  # fmt: skip
-    write_space(options)
-    if "gates-behind" in options.methods:
-        own |= gates_behind(options, model, processor, splits[0])
 
     def runs(which: int, part: range, words: str, kept: Mapping[str, Any]) -> SampleRuns:
         with progress(words, 2 * len(part)) as advance:  # each sample's own answer, then its states
@@ -176,8 +179,8 @@ def run(options: Options) -> dict[str, Any]:
     shutil.rmtree(options.out / BEST, ignore_errors=True)
     console.print(result_line(summary, options))
     # 4. What stands beside it, on samples that nothing has seen, and the page.
-    write_held_out(options, model, processor, result.policy, own, splits)
-    page = draw_report(options.out)
+    held_out = write_held_out(options, model, processor, result.policy, own, splits)
+    page = draw_report(options.out, held_out)
     if page is not None:
         console.print(f"report {page}", soft_wrap=True)
     if missed := not_fast_enough(result, options, guarantee):
@@ -186,7 +189,8 @@ def run(options: Options) -> dict[str, Any]:
         f"saved {saved}; next: lookaway eval --model {options.model} --policy {saved} --data {options.data}",
         soft_wrap=True,
     )
-    return {"policy": str(saved), "report": None if page is None else str(page), **summary}
+    return {"policy": str(saved), "report": None if page is None else str(page),
+            "held_out": None if held_out is None else str(held_out), **summary}  # fmt: skip
 
 
 def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Scorer | None, Guarantee]:

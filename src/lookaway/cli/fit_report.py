@@ -122,13 +122,14 @@ def generic_prompts(splits: Sequence[Sequence[Sample]]) -> list[str]:
     return sorted({sample.question for split in splits for sample in split if sample.meta.get(GENERIC)})
 
 
-def draw_report(folder: Path) -> Path | None:
-    """report.html from the records in the folder of a fit; None where its libraries are missing, which is said."""
+def draw_report(folder: Path, held_out: Path | None = None) -> Path | None:
+    """report.html in the folder of a fit, from its records and from those of the held-out samples of this very run
+    (None: it has none; an earlier run's are not drawn). None where its libraries are missing, which is said."""
     from ..core.errors import MissingDependency
     from ..reports.pages.page import write_report
     from .common import tell
 
-    files = [path for path in (folder / "records.jsonl", folder / HELD_OUT) if path.exists()]
+    files = [folder / "records.jsonl", *([] if held_out is None else [held_out])]
     try:
         return write_report(list(files), folder / "report.html")
     except MissingDependency as error:

@@ -160,6 +160,11 @@ class Policy(ABC):
         """Why this policy never drops anything, where its makers know that it should have; else ''."""
         return ""
 
+    @property
+    def unproven(self) -> str:
+        """Why a guarantee that this policy, or a part of it, carries says nothing about what is used; else ''."""
+        return ""
+
     def confirmed(self, where: str) -> Self:
         """What `la.load` gives: the policy just read from `where`, with nothing claimed that its content does not bear.
 

@@ -32,10 +32,25 @@ __all__ = [
 def load(path_or_hub_id: str | Path) -> Policy:
     """Read a saved policy from a folder or from the hub, or one without weights from a YAML file (see `configs/`).
 
+    Warns of what never drops anything, was changed after it was certified, or has a part whose guarantee is of
+    something else. Gates calibrated behind another policy are warned of where they are used, since they may be about
+    to be chained to it.
+
     Raises:
         DataError: there is none, or a file of it is missing or damaged.
         LookawayError: it is of a method that this version does not know, or its settings are out of range.
     """
+    policy = _read(path_or_hub_id)
+    if policy.unproven and policy.guarantee is None:
+        _warn_unproven(str(path_or_hub_id), policy)
+    return policy
+
+
+def _warn_unproven(where: str, policy: Policy) -> None:
+    warnings.warn(f"{where}: {policy.unproven}", UserWarning, stacklevel=3)
+
+
+def _read(path_or_hub_id: str | Path) -> Policy:
     path = Path(path_or_hub_id)
     saved = read_policy_yaml(path) if path.suffix in (".yaml", ".yml") else read_policy(path_or_hub_id)
     policy = build_policy(saved.name, saved.config, saved.tensors, saved.where or str(path_or_hub_id))
@@ -47,10 +62,10 @@ def load(path_or_hub_id: str | Path) -> Policy:
                 f"{saved.base.id or 'its model'}: whether a model is the one it was made for is checked by its shape "
                 "alone. Train or search it again to be sure.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     if policy.inert:
-        warnings.warn(f"{path_or_hub_id}: {policy.inert}", UserWarning, stacklevel=2)
+        warnings.warn(f"{path_or_hub_id}: {policy.inert}", UserWarning, stacklevel=3)
     if Path(saved.where).name == CONFIG:  # a folder, or what the hub gave
         read_certificate(Path(saved.where).parent, policy)  # warns where the folder was changed afterwards
     return policy.confirmed(str(path_or_hub_id))
@@ -65,11 +80,14 @@ def load_chain(sources: Sequence[str | Path], allow_other_model: bool = False) -
     Raises:
         DataError, LookawayError: as `load`.
     """
-    parts = [load(str(source).strip()) for source in sources]
+    parts = [_read(str(source).strip()) for source in sources]
     bases = [part.base for part in parts if part.base is not None]
     if allow_other_model and bases:
         parts = [part if part.base is None else part.with_base(bases[0]) for part in parts]
-    return parts[0] if len(parts) == 1 else compose.chain(*parts)
+    whole = parts[0] if len(parts) == 1 else compose.chain(*parts)
+    if whole.unproven:
+        _warn_unproven(",".join(str(source).strip() for source in sources), whole)
+    return whole
 
 
 def list_policies() -> dict[str, str]:

@@ -92,6 +92,21 @@ class Chain(Policy):
     def inert(self) -> str:
         return next((part.inert for part in self.parts if part.inert), "")
 
+    @property
+    def unproven(self) -> str:
+        if len(self.parts) == 1:
+            return self.parts[0].unproven
+        last = len(self.parts) - 1
+        for index, part in enumerate(self.parts):
+            if part.guarantee is not None and not (index == last and self._found_here(index)):
+                return (
+                    f"the guarantee of part {index + 1} of this chain was not found in this place, and says nothing "
+                    "about the chain. lookaway calibrate --after or lookaway fit finds one that does."
+                )
+            if part.guarantee is None and part.unproven:
+                return f"part {index + 1} of this chain: {part.unproven}"
+        return ""
+
     def confirmed(self, where: str) -> Chain:
         other = Chain(tuple(part.confirmed(f"{where}, part {i}") for i, part in enumerate(self.parts, 1)))
         object.__setattr__(other, "base", self.base)
@@ -145,18 +160,23 @@ class Chain(Policy):
         parts = "\n\n".join(f"{i}. **{p.name}** {p.card()}" for i, p in enumerate(self.parts, 1))
         return f"In this order:\n\n{parts}{self._about_guarantees()}"
 
+    def _found_here(self, index: int) -> bool:
+        """The guarantee of part `index` was found behind exactly the parts before it."""
+        before = self.parts[:index]
+        first = before[0] if len(before) == 1 else Chain(before)
+        # A saved chain keeps the model's fingerprint once, for all of its parts.
+        return any(self.parts[index].guarantee_behind(one) for one in (first, first.with_base(self.base)))
+
     def _about_guarantees(self) -> str:
         """What the guarantees of parts say of the chain."""
         claims = [i for i, part in enumerate(self.parts) if part.guarantee is not None]
         if not claims:
             return ""
-        if claims == [len(self.parts) - 1] and len(self.parts) > 1:
-            *before, last = self.parts
-            if last.guarantee_behind(before[0] if len(before) == 1 else Chain(tuple(before))):
-                return (
-                    f"\n\nThe guarantee of part {len(self.parts)} was found behind the parts before it: it compares "
-                    "this chain with the model under them, not with the full model."
-                )
+        if claims == [len(self.parts) - 1] and len(self.parts) > 1 and self._found_here(len(self.parts) - 1):
+            return (
+                f"\n\nThe guarantee of part {len(self.parts)} was found behind the parts before it: it compares "
+                "this chain with the model under them, not with the full model."
+            )
         named = ", ".join(str(i + 1) for i in claims)
         return (
             f"\n\n**Nothing is guaranteed about this chain.** The guarantee of part {named} was found without the "

@@ -93,6 +93,10 @@ class SecondLook(Policy):
     def inert(self) -> str:
         return self.first.inert
 
+    @property
+    def unproven(self) -> str:
+        return self.first.unproven or self.then.unproven
+
     def confirmed(self, where: str) -> SecondLook:
         first, then = self.first.confirmed(f"{where}, first"), self.then.confirmed(f"{where}, then")
         other = replace(self, first=first, then=then)

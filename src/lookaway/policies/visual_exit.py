@@ -113,6 +113,16 @@ class VisualExit(Policy):
         reason = (self.guarantee or {}).get("reason", "")
         return f"these gates have no threshold, so they never exit. {reason}".strip()
 
+    @property
+    def unproven(self) -> str:
+        after = (self.training or {}).get("after")
+        if after is None or self.guarantee is None:
+            return ""
+        return (
+            f"the guarantee of these gates was found behind {after} and says nothing about them alone: la.chain(first, "
+            "gates), --policy FIRST,GATES."
+        )
+
     def certified_digest(self) -> str:
         """Changes with whatever decides where rows exit: gates, threshold, layers, and the policy that comes before."""
         after = (self.training or {}).get("after_digest")
