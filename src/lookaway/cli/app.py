@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..core.errors import LookawayError
 from ..core.files import write_json
 from .options import build_command
+from .processes import alone
 
 __all__ = ["COMMANDS", "app", "chosen_method", "main"]
 
@@ -66,7 +67,7 @@ class LazyGroup(TyperGroup):
             module = importlib.import_module(f"lookaway.cli.{name}")
             methods = getattr(module, "METHODS", {})
             module = importlib.import_module(methods.get(chosen_method(rest), f"lookaway.cli.{name}"))
-            command = build_command(name, module.Options, module.run, finish)
+            command = build_command(name, module.Options, alone(module.__name__, module.run), finish)
         return name, command, rest
 
 
