@@ -78,7 +78,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.fit.session import FitEvents, fit
     from ..search.schedules.session import trial_facts
     from ..search.trials.queue import TrialQueue
-    from ..search.trials.samples import check_disjoint, with_images
+    from ..search.trials.samples import check_disjoint, shuffled, with_images
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
     from .fit_report import draw_report, generic_prompts, write_held_out
@@ -94,6 +94,7 @@ def run(options: Options) -> dict[str, Any]:
         with_images(load_samples(options.data, split, options.limit, options.seed, distinct_images=True))
         for split in (options.search_split, options.split)
     ]
+    splits = [shuffled(split, options.seed) for split in splits]  # parts of a split are drawn alike
     check_disjoint(*splits)
     scorer, guarantee = _guarantee(options, splits)
     _say_what_can_be_shown(console, options, guarantee, *(len(split) for split in splits))

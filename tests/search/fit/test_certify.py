@@ -12,7 +12,7 @@ from lookaway.policies.attention_skip import AttentionSkip
 from lookaway.policies.fixed import ExitAt
 from lookaway.policies.keep_schedule import KeepSchedule
 from lookaway.policies.second_look import SecondLook
-from lookaway.search.fit.candidates import Candidate
+from lookaway.search.fit.candidates import FULL, Candidate
 from lookaway.search.fit.certify import certify, ladder
 from lookaway.search.fit.choices import Choice, choices, measured
 from lookaway.search.fit.guarantee import Guarantee
@@ -57,6 +57,14 @@ def test_the_order_goes_from_dear_and_safe_to_cheap_and_bold_and_ends_where_it_i
     names = [rung.name for rung in ladder([*found, bad], Guarantee(0.03, 0.05))]
     # 'a' saves less than a step beside its neighbour, 'c' is the cheapest that lost nothing, 'bad' is hopeless
     assert names == ["dear", "b", "c"]
+
+
+def test_of_policies_that_lost_nothing_those_that_fall_back_on_the_full_model_come_first():
+    """A dear policy is not a safe one: what lost nothing on the search split may lose on the other samples."""
+    safer = replace(choice("safer", 0, 0.7), then=FULL, threshold=0.99)
+    safe = replace(choice("safe", 0, 0.75), then=FULL, threshold=0.8)
+    names = [rung.name for rung in ladder([choice("exit", 0, 0.84), safe, safer], Guarantee(0.03, 0.05))]
+    assert names == ["safer"]
 
 
 def test_testing_stops_at_the_first_failure_and_takes_the_last_that_passed():

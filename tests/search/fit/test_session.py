@@ -8,7 +8,7 @@ from made_up_space import Anatomy, Runs, population
 
 import lookaway as la
 from lookaway.core.errors import SettingsError, UnsupportedModel
-from lookaway.search.fit.candidates import candidates
+from lookaway.search.fit.candidates import FULL, candidates
 from lookaway.search.fit.guarantee import Guarantee
 from lookaway.search.fit.halving import parts_of, survivors
 from lookaway.search.fit.options import FitOptions
@@ -79,12 +79,28 @@ def test_the_better_half_and_the_safest_go_on():
     found = run(FitOptions(**SPACE, halvings=0)).found
     keys = sorted({choice.first for choice in found if choice.then is None})
     stay = survivors(found, keys, Guarantee(0.03, 0.05))
+    assert FULL in survivors(found, [*keys, FULL], Guarantee(0.03, 0.05))
     assert len(stay) == (len(keys) + 1) // 2
     assert {"reduction/uniform-2-0.05", "reduction/uniform-2-0.4"} <= set(stay)  # what the best choice is made of
     singles = [choice for choice in found if choice.then is None]
     least = min(choice.changed for choice in singles)
     safest = max((c for c in singles if c.changed == least), key=lambda c: c.share)
     assert safest.first in stay
+
+
+def test_where_no_policy_of_one_pass_can_be_trusted_unsure_rows_fall_back_on_the_full_model():
+    """Each reduction changes some answers; the confidence tells which. Only the full model mends them all."""
+    need = np.where(np.arange(160) % 16 == 0, 0.99, 0.05)
+    sure = np.where(need < 0.1, 0.999, 0.6)
+    result = fit(
+        Anatomy, lambda part, kept: Runs(need[part.start : part.stop], sure[part.start : part.stop]), 160,
+        lambda kept: Runs(need, sure), FitOptions(methods=("second-look",), rankings=("uniform",)),
+        TrialQueue("memory", "fit", 0, {"of": "toy"}),
+    )  # fmt: skip
+    assert isinstance(result.policy, la.SecondLook)
+    assert isinstance(result.policy.then, la.KeepAll)
+    assert result.certificate.passed.choice.changed == 0
+    assert FULL not in {choice.first for choice in result.found}
 
 
 class Killed(BaseException):

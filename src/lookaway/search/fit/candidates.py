@@ -12,12 +12,15 @@ from ...policies.before_decoder.cdpruner import CDPruner
 from ...policies.before_decoder.divprune import DivPrune
 from ...policies.before_decoder.downsample import Downsample
 from ...policies.before_decoder.visionzip import VisionZip
-from ...policies.fixed import ExitAt
+from ...policies.fixed import ExitAt, KeepAll
 from ...policies.keep_schedule import KeepSchedule
 from ..schedules.schedule_shapes import Span, logistic, multi_step
 from .options import FitOptions
 
-__all__ = ["Candidate", "candidates", "first_layer", "one_pass_only"]
+__all__ = ["FULL", "Candidate", "candidates", "first_layer", "one_pass_only"]
+
+FULL = "full"
+"""Key of the full model, which is what rows that look again may run under: the safest second pass there is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,8 @@ def candidates(
         found.append(Candidate(name if method == "gates-behind" else f"own/{name}", method, policy))
     if not found:
         raise SettingsError("There is no policy to try: name some --methods or give policies with --candidate.")
+    if "second-look" in options.methods:
+        found.append(Candidate(FULL, "full model", KeepAll()))
     return sorted(found, key=lambda c: first_layer(c.policy, num_layers))
 
 

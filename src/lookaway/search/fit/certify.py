@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .candidates import FULL
 from .choices import Choice
 from .guarantee import Guarantee
 
@@ -46,9 +47,10 @@ class Certificate:
 def ladder(found: Sequence[Choice], guarantee: Guarantee) -> list[Choice]:
     """The order of testing, from dear and safe to cheap and bold; it depends on the search split alone.
 
-    At each level of cost it takes the policy that lost least, and of equal ones the dearest, which keeps most. The
-    cheapest policy that lost nothing is always among them. It ends where the search split already shows, with
-    confidence 1 - delta, that the loss is above epsilon.
+    At each level of cost it takes the policy that lost least; of equal ones a second look that falls back on the full
+    model, the one that does so most readily, for only answers that it was sure of can change; then the dearest, which
+    keeps most. The cheapest policy that lost nothing is always among them. It ends where the search split already
+    shows, with confidence 1 - delta, that the loss is above epsilon.
     """
     total = {id(choice): guarantee.total(choice) for choice in found}
     spotless = [choice for choice in found if total[id(choice)] == 0]
@@ -60,7 +62,7 @@ def ladder(found: Sequence[Choice], guarantee: Guarantee) -> list[Choice]:
         if not affordable:
             break
         fewest = min(total[id(choice)] for choice in affordable)
-        best = max((c for c in affordable if total[id(c)] == fewest), key=lambda c: (c.share, c.name))
+        best = max((c for c in affordable if total[id(c)] == fewest), key=_safety)
         if guarantee.hopeless(best):
             break
         rungs.append(best)
@@ -69,6 +71,11 @@ def ladder(found: Sequence[Choice], guarantee: Guarantee) -> list[Choice]:
             rungs.append(least)  # the step would have passed it by
             level = least.share * STEP
     return rungs
+
+
+def _safety(choice: Choice) -> tuple[float, float, str]:
+    """Orders policies that lost equally much on the search split."""
+    return (choice.threshold or 0.0) if choice.then == FULL else -1.0, choice.share, choice.name
 
 
 def certify(

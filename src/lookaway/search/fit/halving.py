@@ -2,8 +2,9 @@
 
 The rule (Jamieson and Talwalkar, arXiv 1502.07943, with rate 2). A policy of one pass is as good as the cheapest choice
 that it takes part in, alone or in a second look, among the choices that still look kept: whose mean loss on the samples
-so far is at most epsilon. The better half stays. So does the safest policy, that with the smallest loss and of equal
-ones the dearest: it is what a second look falls back on, and what can be certified where all others fail.
+so far is at most epsilon. The better half stays. So does what a second look falls back on, and what can be certified
+where all others fail: the full model, or, where there are no second looks, the policy with the smallest loss and of
+equal ones the dearest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from .candidates import FULL
 from .choices import Choice
 from .guarantee import Guarantee
 
@@ -34,11 +36,14 @@ def survivors(made: Sequence[Choice], keys: Sequence[str], guarantee: Guarantee)
     Args:
         made: every choice of the candidates `keys`, on the samples so far.
     """
-    wanted = (len(keys) + 1) // 2
+    falls_back = FULL in keys  # it costs no run
+    wanted = (len(keys) - falls_back + 1) // 2 + falls_back
     kept = sorted((c for c in made if guarantee.looks_kept(c)), key=lambda c: (c.share, c.name))
     singles = [choice for choice in made if choice.then is None] or list(made)
     safest = min(singles, key=lambda c: (guarantee.total(c), -c.share, c.name), default=None)
-    found: dict[str, None] = {} if safest is None else {safest.first: None}
+    found: dict[str, None] = {}
+    if falls_back or safest is not None:
+        found[FULL if falls_back else safest.first] = None  # type: ignore[union-attr]
     for choice in kept:
         new = [key for key in choice.keys if key not in found]
         if len(found) + len(new) <= wanted:

@@ -12,7 +12,7 @@ from ...core.decision import Policy
 from ...core.errors import SettingsError
 from ..trials.queue import Done, TrialQueue
 from .best import BestSoFar
-from .candidates import Candidate, candidates, first_layer
+from .candidates import FULL, Candidate, candidates, first_layer
 from .certify import Certificate, Tested, certify, ladder
 from .choices import Choice, choices, measured
 from .guarantee import Guarantee
@@ -163,7 +163,7 @@ def _search(
     found = _Found([], [], {})
     parts = parts_of(samples, options.halvings)
     for number, part in enumerate(parts):
-        events.on_part(number, len(left), part.stop)
+        events.on_part(number, sum(c.key != FULL for c in left), part.stop)
         trials = SplitTrials(tried, queue, f"search/{number}" if number else "search", partial(runs, part))
         try:
             full = trials.full if full is None else full.followed_by(trials.full)
@@ -186,7 +186,7 @@ def _search(
             stay = set(survivors(found.made, [candidate.key for candidate in left], guarantee))
             found.dropped += [c for c in found.made if c.then is None and c.first not in stay]
             left = [candidate for candidate in left if candidate.key in stay]
-    if not left:
+    if all(candidate.key == FULL for candidate in left):
         raise SettingsError("This model can run no policy of the space: " + " ".join(found.refused.values()))
     return found
 

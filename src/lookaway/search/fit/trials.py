@@ -8,12 +8,12 @@ from typing import Any
 
 from ...core.errors import SettingsError, UnsupportedModel
 from ..trials.queue import Done, Job, Range, TrialQueue
-from .candidates import Candidate
+from .candidates import FULL, Candidate
 from .outcomes import Outcomes, SampleRuns
 
 __all__ = ["SplitTrials", "timed_once"]
 
-FULL = "full model"
+OF_FULL = "full model"
 
 
 class SplitTrials:
@@ -49,6 +49,9 @@ class SplitTrials:
         on_outcome: Callable[[str, Outcomes], object] = lambda key, found: None,
     ) -> dict[str, Outcomes]:  # fmt: skip
         """Candidate key -> outcomes, of all keys that were asked for so far and could run."""
+        if FULL in keys and FULL not in self.known:  # it ran before all others
+            self.known[FULL] = self.full
+            on_outcome(FULL, self.full)
         wanted = [key for key in keys if key not in self.known and key not in self.refused]
         jobs = [Job(f"{self.name}/{key}", {"candidate": self.number[key]}) for key in wanted]
 
@@ -89,7 +92,7 @@ class SplitTrials:
         def evaluate(params: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
             return 1.0, {**self.runs.full.to_plain(), "second_look_from": self.runs.second_look_from}
 
-        job = Job(f"{self.name}/{FULL}", {"candidate": len(self.tried)})
+        job = Job(f"{self.name}/{OF_FULL}", {"candidate": len(self.tried)})
         return self.queue.run([job], evaluate, self._space, self.name)[0].details
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,11 +19,20 @@ __all__ = [
     "choose_target",
     "fingerprint",
     "own_answers",
+    "shuffled",
     "targets",
     "with_images",
 ]
 
 Target = Literal["answer", "own"]
+
+
+def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The samples in an order drawn from the seed: files come sorted by kind of question, and whoever runs the first
+    part of them would see one kind only."""
+    order = list(samples)
+    random.Random(f"samples:{seed}").shuffle(order)
+    return order
 
 
 def with_images(samples: Sequence[Sample]) -> list[Sample]:
