@@ -206,3 +206,24 @@ def test_records_without_their_header_are_nobodys(tmp_path):
     with pytest.raises(StaleResults, match="--fresh"):
         earlier_records(records, {"model": "a"}, fresh=False)
     assert earlier_records(records, {"model": "a"}, fresh=True) == []
+
+
+def test_compared_gates_keep_their_own_names_and_are_of_this_model(here, tmp_path, call):
+    """Folders that end alike, or like the policy's own name in tables, must not take each other's numbers."""
+    first, second = here / "one" / "gates", here / "two" / "gates"
+    for threshold, folder in ((0.0, first), (1.0, second)):
+        la.load(here / "gates").with_threshold(threshold).save_pretrained(folder)
+    command = [part for part in paired(here, "eval", tmp_path / "ev") if part != "--no-curve"] + ["--no-baselines"]
+    status, _, err = call(*command, "--compare", first, "--compare", second)
+    assert status == 0, err
+    records = read_records(tmp_path / "ev" / "records.jsonl")
+    shown = [record["variant"] for record in records if record["kind"] == "comparison"]
+    assert shown == ["gates", str(first), str(second)]
+    from lookaway.anatomy.tiny import tiny
+
+    base = la.anatomy(tiny("llava", seed=5).model).identity
+    made = la.load(first)
+    la.VisualExit(made.gates, 0.5, base=base).save_pretrained(first)
+    status, _, err = call(*command, "--compare", first, "--fresh")
+    assert status == 1
+    assert "--allow-other-model" in err

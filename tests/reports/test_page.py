@@ -79,6 +79,28 @@ def test_records_without_a_run_or_of_two_models_are_refused(tmp_path, records):
         collect([records, other])
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "words"),
+    [
+        ("model", "weights", "the weights"),
+        ("samples", "pictures", "the pictures"),
+        ("samples", "answers", "the answers"),
+    ],
+)
+def test_records_of_other_contents_under_the_same_names_are_not_mixed(tmp_path, part, key, words):
+    facts = {"model": {"weights": "a"}, "samples": {"questions": "q", "pictures": "p", "answers": "t"}}
+    header = {"model": "m", "data": "d.json", "dtype": "float32", "run": "1", "command": "eval"}
+    files = []
+    for number, value in enumerate(("old", "new")):
+        own = {**facts, part: {**facts[part], key: value}}
+        files.append(tmp_path / f"{number}.jsonl")
+        with RecordWriter(files[-1]) as writer:
+            writer.write("run", **header, provenance=own)
+    with pytest.raises(DataError, match=f"before and after {words} were changed"):
+        collect(files)
+    assert len(collect([files[0], files[0]]).runs) == 2
+
+
 def test_a_run_without_results_is_not_drawn_and_nothing_is_left(tmp_path, records):
     first = records.read_text().splitlines()[0]
     (tmp_path / "r.jsonl").write_text(first + "\n")

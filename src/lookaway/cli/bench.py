@@ -103,15 +103,9 @@ def names_of(given: Sequence[str]) -> list[str]:
     Raises:
         SettingsError: one is given twice.
     """
-    from ..core.errors import SettingsError
+    from .common import short_names
 
-    twice = [path for path in given if given.count(path) > 1]
-    if twice:
-        raise SettingsError(f"--policy {twice[0]} is given twice. Name each policy once; a comma joins two to a chain.")
-    if len(given) == 1:
-        return ["policy"]
-    short = [path if "," in path else Path(path).name for path in given]
-    return short if len(set(short)) == len(short) else list(given)
+    return ["policy"] if len(given) == 1 else short_names(given, taken=("idle",))
 
 
 def show(rows: list[SpeedRow]) -> None:

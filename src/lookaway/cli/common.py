@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,25 @@ def fit_to(model: Any, policy: Policy, allow_other_model: bool) -> tuple[Policy,
 def _several(policy: str) -> list[str]:
     """'a' -> ['a']; 'a,b' -> ['a', 'b'], but for a path that has a comma in its name."""
     return [policy] if Path(policy).exists() else [part.strip() for part in policy.split(",")]
+
+
+def short_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """What tables and records call policies: the last part of each path, or the whole path where two end alike or the
+    name is taken; never one name for two.
+
+    Raises:
+        SettingsError: one is given twice.
+    """
+    from ..core.errors import SettingsError
+
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise SettingsError(
+            f"The policy {twice[0]} is given twice. Name each policy once; a comma joins two to a chain."
+        )
+    short = [path if "," in path else Path(path).name for path in paths]
+    return [
+        name if short.count(name) == 1 and name not in taken else path for name, path in zip(short, paths, strict=True)
+    ]
 
 
 def cache_folder() -> Path:

@@ -74,6 +74,7 @@ def run(options: Options) -> dict[str, Any]:
         return run_tasks(options)
     import lookaway as la
 
+    from ..core.decision import Policy
     from ..core.provenance import policy_digest, provenance
     from ..core.record import RecordWriter
     from ..data import load_samples
@@ -87,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_records, fit_to
+    from .common import choose_policy, earlier_records, fit_to, short_names
     from .progress import progress
     from .settings import tell_settings
     from .summary import show_summary
@@ -103,7 +104,10 @@ def run(options: Options) -> dict[str, Any]:
     tell_settings(model, options.batch_size)
     records = options.out / "records.jsonl"
     policy, other = fit_to(model, policy, options.allow_other_model)
-    others = {Path(folder).name: la.load(folder) for folder in options.compare}
+    others = dict[str, Policy]()
+    for name, folder in zip(short_names(options.compare, taken=(options.name,)), options.compare, strict=True):
+        others[name], allowed = fit_to(model, la.load(folder), options.allow_other_model)
+        other += allowed
     facts = provenance(
         model=model, processor=processor, policy=policy, samples=samples, options=options, free=("batch_size",),
         compared={name: policy_digest(one) for name, one in others.items()},

@@ -60,7 +60,7 @@ def write_held_out(
     from ..evaluation.runner import evaluate_policy, results_from_records
     from ..evaluation.summary import summarise
     from ..search.trials.samples import with_images
-    from .common import earlier_records, tell
+    from .common import earlier_records, short_names, tell
     from .progress import progress
 
     split = options.held_out_split or (SEEN if options.data in GENERATED else "test")
@@ -72,7 +72,8 @@ def write_held_out(
     except DataError as error:
         tell(f"note: no held-out samples for the report: {error}")
         return None
-    gates = {Path(name).name: one for name, one in own.items() if one.name == "visual-exit"}
+    shown = [name for name, one in own.items() if one.name == "visual-exit"]
+    gates = {name: own[path] for name, path in zip(short_names(shown, taken=(NAME,)), shown, strict=True)}
     records = options.out / HELD_OUT
     settings = {
         "held_out": len(samples),

@@ -152,6 +152,25 @@ def _check_runs(runs: list[dict[str, Any]]) -> None:
                     f"Records of different {'models' if name == 'model' else 'data'} are mixed: {first[name]!r} and "
                     f"{run[name]!r}. Draw one report for each."
                 )
+        if changed := _changed(first, run):
+            raise DataError(
+                f"These records are of {run['model']!r} and {run['data']!r} before and after {changed} were changed. "
+                "Draw one report for each, or run the older command again."
+            )
+
+
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What is another content under the same names; '' where nothing is, or where records do not tell."""
+    mine, theirs = (run.get("provenance", {}) for run in (one, other))
+    weights = [facts.get("model", {}).get("weights") for facts in (mine, theirs)]
+    if None not in weights and weights[0] != weights[1] and one.get("dtype") == other.get("dtype"):
+        return "the weights"
+    samples = [facts.get("samples", {}) for facts in (mine, theirs)]
+    if samples[0].get("questions") == samples[1].get("questions"):  # else they are other samples of the data
+        for part in ("pictures", "answers"):
+            if samples[0].get(part) != samples[1].get(part):
+                return f"the {part}"
+    return ""
 
 
 def skip_search(data: ReportData) -> dict[str, Any] | None:
