@@ -195,3 +195,12 @@ def test_unknown_commands_and_user_errors_do_not_exit_with_zero(monkeypatch, cap
 def test_json_output_is_written(tmp_path):
     cli_app.finish({"a": Path("x"), "b": 1.5}, tmp_path / "t.json")
     assert json.loads((tmp_path / "t.json").read_text()) == {"a": "x", "b": 1.5}
+
+
+@pytest.mark.parametrize("flags", [("fit", "--batch-size"), ("fit", "--max-new-tokens"), ("bench", "--new-tokens"),
+                                   ("bench", "--repeats"), ("search", "--batch-size")])  # fmt: skip
+def test_a_count_below_one_is_refused_by_name_before_any_work(flags, call):
+    command, flag = flags
+    status, _, error = call(command, flag, 0, "--model", "no/such/model")
+    assert status == 1
+    assert f"error: {flag} must be at least 1, not 0." in error

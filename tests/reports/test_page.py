@@ -101,6 +101,12 @@ def test_records_of_other_contents_under_the_same_names_are_not_mixed(tmp_path, 
     assert len(collect([files[0], files[0]]).runs) == 2
 
 
+def test_a_header_that_lacks_its_command_is_named(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"kind": "run", "model": "m", "data": "d"}\n')
+    with pytest.raises(DataError, match="lacks 'command'"):
+        collect(tmp_path / "r.jsonl")
+
+
 def test_a_run_without_results_is_not_drawn_and_nothing_is_left(tmp_path, records):
     first = records.read_text().splitlines()[0]
     (tmp_path / "r.jsonl").write_text(first + "\n")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import SettingsError
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Options(PublishedModel):
     """Use the policy although it was made for another model (other weights); the records say so."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise SettingsError(f"--repeats must be at least 1, not {self.repeats}.")
 
 
 def run(options: Options) -> dict[str, Any]:

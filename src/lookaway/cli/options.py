@@ -103,6 +103,10 @@ def load_config(path: str | Path, cls: type) -> dict[str, Any]:
     return values
 
 
+POSITIVE = ("batch_size", "label_batch", "max_new_tokens", "new_tokens", "reward_batch")
+"""Counts that mean nothing below 1, in every command."""
+
+
 def from_mapping(cls: type, values: dict[str, Any]) -> Any:
     """Build the dataclass from plain values (YAML, command line), converting to the fields' types."""
     hints = get_type_hints(cls)
@@ -112,6 +116,8 @@ def from_mapping(cls: type, values: dict[str, Any]) -> Any:
             converted[name] = _convert(value, hints[name])
         except (TypeError, ValueError):
             raise DataError(f"Option {name!r}: {value!r} is not of type {_type_name(hints[name])}.") from None
+        if name in POSITIVE and isinstance(converted[name], int) and converted[name] < 1:
+            raise DataError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
     missing = [
         field.name
         for field in dataclasses.fields(cls)

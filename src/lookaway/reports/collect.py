@@ -78,6 +78,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     for record in read_records(paths):
         kind = record["kind"]
         if kind == "run":
+            if lacking := [name for name in ("command", "model", "data") if name not in record]:
+                raise DataError(f"A 'run' header of these records lacks {lacking[0]!r}: they are damaged.")
             data.runs.append(record)
             if record["command"] == "analyze":
                 data.looks.clear()  # a run that goes on chooses anew
