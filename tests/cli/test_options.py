@@ -204,3 +204,13 @@ def test_a_count_below_one_is_refused_by_name_before_any_work(flags, call):
     status, _, error = call(command, flag, 0, "--model", "no/such/model")
     assert status == 1
     assert f"error: {flag} must be at least 1, not 0." in error
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--memory", "nan"), ("--speedup", "nan"), ("--epsilon", "inf"), ("--held-out", -1)]
+)
+def test_what_is_no_number_is_refused_by_name_before_any_work(flag, value, call):
+    status, _, error = call("fit", flag, value, "--model", "no/such/model")
+    assert status == 1
+    assert f"error: {flag} must be " in error
+    assert f"not {value}." in error

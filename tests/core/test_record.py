@@ -122,3 +122,11 @@ def test_reports_need_records_and_no_torch():
 
     code = "import sys, lookaway.reports.pages.page; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("provenance", [None, 3, ["model"], {"model": None}, {"samples": "all"}])
+def test_a_damaged_provenance_is_named_with_its_line(tmp_path, provenance):
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps({"kind": "run", "provenance": provenance}) + "\n")
+    with pytest.raises(DataError, match=r"r\.jsonl, line 1: its provenance is damaged"):
+        list(read_records(file))

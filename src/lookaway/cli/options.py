@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 import types
 from collections.abc import Callable
@@ -105,6 +106,7 @@ def load_config(path: str | Path, cls: type) -> dict[str, Any]:
 
 POSITIVE = ("batch_size", "label_batch", "max_new_tokens", "new_tokens", "reward_batch")
 """Counts that mean nothing below 1, in every command."""
+NOT_NEGATIVE = ("held_out", "pictures")
 
 
 def from_mapping(cls: type, values: dict[str, Any]) -> Any:
@@ -116,6 +118,10 @@ def from_mapping(cls: type, values: dict[str, Any]) -> Any:
             converted[name] = _convert(value, hints[name])
         except (TypeError, ValueError):
             raise DataError(f"Option {name!r}: {value!r} is not of type {_type_name(hints[name])}.") from None
+        if isinstance(converted[name], float) and not math.isfinite(converted[name]):
+            raise DataError(f"--{name.replace('_', '-')} must be a number, not {value}.")
+        if name in NOT_NEGATIVE and converted[name] < 0:
+            raise DataError(f"--{name.replace('_', '-')} must be at least 0, not {value}.")
         if name in POSITIVE and isinstance(converted[name], int) and converted[name] < 1:
             raise DataError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
     missing = [

@@ -214,6 +214,10 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[dict[str,
                 record["kind"]
             except (json.JSONDecodeError, KeyError, TypeError):
                 raise DataError(f"{path}, line {number} is no record: {line[:80]!r}.") from None
+            facts = record.get("provenance", {})
+            parts = [facts.get(part, {}) for part in ("model", "samples")] if isinstance(facts, dict) else [None]
+            if not all(isinstance(part, dict) for part in parts):
+                raise DataError(f"{path}, line {number}: its provenance is damaged: {str(facts)[:80]!r}.")
             yield record
 
 
