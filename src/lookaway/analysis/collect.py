@@ -87,18 +87,14 @@ def study(
     found = {record["id"]: record for record in done if record["kind"] == "study"}
     odd: list[str] = []
     for sample in samples:
-        if sample.id not in found:
-            try:
+        try:
+            if sample.id not in found:
                 found[sample.id] = study_sample(model, processor, sample, options)
-            except AnswerHoldsPicture:
-                odd.append(sample.id)
-                continue
-            finally:
-                progress(1)
-            if writer is not None:
-                writer.write("study", **found[sample.id])
-        else:
-            progress(1)
+                if writer is not None:
+                    writer.write("study", **found[sample.id])
+        except AnswerHoldsPicture:
+            odd.append(sample.id)
+        progress(1)  # what is counted is written
     if odd:
         warn_left_out(odd, len(samples), "the answer holds the token that stands for a picture")
     return [found[sample.id] for sample in samples if sample.id in found]
