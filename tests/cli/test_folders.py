@@ -1,6 +1,5 @@
 """Folders that commands name and take over."""
 
-
 import pytest
 
 from lookaway.cli.calibrate import default_out
