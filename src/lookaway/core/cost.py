@@ -70,7 +70,7 @@ class DecoderShape:
         """
         if layer is None and self.layers:
             every = [self.layer_flops(tokens, attention, held, index) for index in range(self.num_layers)]
-            return round(sum(every) / len(every))
+            return sum(every) // len(every)  # of arrays too: searches count many numbers of tokens at once
         shape, running = self.layer(layer or 0), tokens - held
         ffn = 2 * running * shape.ffn
         if not attention:
