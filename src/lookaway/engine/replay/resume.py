@@ -28,7 +28,7 @@ from ..observe.vision_capture import VisionCapture
 from ..prefill.before_decoder import Deepstack
 from ..prefill.decoder_call import LayerCall, gather_rows
 from ..prefill.renumbering import check_renumbering
-from ..prefill.start import last_column_is_text
+from ..prefill.start import prompt_layout
 from ..prefill.state import PrefillState
 from ..prefill.step import prefill_step
 
@@ -206,7 +206,7 @@ def pause(
             hook.remove()
         if capture is not None:
             capture.remove()
-    layout = last_column_is_text(anatomy.layout(inputs["input_ids"], inputs.get("attention_mask")))
+    layout = prompt_layout(anatomy, inputs)
     state = PrefillState.begin(layout, anatomy.num_layers, answers=answers)
     hidden = kept.get(layer, kept[-1])
     start = Paused(anatomy, tuple(calls), anatomy.attention, state, layer, hidden, store.seen.get(layer),

@@ -22,7 +22,7 @@ from ...core.layout import TokenLayout
 from ..attached import check_detached
 from ..cache.kept import Kept
 from ..prefill.decoder_call import LayerCall, gather_rows
-from ..prefill.start import last_column_is_text
+from ..prefill.start import prompt_layout
 from ..prefill.state import compact
 
 __all__ = ["LayerState", "Tape", "record_layers", "record_tape"]
@@ -130,7 +130,7 @@ def record_tape(model: Any, inputs: Mapping[str, Any]) -> Tape:
         inputs: keyword arguments of its forward.
     """
     anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
-    layout = last_column_is_text(anatomy.layout(inputs["input_ids"], inputs.get("attention_mask")))
+    layout = prompt_layout(anatomy, inputs)
     counts = layout.text.sum(1)
     most, fewest = int(counts.max()), int(counts.min())
     index, valid = compact(layout.text, most, pad_right=bool(layout.padding[:, -1].any()))
