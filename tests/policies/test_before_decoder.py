@@ -10,10 +10,13 @@ import lookaway as la
 from lookaway.anatomy.find import anatomy_of
 from lookaway.anatomy.grids import with_grids
 from lookaway.anatomy.tiny import IMAGE, VIDEO, tiny
+from lookaway.core.decision import LayerView
 from lookaway.core.errors import SettingsError
+from lookaway.core.layout import TokenLayout
 from lookaway.core.vision_inputs import attention_received
 from lookaway.engine.observe.vision_capture import VisionCapture
 from lookaway.policies.baselines.dart import least_alike_each
+from lookaway.policies.before_decoder.cdpruner import shared_counts
 from lookaway.policies.before_decoder.downsample import cells_of
 from lookaway.policies.before_decoder.pictures import pictures_of
 from lookaway.policies.before_decoder.visionzip import merge_into_targets
@@ -67,6 +70,49 @@ class TestConditionalDiversity:
         scaled = min_max(torch.tensor([[2.0, 4, 3, 9], [5, 5, 1, 7]]), among)
         assert scaled[0, :3].tolist() == [0.0, 1.0, 0.5]
         assert scaled[1, :2].tolist() == [1.0, 1.0]  # all alike: diversity alone decides
+
+
+class TestSeveralPicturesOfCDPruner:
+    def test_a_count_is_shared_by_the_pictures_tokens(self):
+        assert shared_counts(3, [2, 4]) == [1, 2]
+        assert shared_counts(4, [2, 2, 2]) == [2, 1, 1]  # of equal remainders the first
+        assert shared_counts(5, [1, 9]) == [1, 4]
+        assert shared_counts(0, [3]) == [0]
+
+    def test_by_hand(self):
+        """Picture 1 is (1, 0), (1, 0) and picture 2 (1, 0), (0, 1); the question is (1, 0).
+
+        One choice over both pictures takes the first token, and then has no more of volume: all others are its doubles
+        or as unlike the question as can be. Picture by picture, each keeps its first.
+        """
+        hidden = torch.tensor([[[1.0, 0], [1, 0], [1, 0], [0, 1], [1, 0]]])
+        visual = torch.tensor([[True, True, True, True, False]])
+        layout = TokenLayout.from_masks(visual, grid=(1, 2))
+        view = LayerView(0, 4, layout, hidden, layout.visual_counts)
+        assert la.CDPruner(2).decide(view).keep.tolist() == [[True, False, True, False, True]]
+        assert la.CDPruner(0.5).decide(view).keep.tolist() == [[True, False, True, False, True]]
+        together = RANKINGS["conditional-diversity"].score(view, Wanted((2,)))
+        assert keep_best(view, together, torch.tensor([2])).tolist() == [[True, True, False, False, True]]
+
+    def test_relevance_is_scaled_over_all_pictures(self):
+        """Picture 2 alone holds what the question is about, and its best counts as 1; picture 1's as 0 and .5."""
+        half = 0.5**0.5
+        hidden = torch.tensor([[[0.0, 1], [half, half], [1, 0], [0.9, 0.19**0.5], [1, 0]]])
+        visual = torch.tensor([[True, True, True, True, False]])
+        layout = TokenLayout.from_masks(visual, grid=(1, 2))
+        view = LayerView(0, 4, layout, hidden, layout.visual_counts)
+        # By itself picture 1 would have relevance 0 and 1, and picture 2 would have 1 and 0.
+        assert la.CDPruner(2).decide(view).keep.tolist() == [[False, True, True, False, True]]
+
+    def test_one_picture_is_the_plain_choice(self):
+        view = view_of(0)
+        plain = keep_best(
+            view, RANKINGS["conditional-diversity"].score(view, Wanted((3, 3, 0, 3))), torch.tensor([3, 3, 0, 3])
+        )
+        single = [row for row, spans in enumerate(view.layout.spans) if len(spans) == 1]
+        assert single
+        for row in single:
+            assert la.CDPruner(3).decide(view).keep[row].tolist() == plain[row].tolist()
 
 
 class TestVisionZip:
