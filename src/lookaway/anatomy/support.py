@@ -29,8 +29,8 @@ The released checkpoints themselves were **not** run for this page. (Eagle2's te
 """
 
 BEFORE_ONLY = """
-Refused for every family: static and compiled caches, flex attention, continuous batching, removal before
-layer 1.
+Refused for every family: models that are compiled as a whole, flex attention, continuous batching, removal before
+layer 1. Static caches: [batches.md](batches.md#static-caches-and-compiled-decoding).
 
 ## Before the decoder only
 

@@ -17,6 +17,7 @@ from torch import nn
 from ..anatomy.inputs import holds_images, records_hidden_states, records_inner_outputs
 from ..core.decision import Policy
 from ..core.errors import AttachError
+from .cache.fixed_size import has_pruned_layers, is_fixed_size, pruned_layer
 from .cache.pruned_cache import write_cache_info
 from .handle import Handle
 from .observe.qk_capture import QKCapture, QKStore
@@ -24,6 +25,7 @@ from .observe.vision_capture import VisionCapture
 from .prefill.before_decoder import Deepstack
 from .prefill.decoder_call import LayerCall
 from .prefill.held_layer import HeldRun
+from .prefill.into_fixed_size import IntoFixedSize, check_later_turn
 from .prefill.renumbering import moved_back
 from .prefill.row_groups import CannotSplit, GroupRun
 from .prefill.run import ForwardRun
@@ -73,6 +75,21 @@ class Attachment(Handle):
 
     # a forward -------------------------------------------------------------------------------------------------------
 
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():
+            return None  # a step of decoding in a compiled graph: each layer's hook reads the cache alone
+        moving = None
+        if self._layers or self.held:
+            kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+            args = ()
+            moving, kwargs = IntoFixedSize.begin(self.anatomy, self.policy, self.skipping.layers, kwargs)
+        super()._before_model(module, args, kwargs)
+        self._here.run.moving = moving
+        return args, kwargs
+
+    def _after_model(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return None if torch.compiler.is_compiling() else super()._after_model(module, args, output)
+
     def _before_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         asked = kwargs.get("logits_to_keep")
         self._here.needed = asked if isinstance(asked, int) and asked > 0 else None
@@ -86,8 +103,14 @@ class Attachment(Handle):
         run = ForwardRun(anatomy.attention, anatomy.row_arguments, whole=whole, store=QKStore())
         self._vision.begin(inputs)
         if self._layers:
-            check_run(run.attention, cache, anatomy.has_windows)
-        behind = cache is not None and cache.get_seq_length() > 0
+            check_run(run.attention, None if is_fixed_size(cache) else cache, anatomy.has_windows)
+        run.fixed = has_pruned_layers(cache)
+        if run.fixed:
+            check_later_turn(inputs)
+            return run
+        behind = cache is not None and bool(cache.get_seq_length() > 0)
+        if behind and self._layers and is_fixed_size(cache):
+            check_later_turn(inputs)
         if self._second is not None:
             recorded = whole or bool(inputs.get("output_hidden_states"))
             check_second_look(recorded, behind and holds_images(inputs))
@@ -116,7 +139,7 @@ class Attachment(Handle):
             info = state.cache_info()
             write_cache_info(run.cache, info)
             self.skipping.sync_cache_lengths(run.cache, info)
-        return changed
+        return changed if run.moving is None else run.moving.end(output if changed is None else changed)
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run: ForwardRun | None = self._here.run
@@ -138,6 +161,11 @@ class Attachment(Handle):
         return [before.remove, after.remove]
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        narrow = pruned_layer(kwargs.get("past_key_values"), index)
+        if narrow is not None:
+            return args, {**kwargs, "attention_mask": narrow.narrowed(kwargs.get("attention_mask"))}
+        if torch.compiler.is_compiling():
+            return None
         run: ForwardRun | None = self._here.run
         if run is None:
             anatomy = self.anatomy
@@ -146,6 +174,8 @@ class Attachment(Handle):
         attends = index not in self.skipping
         if run.state is None and attends and run.past is not None and run.past.kept_at[index] is None:
             return None  # decoding, and this layer's cache holds everything
+        if run.fixed:
+            return None  # so it is here, and transformers' mask is that of a whole layer
         call = run.call(index, args, kwargs)
         if run.state is None:
             assert run.past is not None
@@ -172,6 +202,8 @@ class Attachment(Handle):
         return call.arguments()
 
     def _after_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return None
         run: ForwardRun | None = self._here.run
         if run is None:
             return None

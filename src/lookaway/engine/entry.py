@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..anatomy.inputs import holds_images
 from ..core.decision import Policy
 from ..core.errors import AttachError, UnsupportedModel
+from .cache.padding_of_mask import padding_mask
 from .cache.pruned_cache import PrunedCacheInfo, sizes_as_held, write_cache_info
-from .cache.static import padding_mask
 from .handle import Handle
 from .observe.vision_capture import VisionCapture
 from .prefill.decoder_call import Columns

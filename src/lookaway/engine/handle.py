@@ -25,7 +25,7 @@ from .prefill.held_layer import held_layers
 from .prefill.loss import loss_on_kept_columns
 from .prefill.renumbering import check_renumbering
 from .prefill.state import PrefillState
-from .refusals import check_not_compiled, refuse_chunked_prefill
+from .refusals import check_not_compiled, watch_generate
 from .skip.skipping import Skipping
 
 __all__ = ["Handle"]
@@ -106,8 +106,9 @@ class Handle(ABC):
                 self._undo += self._install_layer(layer, anatomy.layers[layer])
         self._undo += self.skipping.install()
         self._undo.append(loss_on_kept_columns(anatomy.model, self._left_columns, self.narrows))
-        if self._layers or self.held or self.skipping.pools:
-            self._undo.append(refuse_chunked_prefill(anatomy.model))
+        whole_prompt, eager = bool(self._layers or self.held or self.skipping.pools), bool(self.skipping.layers)
+        if whole_prompt or eager:
+            self._undo.append(watch_generate(anatomy.model, whole_prompt, eager))
         self._undo.append(register(anatomy, self))
 
     # the handle ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,12 @@ from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
 
 __all__ = [
-    "check_held", "check_not_compiled", "check_run", "check_second_look", "refuse_chunked_prefill", "refuse_flash",
+    "check_held",
+    "check_not_compiled",
+    "check_run",
+    "check_second_look",
+    "refuse_flash",
+    "watch_generate",
 ]  # fmt: skip
 
 
@@ -72,10 +77,13 @@ def _is_compiled(part: nn.Module) -> bool:
     return hasattr(getattr(part, "forward", None), "_torchdynamo_orig_callable")
 
 
-def refuse_chunked_prefill(model: Any) -> Callable[[], object]:
-    """Let `model.generate` refuse `prefill_chunk_size` before the first chunk runs; returns what takes that back.
+def watch_generate(model: Any, whole_prompt: bool, eager: bool) -> Callable[[], object]:
+    """Let `model.generate` refuse or leave out what an attached policy cannot do; returns what takes that back.
 
-    A policy needs the prompt in one piece: what it decides in the first chunk would not know the question.
+    Args:
+        whole_prompt: `prefill_chunk_size` is refused before the first chunk runs: a policy that decides in the first
+            chunk would not know the question.
+        eager: decoding is not compiled by itself, as transformers does on a GPU with a static cache.
     """
     usual, own = getattr(model, "generate", None), "generate" in vars(model)
     if usual is None:
@@ -85,11 +93,13 @@ def refuse_chunked_prefill(model: Any) -> Callable[[], object]:
     def generate(*args: Any, **kwargs: Any) -> Any:
         config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or model.generation_config
         size = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if size is not None:
+        if whole_prompt and size is not None:
             raise UnsupportedModel(
                 f"prefill_chunk_size={size} cuts the prompt into pieces, and the attached policy decides about the "
                 "whole prompt. Generate without it: generate(..., prefill_chunk_size=None)."
             )
+        if eager:
+            kwargs["disable_compile"] = True
         return usual(*args, **kwargs)
 
     def put_back() -> None:

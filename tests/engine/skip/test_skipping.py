@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from shared_tiny import OLD
 from skipped_by_hand import logits_by_hand
-from transformers import StaticCache
+from transformers import CompileConfig, StaticCache
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
@@ -249,6 +250,20 @@ def test_a_static_cache_will_do(name, skipped, batch, attention):
     torch.testing.assert_close(torch.stack(usual), torch.stack(static), **tolerance)
 
 
+@pytest.mark.skipif(OLD, reason="transformers before 5.17 compiles decoding otherwise")
+def test_a_compiled_decode_runs_eagerly_and_says_the_same():
+    torch._dynamo.reset()
+    compiled = CompileConfig(backend="eager", mode=None)
+    compiled._compile_all_devices = True
+    example = model_of()
+    inputs, chosen = double(example.inputs("left_padded")), policy("recommended", (0, 3), example.model.dtype)
+    with attach(example.model, chosen):
+        usual = example.model.generate(**inputs, **GREEDY)
+        graph = example.model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiled)
+    torch._dynamo.reset()
+    assert torch.equal(usual, graph)
+
+
 @pytest.mark.parametrize(("name", "skipped"), [("none", (0,)), ("recommended", (0, 3))])
 def test_a_static_cache_holds_slots_and_knows_its_length(name, skipped):
     example = model_of()
@@ -266,7 +281,7 @@ def test_a_mask_that_is_not_causal_is_refused_with_a_static_cache_too():
     inputs = {**double(example.inputs()), "attention_mask": mask}
     with attach(example.model, policy("none", (0,))), pytest.raises(UnsupportedModel, match=r"must be \[B, S\]"):
         example.model(**inputs, past_key_values=cache)
-    refused = pytest.raises(UnsupportedModel, match="StaticCache has a fixed size in every layer")
+    refused = pytest.raises(UnsupportedModel, match="attention of layers is skipped")
     with attach(example.model, la.chain(policy("none", (0,)), la.ExitAt(2))), refused:
         example.model(**double(example.inputs()), past_key_values=cache)
 

@@ -202,8 +202,8 @@ class LayerCall:
         if found != expected:
             raise UnsupportedModel(
                 f"Decoder layer {self.layer} got an attention mask over {found} positions where {expected} were "
-                "expected; lookaway does not cut masks to fit. Static and chunked caches are not supported "
-                "together with removal: use the default dynamic cache."
+                "expected; lookaway does not cut masks to fit. Chunked caches are not supported together "
+                "with removal: use the default dynamic cache."
             )
 
     def _no_such_mask(self, mask: Any) -> UnsupportedModel:

@@ -27,6 +27,10 @@ class ForwardRun:
     """Of the prompt, where this forward is a prefill."""
     past: PrunedCacheInfo | None = None
     """What the cache holds, where this forward continues one."""
+    fixed: bool = False
+    """It continues a cache of a fixed size whose layers know themselves what they hold (`cache/fixed_size.py`)."""
+    moving: Any = None
+    """How the cache that is being filled moves into one of a fixed size (`into_fixed_size.py`); None: it does not."""
     whole: bool = False
     """Rows must not run in groups: somebody records what modules inside a layer give."""
     cache: Any = None

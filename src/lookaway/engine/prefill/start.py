@@ -13,8 +13,8 @@ from ...anatomy.grids import with_grids
 from ...core.decision import Policy
 from ...core.errors import AttachError, UnsupportedModel
 from ...core.layout import ImageSpan, TokenLayout
+from ..cache.padding_of_mask import padding_mask
 from ..cache.pruned_cache import PrunedCacheInfo, read_cache_info
-from ..cache.static import padding_mask
 
 __all__ = ["last_column_is_text", "past_of", "prompt_layout"]
 

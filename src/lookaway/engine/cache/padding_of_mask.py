@@ -14,13 +14,16 @@ def padding_mask(mask: Any, cache: Any, length: int) -> Any:
     """The mask [B, S], 1 = real token, that a prepared mask was made of; any other mask as it is.
 
     `generate` hands a compileable cache's prompt a mask [B, 1, S, columns of the cache], bool or additive, in place of
-    the user's. Only a plain causal mask over left or right padding is read; the layout refuses what this leaves alone.
+    the user's; for decoders that name the kinds of their layers, one for each kind. Only a plain causal mask over left
+    or right padding is read; the layout refuses what this leaves alone.
 
     Args:
         mask: what the forward got.
         cache: its KV cache, empty so far.
         length: tokens of the prompt, S.
     """
+    if isinstance(mask, dict) and set(mask) == {"full_attention"}:
+        return padding_mask(mask["full_attention"], cache, length)
     prepared = isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1:3] == (1, length)
     if not prepared or not getattr(cache, "is_compileable", False) or mask.shape[3] < length:
         return mask
