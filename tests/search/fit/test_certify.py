@@ -1,6 +1,7 @@
 """The certificate holds at the stated rate, for single policies, chains of tests and second looks."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from lookaway.core.bounds import samples_needed, smallest_epsilon, upper_bound
 from lookaway.core.cost import DecoderShape
 from lookaway.core.errors import SettingsError
 from lookaway.policies.attention_skip import AttentionSkip
-from lookaway.policies.fixed import ExitAt
+from lookaway.policies.fixed import ExitAt, KeepAll
 from lookaway.policies.keep_schedule import KeepSchedule
 from lookaway.policies.second_look import SecondLook
 from lookaway.search.fit.candidates import FULL, Candidate
-from lookaway.search.fit.certify import certify, ladder
+from lookaway.search.fit.certify import certify, coarse_ladder, ladder
 from lookaway.search.fit.choices import Choice, choices, measured
 from lookaway.search.fit.guarantee import Guarantee
 from lookaway.search.fit.guarantee import samples_needed as samples_to_show
@@ -100,13 +101,15 @@ def test_certificates_of_searched_second_looks_hold_too():
     draw, epsilon, delta = np.random.default_rng(1), 0.05, 0.1
     options = FitOptions(epsilon=epsilon, delta=delta, rankings=("uniform",), shares=(0.1, 0.3, 0.6))
     rule = Guarantee(epsilon, delta)
-    tried = reductions(options.shares)
+    tried = [*reductions(options.shares), Candidate(FULL, "full model", KeepAll())]
     by_key = {c.key: c for c in tried}
 
     def look(samples):
         need, sure = second_look_population(draw, samples)
         full = outcomes(need * 0, sure, 1.0)
-        return {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=True)}, full
+        return {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=False)} | {
+            FULL: full
+        }, full
 
     kinds, broken, passed = [], 0, 0
     for _ in range(400):
@@ -122,6 +125,43 @@ def test_certificates_of_searched_second_looks_hold_too():
     assert passed > 200
     assert "second-look" in kinds
     assert broken <= 58
+
+
+def test_safer_thresholds_before_a_level_cost_it_nothing_and_are_taken_where_it_fails():
+    """100 draws: whatever the levels alone would certify is certified with their safer variants too, or cheaper."""
+    draw, cheaper = np.random.default_rng(5), 0
+    options = FitOptions(epsilon=0.05, delta=0.1, rankings=("uniform",), shares=(0.1, 0.3, 0.6))
+    rule = Guarantee(0.05, 0.1)
+    tried = [*reductions(options.shares), Candidate(FULL, "full model", KeepAll())]
+    by_key = {c.key: c for c in tried}
+
+    def look():
+        need, sure = second_look_population(draw, 160)
+        full = outcomes(need * 0, sure, 1.0)
+        found = {c.key: outcomes(need, sure, s) for c, s in zip(tried, options.shares, strict=False)}
+        return {**found, FULL: full}, full
+
+    for _ in range(100):
+        found, full = look()
+        made = choices(tried, found, full, SHAPE, options)
+        levels, order = coarse_ladder(made, rule), ladder(made, rule)
+        assert [c.name for c in order if c in levels] == [c.name for c in levels]
+        assert [c.share for c in order] == sorted((c.share for c in order), reverse=True)
+        new, new_full = look()
+
+        def there(one, n=new, f=new_full):
+            return measured(one, by_key, n, f, SHAPE, options)
+
+        for extra, after in pairwise(order):
+            if extra not in levels:  # it loses no sample that the next one keeps
+                assert not (~there(extra).same & there(after).same).any()
+        alone, both = certify(levels, there, rule).passed, certify(order, there, rule).passed
+        if alone is not None:
+            assert both is not None
+            names = [c.name for c in order]
+            assert names.index(both.choice.name) >= names.index(alone.choice.name)
+            cheaper += both.choice.share < alone.choice.share
+    assert cheaper > 2
 
 
 def test_the_known_best_policy_of_a_toy_space_is_found():

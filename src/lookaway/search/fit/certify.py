@@ -16,7 +16,7 @@ from .candidates import FULL
 from .choices import Choice
 from .guarantee import Guarantee
 
-__all__ = ["Certificate", "Tested", "certify", "ladder"]
+__all__ = ["Certificate", "Tested", "certify", "coarse_ladder", "ladder"]
 
 STEP = 0.93
 """Each rung of the ladder costs at most this share of the one before ..."""
@@ -46,6 +46,31 @@ class Certificate:
 
 def ladder(found: Sequence[Choice], guarantee: Guarantee) -> list[Choice]:
     """The order of testing, from dear and safe to cheap and bold; it depends on the search split alone.
+
+    These are the levels of `coarse_ladder`, and before each of them its safer variants (`_safer`): they cannot keep
+    a level from passing, and where it fails, the last of them that passed is cheaper than the level before.
+    """
+    rungs: list[Choice] = []
+    for level in coarse_ladder(found, guarantee):
+        if rungs:
+            rungs += _safer(level, found, below=rungs[-1].share)
+        rungs.append(level)
+    return rungs
+
+
+def _safer(level: Choice, found: Sequence[Choice], below: float) -> list[Choice]:
+    """Second looks with the same first pass that fall back on the full model in every case in which `level` looks
+    again, and in more; those that cost less than `below`, from dear to cheap.
+
+    On any sample they lose nothing that `level` does not lose, so to test them first cannot end the test early.
+    """
+    least = level.threshold or 0.0
+    some = [c for c in found if c.first == level.first and c.then == FULL and (c.threshold or 0.0) >= least]
+    return sorted((c for c in some if level.share < c.share < below), key=lambda c: -c.share)
+
+
+def coarse_ladder(found: Sequence[Choice], guarantee: Guarantee) -> list[Choice]:
+    """The levels of the order of testing.
 
     At each level of cost it takes the policy that lost least; of equal ones a second look that falls back on the full
     model, the one that does so most readily, for only answers that it was sure of can change; then the dearest, which

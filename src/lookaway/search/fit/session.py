@@ -13,7 +13,7 @@ from ...core.errors import SettingsError
 from ..trials.queue import Done, TrialQueue
 from .best import BestSoFar
 from .candidates import FULL, Candidate, candidates, first_layer
-from .certify import Certificate, Tested, certify, ladder
+from .certify import Certificate, Tested, certify, coarse_ladder, ladder
 from .choices import Choice, choices, measured
 from .guarantee import Guarantee
 from .halving import parts_of, survivors
@@ -194,11 +194,11 @@ def _search(
 def worth_timing(made: Sequence[Choice], guarantee: Guarantee, each: int = 4, overall: int = 6) -> list[Choice]:
     """The choices that could be the fastest: by counted cost the ladder of all, thinned, and the cheap end of the
     ladder of each method, since what is cheap in FLOPs is not always so in seconds."""
-    whole = ladder(made, guarantee)
+    whole = coarse_ladder(made, guarantee)
     places = sorted({round(i * (len(whole) - 1) / max(overall - 1, 1)) for i in range(overall)}) if whole else []
     found = {whole[place].name: whole[place] for place in places}
     for method in sorted({choice.method for choice in made}):
-        some = ladder([choice for choice in made if choice.method == method], guarantee)
+        some = coarse_ladder([choice for choice in made if choice.method == method], guarantee)
         found |= {choice.name: choice for choice in some[-each:]}
     return list(found.values())
 
