@@ -66,16 +66,23 @@ class DecoderShape:
 
         Args:
             held: so many of them are frozen: the layer makes their keys and values, and nothing else.
-            layer: which; None: the mean of all layers, which is any of them where they are alike.
+            layer: which; None: any, where all are alike.
+
+        Raises:
+            ValueError: no layer is named, and they are not alike.
         """
-        if layer is None and self.layers:
-            every = [self.layer_flops(tokens, attention, held, index) for index in range(self.num_layers)]
-            return sum(every) // len(every)  # of arrays too: searches count many numbers of tokens at once
-        shape, running = self.layer(layer or 0), tokens - held
+        shape, running = self._one(layer), tokens - held
         ffn = 2 * running * shape.ffn
         if not attention:
             return ffn
         return ffn + 2 * (running * shape.queries + tokens * shape.keys) + 2 * running * tokens * shape.scores
+
+    def flops_between(self, tokens: int, start: int = 0, stop: int | None = None) -> int:
+        """Counted FLOPs of layers `start` to `stop` - 1 (None: the last), each over `tokens` positions of one row."""
+        stop = self.num_layers if stop is None else stop
+        if not self.layers:
+            return max(0, stop - start) * self.layer_flops(tokens)
+        return sum(self.layer_flops(tokens, layer=layer) for layer in range(start, stop))
 
     def layer_fastv(self, tokens: int, attention: bool = True, held: int = 0) -> int:
         """Multiply-adds of one layer by FastV's Eq. 5; `attention` False: of its FFN. `held`: as in `layer_flops`."""
@@ -84,10 +91,22 @@ class DecoderShape:
         return (attended if attention else 0) + 2 * running * d * m
 
     def kv_bytes(self, slots: int, layer: int | None = None) -> int:
-        """Bytes of keys and values that one layer (None: the mean of all) stores for `slots` positions of one row."""
-        if layer is None and self.layers:
-            return round(sum(slots * shape.kv for shape in self.layers) * self.dtype_bytes / self.num_layers)
-        return slots * self.layer(layer or 0).kv * self.dtype_bytes
+        """Bytes of keys and values that one layer stores for `slots` positions of one row; None: any, where all are
+        alike.
+
+        Raises:
+            ValueError: no layer is named, and they are not alike.
+        """
+        return slots * self._one(layer).kv * self.dtype_bytes
+
+    def slot_bytes(self) -> int:
+        """Bytes of keys and values that all layers together store for one position."""
+        return sum(self.kv_bytes(1, layer) for layer in range(self.num_layers))
+
+    def _one(self, layer: int | None) -> LayerShape:
+        if layer is None and len(set(self.layers)) > 1:
+            raise ValueError("The layers of this decoder are not alike: say which.")
+        return self.layer(layer or 0)
 
 
 @dataclass(frozen=True)

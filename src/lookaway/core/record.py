@@ -137,7 +137,9 @@ class Trace:
     def _extra_flops(self) -> list[list[int]]:
         """[L][B]: counted FLOPs beyond those of `tokens`: of adapters, and of a first pass."""
         extra = self.replacement_flops or [[0] * len(layer) for layer in self.tokens]
-        first = [[self.shape.layer_flops(n) for n in layer] for layer in self.first_pass_tokens] or extra
+        first = [
+            [self.shape.layer_flops(n, layer=i) for n in layer] for i, layer in enumerate(self.first_pass_tokens)
+        ] or extra
         if not self.first_pass_tokens:
             return extra
         return [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(extra, first, strict=True)]

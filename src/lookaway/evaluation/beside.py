@@ -56,11 +56,11 @@ def baselines_for(
         return sum(cost(prompt, visual) for prompt, visual in sizes)
 
     def downsampled(factor: int) -> Callable[[int, int], int]:
-        return lambda prompt, visual: layers * shape.layer_flops(prompt - visual + cells(visual, anatomy.grid, factor))
+        return lambda prompt, visual: shape.flops_between(prompt - visual + cells(visual, anatomy.grid, factor))
 
     def exited(layer: int) -> Callable[[int, int], int]:
         return lambda prompt, visual: (
-            layer * shape.layer_flops(prompt) + (layers - layer) * shape.layer_flops(prompt - visual)
+            shape.flops_between(prompt, 0, layer) + shape.flops_between(prompt - visual, layer)
         )
 
     enough = [factor for factor in DOWNSAMPLE if total(downsampled(factor)) >= spent]

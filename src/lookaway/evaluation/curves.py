@@ -70,11 +70,10 @@ class ExitOutcomes:
     @cached_property
     def flops(self) -> Ints:
         """Counted prefill FLOPs of each sample for each exit, [N, C]."""
-        depth = self.shape.num_layers
-        with_image = np.array([self.shape.layer_flops(int(v + t)) for v, t in zip(self.visual, self.text, strict=True)])
-        text_only = np.array([self.shape.layer_flops(int(t)) for t in self.text])
-        seen = np.array(self.layers)
-        return np.outer(with_image, seen) + np.outer(text_only, depth - seen)
+        return np.array([
+            [self.shape.flops_between(v + t, 0, k) + self.shape.flops_between(t, k) for k in self.layers]
+            for v, t in zip(self.visual.tolist(), self.text.tolist(), strict=True)
+        ])  # fmt: skip
 
     def subset(self, keep: Bools) -> ExitOutcomes:
         """The samples where `keep` bool [N] is True."""

@@ -50,7 +50,9 @@ def kept_tokens(model: Any, processor: Any, policy: Policy, sample: Sample) -> d
 def looked_again(result: PairedResult, shape: DecoderShape) -> bool:
     """More was spent than on the tokens of the pass that it ended with; of a policy that may look again."""
     text = prompt_tokens(result, shape) - result.initial_visual_tokens
-    return result.flops > sum(shape.layer_flops(visual + text) for visual in result.visual_tokens)
+    return result.flops > sum(
+        shape.layer_flops(visual + text, layer=layer) for layer, visual in enumerate(result.visual_tokens)
+    )
 
 
 def chosen_for_pictures(results: Sequence[PairedResult], again: Sequence[bool], count: int) -> list[str]:

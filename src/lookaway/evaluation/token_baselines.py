@@ -41,8 +41,7 @@ def equal_share(results: Sequence[PairedResult], shape: DecoderShape, first_laye
         for result in seen:
             visual, prompt = result.initial_visual_tokens, prompt_tokens(result, shape)
             left = prompt - visual + round(share * visual)
-            total += first_layer * shape.layer_flops(prompt)
-            total += (result.num_layers - first_layer) * shape.layer_flops(left)
+            total += shape.flops_between(prompt, 0, first_layer) + shape.flops_between(left, first_layer)
         return total
 
     if not seen or spent >= cost(1.0) or spent < cost(0.0):
@@ -56,7 +55,7 @@ def equal_share(results: Sequence[PairedResult], shape: DecoderShape, first_laye
 
 def prompt_tokens(result: PairedResult, shape: DecoderShape) -> int:
     """Visual and text tokens of the prompt: the unpruned KV cache holds each of them in every layer."""
-    return result.full_kv_bytes // (result.num_layers * shape.kv_bytes(1))
+    return result.full_kv_bytes // shape.slot_bytes()
 
 
 def run_token_baselines(

@@ -162,4 +162,4 @@ def _loss(found: Outcomes, options: FitOptions) -> NDArray[np.float64] | None:
 
 
 def _cost(found: Outcomes, shape: DecoderShape, unit: CostUnit) -> NDArray[np.float64]:
-    return (found.flops(shape) if unit == "flops" else found.kv()).astype(np.float64)
+    return (found.flops(shape) if unit == "flops" else found.kv(shape)).astype(np.float64)

@@ -52,8 +52,8 @@ class Outcomes:
     """How far the score falls below the full model's, in [0, 1]; all 0 where no score is asked for."""
     more_flops: NDArray[np.int64]  # [N]
     """FLOPs beside those of whole layers over these tokens; below 0 where attention is skipped or tokens are frozen."""
-    more_slots: NDArray[np.int64]  # [N]
-    """The same of the positions that the KV cache holds."""
+    more_bytes: NDArray[np.int64]  # [N]
+    """The same of the bytes that the KV cache holds."""
 
     @classmethod
     def of_layers(cls, same: Any, sure: Any, visual: Any, text: Any) -> Outcomes:
@@ -66,14 +66,19 @@ class Outcomes:
 
     def flops(self, shape: DecoderShape, start: int = 0) -> NDArray[np.int64]:
         """Counted FLOPs of each sample's decoder prefill from layer `start` on, int64 [N]."""
-        tokens = self.visual[:, start:] + self.text[:, None]
-        sizes = np.unique(tokens)
-        costs = np.array([shape.layer_flops(int(size)) for size in sizes], dtype=np.int64)
-        return costs[np.searchsorted(sizes, tokens)].sum(1) + self.more_flops
+        return self._sum(lambda tokens, layer: shape.layer_flops(tokens, layer=layer), start) + self.more_flops
 
-    def kv(self) -> NDArray[np.int64]:
-        """Positions that the KV cache holds after prefill, summed over layers, int64 [N]."""
-        return (self.visual + self.text[:, None]).sum(1) + self.more_slots
+    def kv(self, shape: DecoderShape) -> NDArray[np.int64]:
+        """Bytes that the KV cache holds after prefill, summed over layers, int64 [N]."""
+        return self._sum(shape.kv_bytes, 0) + self.more_bytes
+
+    def _sum(self, cost: Callable[[int, int], int], start: int) -> NDArray[np.int64]:
+        """`cost` of (tokens, layer) summed over the layers from `start` on, int64 [N]; each size is asked for once."""
+        tokens = self.visual[:, start:] + self.text[:, None]
+        sizes, place = np.unique(tokens, return_inverse=True)
+        layers = range(start, start + tokens.shape[1])
+        costs = np.array([[cost(int(size), layer) for size in sizes] for layer in layers], dtype=np.int64)
+        return costs[np.arange(tokens.shape[1]), place.reshape(tokens.shape)].sum(1)
 
     def followed_by(self, more: Outcomes) -> Outcomes:
         """The same policy on these samples and then on those."""
@@ -88,7 +93,7 @@ class Outcomes:
             "text": self.text.tolist(),
             "loss": [round(value, 6) for value in self.loss.tolist()],
             "more_flops": self.more_flops.tolist(),
-            "more_slots": self.more_slots.tolist(),
+            "more_bytes": self.more_bytes.tolist(),
         }
 
     @classmethod
@@ -100,7 +105,7 @@ class Outcomes:
             np.array(plain["text"], dtype=np.int64),
             np.array(plain["loss"], dtype=np.float64),
             np.array(plain["more_flops"], dtype=np.int64),
-            np.array(plain["more_slots"], dtype=np.int64),
+            np.array(plain["more_bytes"], dtype=np.int64),
         )
 
 
@@ -221,8 +226,8 @@ class SampleRuns:
             )  # fmt: skip
             costs = [trace.row_cost(row) for row in range(len(group))]
             flops = np.array([cost.flops for cost in costs]) - found.flops(shape)
-            slots = np.array([cost.kv_bytes // shape.kv_bytes(1) for cost in costs]) - found.kv()
-            parts.append(replace(found, more_flops=flops, more_slots=slots))
+            held = np.array([cost.kv_bytes for cost in costs]) - found.kv(shape)
+            parts.append(replace(found, more_flops=flops, more_bytes=held))
         found = self._in_order(parts)
         return found if self.scorer is None else replace(found, loss=self._losses(policy, found.same))
 

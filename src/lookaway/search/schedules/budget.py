@@ -51,28 +51,33 @@ class Workload:
 
     @cached_property
     def flops(self) -> NDArray[np.int64]:
-        """FLOPs of one layer over all samples, by the count out of `units` that it keeps: int64 [units + 1]."""
+        """FLOPs of each layer over all samples, by the count out of `units` that it keeps: int64 [L, units + 1]."""
         kept = self._kept
         pairs, times = np.unique(np.stack([self.visual, self.text]), axis=1, return_counts=True)
-        total = np.zeros(self.units + 1, dtype=np.int64)
+        total = np.zeros((self.shape.num_layers, self.units + 1), dtype=np.int64)
         for visual, text, count in zip(*pairs.tolist(), times.tolist(), strict=True):
-            total += count * self.shape.layer_flops(kept(visual) + text)
+            for layer, row in enumerate(total):
+                row += count * self.shape.layer_flops(kept(visual) + text, layer=layer)
         return total
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
-        """Visual tokens of one layer over all samples, by the count out of `units` that it keeps."""
+        """Visual tokens of each layer over all samples, by the count out of `units` that it keeps: [L, units + 1]."""
         values, times = np.unique(self.visual, return_counts=True)
-        return sum((n * self._kept(v) for v, n in zip(values.tolist(), times.tolist(), strict=True)),
+        each = sum((n * self._kept(v) for v, n in zip(values.tolist(), times.tolist(), strict=True)),
                    np.zeros(self.units + 1, dtype=np.int64))  # fmt: skip
+        return np.tile(each, (self.shape.num_layers, 1))
 
     def table(self, unit: Unit) -> NDArray[np.int64]:
         return self.flops if unit == "flops" else self.tokens
 
+    def cost(self, counts: Sequence[int], unit: Unit) -> int:
+        """What a schedule (counts out of `units`, one a layer) takes over all samples."""
+        return int(self.table(unit)[np.arange(len(counts)), list(counts)].sum())
+
     def share(self, counts: Sequence[int], unit: Unit = "flops") -> float:
-        """Cost of a schedule (counts out of `units`, one a layer) / that of the unpruned model."""
-        table = self.table(unit)
-        return float(table[list(counts)].sum() / (len(counts) * table[-1]))
+        """Cost of a schedule / that of the unpruned model."""
+        return self.cost(counts, unit) / self.cost([self.units] * self.shape.num_layers, unit)
 
     def _kept(self, visual: int) -> NDArray[np.int64]:
         """What a sample keeps for each count out of `units`, as the policy rounds it."""
@@ -135,12 +140,12 @@ class Budget:
     @cached_property
     def most(self) -> int:
         """The budget in its unit, over all samples and layers."""
-        table = self.workload.table(self.unit)
-        return int(np.floor(self.share * self.span.num_layers * float(table[-1]) + 1e-9))
+        whole = self.workload.cost([self.workload.units] * self.span.num_layers, self.unit)
+        return int(np.floor(self.share * float(whole) + 1e-9))
 
     def allows(self, counts: Sequence[int]) -> bool:
         """Whether counts of the span's layers stay within the budget."""
-        return int(self.workload.table(self.unit)[self._whole(counts)].sum()) <= self.most
+        return self.workload.cost(self._whole(counts), self.unit) <= self.most
 
     def schedule(self, counts: Sequence[int]) -> Schedule:
         return Schedule(tuple(self._whole(counts)), self.workload.units)
@@ -189,15 +194,15 @@ def solve(curve: Curve, budget: Budget, fill: bool = True) -> Schedule:
 def _filled(counts: list[int], wanted: Sequence[float], budget: Budget) -> list[int]:
     """One token more where the budget allows it, first where rounding took most, never more than the layer before."""
     counts = list(counts)
-    table = budget.workload.table(budget.unit)
-    left = budget.most - int(table[budget.schedule(counts).counts,].sum())
+    table = budget.workload.table(budget.unit)[budget.span.first :]
+    left = budget.most - budget.workload.cost(budget.schedule(counts).counts, budget.unit)
     while True:
         open_ = [
             i for i, count in enumerate(counts)
-            if count < (counts[i - 1] if i else budget.workload.units) and table[count + 1] - table[count] <= left
+            if count < (counts[i - 1] if i else budget.workload.units) and table[i][count + 1] - table[i][count] <= left
         ]  # fmt: skip
         if not open_:
             return counts
         best = max(open_, key=lambda i: (wanted[i] - counts[i], -i))
-        left -= int(table[counts[best] + 1] - table[counts[best]])
+        left -= int(table[best][counts[best] + 1] - table[best][counts[best]])
         counts[best] += 1

@@ -171,7 +171,7 @@ class ModelScheduleEvaluator:
             starts = self._current if self._fits(schedule) else self._base
             found, _ = self._run(self.policy(schedule), starts, needed)
             self.work.trials += 1
-            self.work.naive += int(self._forced.flops[list(schedule.counts)].sum())
+            self.work.naive += self._forced.cost(schedule.counts, "flops")
             complete = len(found) == len(self.full)
             value = effectiveness if complete else at_most
             known = self._known[schedule.counts] = ScheduleScore(
@@ -250,7 +250,9 @@ class ModelScheduleEvaluator:
         return Answers(found.loss[self._place], found.right[self._place], found.agree[self._place])
 
     def _spend(self, trace: Trace, start: int, stop: int) -> None:
-        self.work.spent += sum(trace.shape.layer_flops(n) for tokens in trace.tokens[start:stop] for n in tokens)
+        self.work.spent += sum(
+            trace.shape.layer_flops(n, layer=layer) for layer in range(start, stop) for n in trace.tokens[layer]
+        )
 
 
 def _cure(layer: int) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ...anatomy.families.shapes import decoder_shape
+from ...anatomy.families.shapes import decoder_shape, has_experts
+from ...anatomy.from_config import shape_from_modules
+from ...core.cost import DecoderShape
 from .decoder import NarrowedDecoder
 from .kv_groups import exit_spec, first_text_layer
 from .metrics import Savings
@@ -29,13 +32,22 @@ def attach(runner: Any, settings: Settings) -> Attachment:
     return Attachment(runner, settings, check_model(runner.get_model()))
 
 
+def sizes_of(model_config: Any) -> DecoderShape:
+    """The decoder's sizes, from vLLM's `ModelConfig`; of mixtures of experts layer by layer, by those that a token
+    visits."""
+    text = model_config.hf_text_config
+    if not has_experts(text):
+        return decoder_shape(text, model_config.dtype.itemsize)
+    return replace(shape_from_modules(model_config.hf_config)[0], dtype_bytes=model_config.dtype.itemsize)
+
+
 class Attachment:
     """One a runner. `held` is the only thing that changes from step to step."""
 
     def __init__(self, runner: Any, settings: Settings, decoder: Any) -> None:
         self.runner, self.settings = runner, settings
         model = runner.vllm_config.model_config
-        savings = Savings(decoder_shape(model.hf_text_config, model.dtype.itemsize))
+        savings = Savings(sizes_of(model))
         self.decoder = NarrowedDecoder(decoder, settings, savings)
         self.held: dict[str, Held] = {}
         self._groups: dict[str, Group] | None = None

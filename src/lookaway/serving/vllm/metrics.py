@@ -56,8 +56,9 @@ def saved_flops(shape: DecoderShape, rows: int, done: int, gone: NDArray[np.int6
         gone: int64 [L], tokens of earlier steps that each layer does not hold. lost: int64 [L], tokens of the step that
             did not enter it.
     """
-    attention = 4 * shape.num_heads * shape.head_dim  # a query and a key
-    each = shape.layer_flops(1) - attention  # projections and FFN of a token
+    shapes = [shape.layer(layer) for layer in range(shape.num_layers)]
+    attention = np.array([2 * layer.scores for layer in shapes])  # a query and a key
+    each = np.array([2 * (layer.ffn + layer.queries + layer.keys) for layer in shapes])  # a token's matrices
     left, keys = rows - lost, rows - lost + done - gone
     return int((each * lost + attention * (rows * (rows + done) - left * keys)).sum())
 
