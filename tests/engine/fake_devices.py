@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 FIRST, SECOND = torch.device("meta", 0), torch.device("meta", 1)
 """Of the one kind that needs no driver; nothing is made there, values stay on the CPU."""
 MOVES = ("aten::_to_copy", "aten::copy_")
+WATCHERS = []
+"""Are told of each operation: (name of its schema, args, kwargs)."""
 INDEXED = ("aten::index.Tensor", "aten::index_put", "aten::index_put_", "aten::_unsafe_index")
 
 
@@ -41,6 +43,8 @@ class Placed(torch.Tensor):
 def carried_out(function, args, kwargs):
     """Run on the CPU what all happens on one device."""
     name = function._schema.name + (f".{function._overloadname}" if function._overloadname != "default" else "")
+    for watch in WATCHERS:
+        watch(name, args, kwargs)
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
     places = {value.device for value in tensors if value.dim() or isinstance(value, Placed)}
     if name.startswith(INDEXED):  # torch lets indices lie on the CPU

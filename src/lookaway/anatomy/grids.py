@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.layout import ImageSpan, TokenLayout
@@ -32,11 +34,12 @@ def with_grids(layout: TokenLayout, anatomy: Anatomy, inputs: Mapping[str, Any])
         return layout  # embeddings do not say which of them is a video's
     left = {kind: [] if grid is None else [(t, h // merge, w // merge) for t, h, w in grid.tolist()]
             for kind, grid in grids.items()}  # fmt: skip
+    videos = _videos(anatomy, ids, layout, grids)
     rows = []
-    for row, spans in enumerate(layout.spans):
+    for spans in layout.spans:
         found: list[ImageSpan] = []
         for span in spans:
-            pictures = left["video" if _is_video(anatomy, ids, row, span) else "image"]
+            pictures = left["video" if next(videos) else "image"]
             parts = _frames(span, pictures)
             if parts is None:
                 return layout
@@ -44,11 +47,16 @@ def with_grids(layout: TokenLayout, anatomy: Anatomy, inputs: Mapping[str, Any])
         rows.append(tuple(found))
     if any(left.values()):
         return layout
-    return TokenLayout(layout.visual, layout.text, layout.padding, tuple(rows))
+    return replace(layout, spans=tuple(rows))
 
 
-def _is_video(anatomy: Anatomy, ids: Tensor | None, row: int, span: ImageSpan) -> bool:
-    return ids is not None and int(ids[row, span.start]) != anatomy.image_token_id
+def _videos(anatomy: Anatomy, ids: Tensor | None, layout: TokenLayout, grids: Mapping[str, Any]) -> Iterator[bool]:
+    """Which of the layout's spans are videos, row by row; one host read where the prompt may hold both kinds."""
+    places = [(row, span.start) for row, spans in enumerate(layout.spans) for span in spans]
+    if ids is None or grids["video"] is None or not places:
+        return iter([False] * len(places))
+    rows, starts = torch.tensor(places, device=ids.device).T
+    return iter([token != anatomy.image_token_id for token in ids[rows, starts].tolist()])
 
 
 def _frames(span: ImageSpan, pictures: list[tuple[int, int, int]]) -> list[ImageSpan] | None:

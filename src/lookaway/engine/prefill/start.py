@@ -74,14 +74,19 @@ def last_column_is_text(layout: TokenLayout) -> TokenLayout:
     """
     if not any(layout.spans):
         return layout
-    columns = torch.arange(layout.visual.shape[1], device=layout.visual.device)
-    last = (columns * ~layout.padding).amax(1)  # [B]
-    ends = layout.visual & (columns == last[:, None])
-    found = torch.where(ends.any(1), last, -1).tolist()
-    if max(found) < 0:
+    lasts = layout.facts.last_columns
+    assert lasts is not None  # it is the layout of a whole prompt
+    found = [
+        bool(row) and row[-1].start + row[-1].length == last + 1 for row, last in zip(layout.spans, lasts, strict=True)
+    ]
+    if not any(found):
         return layout
-    spans = tuple(_shortened(row) if column >= 0 else row for row, column in zip(layout.spans, found, strict=True))
-    return TokenLayout(layout.visual & ~ends, layout.text | ends, layout.padding, spans)
+    device = layout.visual.device
+    columns = torch.arange(layout.visual.shape[1], device=device)
+    ends = layout.visual & (columns == torch.tensor(lasts, device=device)[:, None])
+    spans = tuple(_shortened(row) if ended else row for row, ended in zip(layout.spans, found, strict=True))
+    facts = layout.facts._replace(longest_question=None)
+    return TokenLayout(layout.visual & ~ends, layout.text | ends, layout.padding, spans, facts)
 
 
 def _shortened(spans: tuple[ImageSpan, ...]) -> tuple[ImageSpan, ...]:

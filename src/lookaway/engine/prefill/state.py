@@ -34,6 +34,8 @@ class Removal:
     """Valid slots of each row."""
     has_visual_tokens: bool
     """Some row still has visual tokens."""
+    longest_question: int | None = None
+    """`HostFacts.longest_question` of what stays; None: not read."""
     values: Tensor | None = None  # [B, S, D]
     """States that the policy changed by merging what leaves into what stays, over the slots before; None: none."""
     changed: Tensor | None = None  # bool [B, S]
@@ -117,7 +119,7 @@ class PrefillState:
             initial=layout,
             past=past or PrunedCacheInfo.of_whole(num_layers, 0),
             answers=answers,
-            pad_right=has_visual_tokens and bool(layout.padding[:, -1].any()) if pad_right is None else pad_right,
+            pad_right=has_visual_tokens and _pads_right(layout) if pad_right is None else pad_right,
             history=PrefillHistory(num_layers, has_visual_tokens, (first,)),
             initial_visual=first.visual,
             layout=layout,
@@ -166,7 +168,7 @@ class PrefillState:
         if renumber:
             kept = replace(kept, places=new_places(self.initial, kept.valid))
             shift = self.initial.counts - kept.valid.sum(1)
-        layout = self.layout.gather(removal.index, removal.valid)
+        layout = self.layout.gather(removal.index, removal.valid, removal.longest_question)
         return replace(
             self,
             kept=kept,
@@ -263,6 +265,11 @@ def compact(keep: Tensor, most: int, pad_right: bool) -> tuple[Tensor, Tensor]:
     else:
         index = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - most :]
     return index, keep.gather(1, index)
+
+
+def _pads_right(layout: TokenLayout) -> bool:
+    known = layout.facts.pads_right
+    return bool(layout.padding[:, -1].any()) if known is None else known
 
 
 def _all_columns(layout: TokenLayout) -> Kept:

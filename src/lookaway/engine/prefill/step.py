@@ -134,8 +134,9 @@ def check_decision(state: PrefillState, layer: int, decision: Decision, policy: 
     layout = state.layout
     keep = _mask_of_slots(decision.keep, layout, policy, layer) & ~layout.padding
     counts = keep.sum(dim=1)
-    sums = [layout.counts.sum(), (keep & layout.visual).sum(), (layout.text & ~keep).sum()]
-    real, seen, text_lost, *lengths = torch.cat([torch.stack(sums), counts]).tolist()
+    left = TokenLayout(layout.visual & keep, layout.text & keep, layout.padding | ~keep)
+    sums = [layout.counts.sum(), left.visual.sum(), (layout.text & ~keep).sum(), left.question_counts().max()]
+    real, seen, text_lost, question, *lengths = torch.cat([torch.stack(sums), counts]).tolist()
     if text_lost:
         raise InvalidDecision(
             f"Policy {_name(policy)} dropped {text_lost} text tokens before layer {layer}; only visual tokens may "
@@ -148,7 +149,7 @@ def check_decision(state: PrefillState, layer: int, decision: Decision, policy: 
     if decision.values is not None:
         _check_values(decision.values, layout, policy, layer)
         changed = keep & layout.visual
-    return Removal(index, valid, tuple(lengths), seen > 0, decision.values, changed)
+    return Removal(index, valid, tuple(lengths), seen > 0, question, decision.values, changed)
 
 
 def _narrowed(state: PrefillState, call: LayerCall, attends: bool) -> LayerCall:

@@ -59,7 +59,7 @@ def greedy_determinant(states: Tensor, quality: Tensor, allowed: Tensor, steps: 
         open_slots = allowed & (score == -torch.inf)
         pick = left.masked_fill(~open_slots, -torch.inf).argmax(1)  # [B]
         first_time = score[rows, pick] == -torch.inf  # a spent row picks again
-        score[rows, pick] = torch.where(first_time, score.new_tensor(-float(step)), score[rows, pick])
+        score[rows, pick] = torch.where(first_time, -float(step), score[rows, pick])
         along = (weighed @ weighed[rows, pick][:, :, None])[:, :, 0]  # row of L
         known = (factor[:, :step] * factor[rows, :step, pick][:, :, None]).sum(1)
         part = (along - known) / left[rows, pick].clamp(min=LEAST).sqrt()[:, None]

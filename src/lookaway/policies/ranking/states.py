@@ -83,7 +83,7 @@ def farthest_first(states: Tensor, allowed: Tensor, steps: int) -> Tensor:
     closeness = _nearest(states, allowed).masked_fill(~allowed, torch.inf)
     for step in range(steps):
         pick = closeness.argmin(1)  # [B]
-        score[rows, pick] = torch.maximum(score[rows, pick], score.new_tensor(-float(step)))  # a spent row picks again
+        score[rows, pick] = score[rows, pick].clamp(min=-float(step))  # a spent row picks again
         cosine = (states @ states[rows, pick][:, :, None])[:, :, 0]
         closeness = cosine if step == 0 else torch.maximum(closeness, cosine)
         closeness = closeness.masked_fill(~allowed | (score > -torch.inf), torch.inf)

@@ -1,0 +1,103 @@
+"""How often the host waits for the device in one prefill, policy by policy; docs/speed.md has the table."""
+
+import pytest
+import torch
+from cases import CASES, HIDDEN, gates
+from fake_devices import FIRST, Placed, shard, two_devices
+from host_reads import counted_reads
+from shared_tiny import tiny
+
+import lookaway as la
+from lookaway.anatomy.find import anatomy_of
+from lookaway.engine.api import attach
+from lookaway.engine.prefill.start import prompt_layout
+
+LAYOUT = "lookaway/core/layout.py"
+NEVER = 0.999999
+
+
+def prefill_reads(policy, family="llava", kind="single", layers=4):
+    """Where lookaway's own code read from the device in one prefill of a tiny model."""
+    example = tiny(family, num_layers=layers)
+    inputs = example.inputs(kind)
+    make = policy if callable(policy) else lambda rows: policy
+    with two_devices(), torch.no_grad():
+        shard(example.model, [])
+        given = {name: value.to(FIRST) for name, value in inputs.items()}
+        with attach(example.model, make(len(inputs["input_ids"]))), counted_reads() as reads:
+            example.model(**given)
+    return [read for read in reads if read.startswith("lookaway/")]
+
+
+class TestTheCounter:
+    @pytest.mark.parametrize(
+        ("read", "count"),
+        [
+            (lambda x: x.tolist(), 1),
+            (lambda x: x[0].item(), 1),
+            (lambda x: bool(x.any()), 1),
+            (lambda x: x.cpu(), 1),
+            (lambda x: x.nonzero(), 1),
+            (lambda x: x[x > 0], 1),
+            (lambda x: torch.masked_select(x, x > 0), 1),
+            (lambda x: (x + x).sum(), 0),
+            (lambda x: x[torch.tensor([0, 1])], 0),
+            (lambda x: x.cpu().tolist(), 1),
+        ],
+    )
+    def test_counts_what_waits(self, read, count):
+        with two_devices():
+            values = torch.arange(3.0).to(FIRST)
+            assert isinstance(values, Placed)
+            with counted_reads() as reads:
+                read(values)
+        assert len(reads) == count
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_layout_is_read_once(name):
+    reads = prefill_reads(CASES[name].make)
+    assert len([read for read in reads if read.startswith(LAYOUT)]) == 1
+
+
+@pytest.mark.parametrize("kind", ["single", "left_padded"])
+@pytest.mark.parametrize(
+    ("policy", "count"),
+    [
+        (la.KeepAll(), 1),
+        (la.ExitAt(2), 2),
+        (la.FastV(), 2),
+        (la.DivPrune(0.3), 2),
+        (la.CDPruner(0.3), 2),
+        (la.DART(layer=1, keep=0.5), 2),
+        (la.VisionZip(0.5), 2),
+        (la.Downsample(2), 2),
+        (la.ShortV((1, 2)), 2),
+        (la.KeepSchedule((1.0, 0.5, 0.5, 0.25)), 3),
+        (la.chain(la.FastV(), la.ExitAt(3)), 3),
+    ],
+    ids=lambda value: value.name if isinstance(value, la.Policy) else str(value),
+)
+def test_one_read_for_the_layout_and_one_a_removal(policy, count, kind):
+    assert len(prefill_reads(policy, kind=kind)) == count
+
+
+@pytest.mark.parametrize("kind", ["single", "left_padded"])
+def test_pictures_at_their_own_size_cost_one_read_more(kind):
+    example = tiny("qwen2_vl")  # transformers' own forward does not run on the posing tensors
+    inputs = example.inputs(kind)
+    expected = prompt_layout(anatomy_of(example.model), inputs)
+    with two_devices():
+        given = {name: value.to(FIRST) for name, value in inputs.items()}
+        with counted_reads() as reads:
+            layout = prompt_layout(anatomy_of(example.model), given)
+    assert len(reads) == 2
+    assert layout.spans == expected.spans
+    assert all(span.grid for row in layout.spans for span in row)
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_gates_read_once_a_candidate_layer(count):
+    policy = la.VisualExit(gates(layers=tuple(range(1, count))), threshold=NEVER)
+    assert policy.gates.hidden_size == HIDDEN
+    assert len(prefill_reads(policy, layers=count)) == 1 + count - 1
