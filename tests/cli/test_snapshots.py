@@ -9,15 +9,33 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from lookaway.cli import align, ask, bench, ceiling, doctor, eval_tasks, policies, search, search_compare, summary
+from lookaway.cli import (
+    align,
+    ask,
+    bench,
+    ceiling,
+    doctor,
+    eval_tasks,
+    fit,
+    fit_result,
+    policies,
+    search,
+    search_compare,
+    summary,
+)
 from lookaway.cli import search_eas as eas
 from lookaway.cli import search_shortv as shortv
+from lookaway.cli.common import plain_console
 from lookaway.evaluation.scores import PairedScores
 from lookaway.evaluation.speed import SpeedRow
 from lookaway.evaluation.statistics import Estimate
 from lookaway.evaluation.summary import SummaryRow
+from lookaway.search.fit.certify import Tested
+from lookaway.search.fit.choices import Choice
+from lookaway.search.fit.guarantee import Guarantee
 
 FOLDER = Path(__file__).parent / "snapshots"
 CLI = Path(summary.__file__).parent
@@ -87,6 +105,24 @@ def looked_at():
     doctor.show_facts({"folder": "/models/llava", "layout": "LLaVA (vicuna), a published one", "supported": why})
 
 
+def fitted():
+    """The lines of a fit that stand at its beginning and its end; what comes between is a line a policy."""
+    options = fit.Options(model="models/mine", data="photos.jsonl", epsilon=0.03)
+    guarantee, console = Guarantee(options.epsilon, options.delta), plain_console()
+    fit._say_what_can_be_shown(console, options, guarantee, 160, 160)
+    found = []
+    for name, share, changed in (("before-decoder/divprune-0.1 then full below 0.99", 0.345, 1),
+                                 ("before-decoder/divprune-0.1 then full below 0.7", 0.251, 6)):  # fmt: skip
+        choice = Choice(f"second-look/{name}", "second-look", np.arange(160) >= changed, np.ones(160), share, "a", "b")
+        found.append(Tested(choice, guarantee.bound(choice)))
+        console.print(fit_result.test_line(found[-1], guarantee))
+    chosen = {"name": found[0].choice.name}
+    certificate = {"share": 0.345, "changed": 1, "samples": 160, "bound": found[0].bound}
+    console.print(fit_result.result_line({"chosen": chosen, "certificate": certificate, "confirmed": None}, options))
+    none = SimpleNamespace(certificate=SimpleNamespace(tested=found[1:]))
+    console.print(fit_result.why_none(none, guarantee))
+
+
 PAGE = Path("out/eval/report.html")
 SHOWN = {
     "ask": lambda: ask.show(ASKED),
@@ -103,6 +139,7 @@ SHOWN = {
     "search-shortv": lambda: shortv._show({3: 0.012, 1: 0.8, 2: 0.0009}, (2, 3), 0.82, Path("schedule")),
     "align": aligned,
     "doctor": looked_at,
+    "fit": fitted,
     "ceiling": lambda: ceiling.show(
         [SimpleNamespace(kind=kind, prefill_share=0.13, kv_share=0.6, total_share=0.21)
          for kind in ("removal inside the decoder (exit before layer 1)", "attention skipping, in all layers")]
