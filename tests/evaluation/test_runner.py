@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lookaway as la
@@ -13,6 +14,7 @@ from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.evaluation.runner import evaluate_policy, results_from_records
 from lookaway.evaluation.speed import measure_speed, remaining_work
 from lookaway.evaluation.summary import histogram, summarise
+from lookaway.models.encoding import encode
 
 DEPTH = 4
 
@@ -94,8 +96,9 @@ def test_the_remaining_work_is_the_mean_over_layers_of_the_decoders_time_at_thei
 
 def test_speed_of_every_variant_and_part(model, samples, tmp_path):
     with RecordWriter(tmp_path / "r.jsonl") as writer:
-        rows = measure_speed(model, tiny_processor(), samples[0], exits=(1, 2), policies={"policy": la.ExitAt(3)},
-                             new_tokens=2, repeats=2, writer=writer)  # fmt: skip
+        inputs = encode(tiny_processor(), samples[:1]).inputs
+        rows = measure_speed(model, inputs, exits=(1, 2), policies={"policy": la.ExitAt(3)}, new_tokens=(1, 2),
+                             repeats=2, writer=writer)  # fmt: skip
     variants = ("exit at 1", "exit at 2", "idle", "policy")
     assert [(r.part, r.variant) for r in rows] == [
         (p, v) for p in ("decoder", "first token", "decode") for v in variants
@@ -105,4 +108,14 @@ def test_speed_of_every_variant_and_part(model, samples, tmp_path):
     assert implied[0] > implied[1] > implied[3] > implied[2] == 1.0
     assert all(r.implied > 0 and r.efficiency > 0 for r in rows[:4])
     assert all(r.implied is None and r.efficiency is None for r in rows[4:])
-    assert len(list(read_records(tmp_path / "r.jsonl"))) == 12
+    assert [record["kind"] for record in read_records(tmp_path / "r.jsonl")] == ["machine"] + ["timing"] * 12
+    for r in rows:
+        with la.attach(model, la.ExitAt(r.exit_layer) if r.exit_layer else la.KeepAll()) as run, torch.no_grad():
+            model(**inputs, use_cache=True)
+        cost = run.trace.cost()
+        assert (r.kv_bytes, r.baseline_kv_bytes) == (cost.kv_bytes, cost.full_kv_bytes)
+        assert (r.batch_size, r.new_tokens) == (1, 2 if r.part == "decode" else 1)
+        assert 0 < r.limit <= r.baseline_limit
+        assert (r.limit == r.baseline_limit) == (r.variant == "idle")
+        assert r.peak_bytes is None  # a CPU
+        assert r.part == "decode" or r.per_token is None

@@ -10,7 +10,7 @@ from judge import evenly
 from prepared import FAMILIES, LAYERS, prepared, question
 
 from lookaway.engine.api import attach
-from lookaway.evaluation.speed import _Decoder
+from lookaway.evaluation.decoder_alone import DecoderAlone
 from lookaway.models.encoding import encode
 from lookaway.policies.fixed import ExitAt
 from lookaway.search.schedules.budget import Schedule
@@ -83,7 +83,7 @@ def test_a_batch_encoded_by_the_library_is_what_the_judge_reads(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_benchmark_s_decoder_computes_what_the_model_does(family):
     p, seen = prepared(family), []
-    decoder = _Decoder(p.model, encode(p.processor, SAMPLES[:1]).inputs)
+    decoder = DecoderAlone(p.model, encode(p.processor, SAMPLES[:1]).inputs)
     handle = p.model.register_forward_hook(lambda model, args, out: seen.append(out.logits[0, -1]))
     try:
         with torch.no_grad():

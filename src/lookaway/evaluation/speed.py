@@ -8,29 +8,25 @@ over a few text tokens is bound by reading its weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..anatomy.find import anatomy_of
-from ..anatomy.inputs import IMAGE_INPUTS
 from ..core.cost import prefill_cost
 from ..core.decision import Policy
-from ..core.record import RecordWriter, Sample, Trace
+from ..core.record import RecordWriter, Trace
 from ..engine.api import attach
-from ..models.encoding import encode
 from ..policies.fixed import ExitAt, KeepAll
+from .decoder_alone import DecoderAlone
 from .forced_looks import variants_of
 from .latency import Timing, measure, ratio
+from .limit import Machine, decode_limit, measure_machine, prefill_limit
+from .memory import kv_cache_bytes, peak_bytes
 
 __all__ = ["SpeedRow", "measure_speed", "remaining_work"]
-
-
-OF_THE_CALL = ("past_key_values", "use_cache")
-"""Arguments of a decoder that belong to the one call, not to the prompt."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,23 @@ class SpeedRow:
     """Visual tokens that a layer processed in the prefill, averaged over layers and rows."""
     full_visual_tokens: float = 0.0
     """Visual tokens of a prompt."""
+    batch_size: int = 1
+    new_tokens: int = 1
+    """Tokens that were generated; 1 for 'decoder' and 'first token'."""
+    per_token: float | None = None
+    """Seconds of an output token after the first ('decode' only): (median - median of 'first token') / their number;
+    None where noise makes that negative."""
+    baseline_per_token: float | None = None
+    limit: float | None = None
+    """The least seconds that this machine could take (`evaluation/limit.py`); the vision tower is not counted."""
+    baseline_limit: float | None = None
+    """The same of the unpruned model."""
+    kv_bytes: int | None = None
+    """Bytes of the KV cache after the prefill, all rows together."""
+    baseline_kv_bytes: int | None = None
+    peak_bytes: int | None = None
+    """The most that was allocated on a GPU during the part, weights included; None on a CPU."""
+    baseline_peak_bytes: int | None = None
 
     @property
     def tokens_text(self) -> str:
@@ -68,48 +81,85 @@ class SpeedRow:
 
 def measure_speed(
     model: Any,
-    processor: Any,
-    sample: Sample,
+    inputs: Mapping[str, Any],
     *,
     exits: Sequence[int],
     policies: Mapping[str, Policy] | None = None,
-    batch_size: int = 1,
-    new_tokens: int = 16,
+    new_tokens: Sequence[int] = (16,),
     repeats: int = 15,
+    warmup: int = 2,
     writer: RecordWriter | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[SpeedRow]:
     """Time fixed exits, the attached but idle engine and policies, all in turns with the bare model.
 
     The image's features are computed once for the 'decoder' part, so that it times what a policy changes. A second look
-    is timed as it decides on this sample and with set numbers of rows that look again (`variants_of`).
+    is timed as it decides on this prompt and with set numbers of rows that look again (`variants_of`).
 
     Args:
+        inputs: keyword arguments of the model's forward, on its device, with `input_ids` int64 [B, S].
         policies: what the records call each -> the policy.
+        new_tokens: lengths of the answers of the 'decode' part; a 1 is the 'first token', which is timed anyway.
+        progress: called with 1 after each part; there are 2 and one more a length above 1.
     """
-    inputs = encode(processor, [sample] * batch_size, device=model.device).inputs
+    batch_size = len(inputs["input_ids"])
     timed: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
     timed["idle"] = _Idle()
     for name, policy in (policies or {}).items():
         timed[name] = policy
         timed |= {f"{name}, {words}": forced for words, forced in variants_of(policy, batch_size).items()}
     rows: list[SpeedRow] = []
-    decoder = _Decoder(model, inputs)
-    for part, run in (("decoder", decoder), ("first token", _generate(model, inputs, 1)),
-                      ("decode", _generate(model, inputs, new_tokens))):  # fmt: skip
+    shape, height = anatomy_of(model).shape, int(inputs["input_ids"].numel())
+    machine = measure_machine(shape, model.dtype, model.device, height)
+    decoder = DecoderAlone(model, dict(inputs))
+    parts = [("decoder", 1, decoder), ("first token", 1, _generate(model, inputs, 1))]
+    parts += [("decode", n, _generate(model, inputs, n)) for n in dict.fromkeys(new_tokens) if n > 1]
+    held = {name: kv_bytes_of(model, policy, inputs) for name, policy in timed.items()}
+    traces: list[Trace] = []
+    for part, length, run in parts:
         variants: dict[str, Any] = {"bare": run}
         variants |= {name: _attached(model, chosen, run) for name, chosen in timed.items()}
         lengths = _lengths(variants, list(timed)) if part == "decoder" else []
         shorter = {f"{n} tokens": decoder.last(n) for n in lengths}
-        times = measure({**variants, **shorter}, repeats=repeats, device=model.device)
+        times = measure({**variants, **shorter}, repeats=repeats, warmup=warmup, device=model.device)
         remaining = {n: times[f"{n} tokens"] for n in lengths}
+        peaks = {name: peak_bytes(variants[name], model.device) for name in ("bare", *timed)}
         for name in timed:
-            rows.append(_row(name, part, times["bare"], times[name], variants[name].trace, remaining))
+            trace = variants[name].trace
+            traces.append(trace)
+            row = _row(name, part, times["bare"], times[name], trace, remaining)
+            rows.append(replace(
+                row, batch_size=batch_size, new_tokens=length, kv_bytes=held[name], baseline_kv_bytes=held["idle"],
+                peak_bytes=peaks[name], baseline_peak_bytes=peaks["bare"],
+            ))  # fmt: skip
         progress(1)
-    for row in rows:
-        if writer is not None:
-            writer.write("timing", **vars(row), batch_size=batch_size)
+    machine = machine.better(measure_machine(shape, model.dtype, model.device, height))
+    whole = traces[list(timed).index("idle")]
+    rows = [_with_limit(row, trace, whole, machine, rows) for row, trace in zip(rows, traces, strict=True)]
+    if writer is not None:
+        writer.write("machine", batch_size=batch_size, **vars(machine))
+        for row in rows:
+            writer.write("timing", **vars(row))
     return rows
+
+
+def kv_bytes_of(model: Any, policy: Policy, inputs: Mapping[str, Any]) -> int:
+    """Bytes of the KV cache after a prefill under `policy`."""
+    with attach(model, policy):
+        return kv_cache_bytes(model, inputs)
+
+
+def _with_limit(row: SpeedRow, trace: Trace, whole: Trace, machine: Machine, rows: Sequence[SpeedRow]) -> SpeedRow:
+    """The row with the machine's limit for it and, of a 'decode', seconds of an output token after the first."""
+    steps = row.new_tokens - 1
+    limits = [prefill_limit(one, machine) + decode_limit(one, machine, steps) for one in (trace, whole)]
+    row = replace(row, limit=limits[0], baseline_limit=limits[1])
+    if not steps:
+        return row
+    first = next(one for one in rows if one.part == "first token" and one.variant == row.variant)
+    own, bare = row.seconds - first.seconds, row.baseline_seconds - first.baseline_seconds
+    each = [seconds / steps if seconds > 0 else None for seconds in (own, bare)]
+    return replace(row, per_token=each[0], baseline_per_token=each[1])
 
 
 class _Idle(KeepAll):
@@ -132,60 +182,6 @@ class _attached:
         self.trace = attached.trace
 
 
-class _Decoder:
-    """A prefill that starts from what the backbone hands its decoder: embeddings that already hold the image, and with
-    them positions, masks and whatever else this family gives. So the decoder computes what it does in a live run."""
-
-    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self.model, self.anatomy = model, anatomy_of(model)
-        self.given: dict[str, Any] = {}
-        self.features: Any = None
-
-        def remember(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            self.given.update({name: value for name, value in kwargs.items() if name not in OF_THE_CALL})
-
-        handle = self.anatomy.language_model.register_forward_pre_hook(remember, with_kwargs=True)
-        try:
-            with torch.no_grad():
-                model(**inputs, use_cache=False)
-                if self.anatomy.refuses_without_images:
-                    images = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
-                    self.features = self.anatomy.backbone.get_image_features(**images)  # type: ignore[operator]
-        finally:
-            handle.remove()
-        names = ("input_ids", "attention_mask", *(IMAGE_INPUTS if self.features is not None else ()))
-        self.inputs = {key: value for key, value in inputs.items() if key in names}
-
-    def last(self, tokens: int) -> Callable[[], None]:
-        """A prompt of the last `tokens` columns: what a decoder costs at that length. What it computes does not matter,
-        so it gets embeddings alone."""
-        short = {key: self.inputs[key][:, -tokens:] for key in ("input_ids", "attention_mask")}
-        if self.features is not None:  # a part of a picture's tokens would be refused
-            visual = self.anatomy.layout(short["input_ids"]).visual
-            short["input_ids"] = short["input_ids"].masked_fill(visual, 0)
-        return partial(self._run, short, {"inputs_embeds": self.given["inputs_embeds"][:, -tokens:]})
-
-    def __call__(self) -> None:
-        self._run(self.inputs, self.given)
-
-    def _run(self, inputs: dict[str, Any], given: dict[str, Any]) -> None:
-        """The whole model on token ids, with `given` handed to the decoder in place of what they would give."""
-
-        def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            return args, {**kwargs, **given}
-
-        hooked: Any = self.anatomy.language_model
-        handle = hooked.register_forward_pre_hook(swap, with_kwargs=True, prepend=True)  # before an attached policy
-        backbone: Any = self.anatomy.backbone
-        if self.features is not None:  # made once: what the tower costs is no part of this
-            backbone.get_image_features = lambda *args, **kwargs: self.features
-        try:
-            self.model(**inputs, use_cache=True, logits_to_keep=1)
-        finally:
-            vars(backbone).pop("get_image_features", None)
-            handle.remove()
-
-
 def _lengths(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> list[int]:
     """Lengths of the decoder's layers that occur, thinned to `most`: times between them are interpolated."""
     with torch.no_grad():
@@ -196,7 +192,7 @@ def _lengths(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> l
     return found if places is None else [found[i] for i in places]
 
 
-def _generate(model: Any, inputs: dict[str, Any], count: int) -> Any:
+def _generate(model: Any, inputs: Mapping[str, Any], count: int) -> Any:
     return lambda: model.generate(**inputs, do_sample=False, min_new_tokens=count, max_new_tokens=count)
 
 
