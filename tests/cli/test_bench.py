@@ -47,3 +47,42 @@ def test_policies_are_called_by_the_end_of_their_paths_where_that_tells_them_apa
     assert names_of(["out/a"]) == ["policy"]
     assert names_of(["out/a", "out/b", "x/a,x/b"]) == ["a", "b", "x/a,x/b"]
     assert names_of(["one/policy", "two/policy"]) == ["one/policy", "two/policy"]
+
+
+def test_a_published_shape_is_timed_without_a_model_or_data(call, tmp_path):
+    status, printed, error = call(
+        "bench", "--shape", "llava-1.5-7b", "--scale", 0.01, "--text-tokens", 4, "--repeats", 1, "--exits", 2,
+        "--batch-sizes", 1, "--batch-sizes", 2, "--new-tokens", 1, "--new-tokens", 3,
+        "--device", "cpu", "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 0, error
+    assert "batch of 2" in printed
+    records = list(read_records(tmp_path / "records.jsonl"))
+    assert records[0]["model"] == "llava-1.5-7b at scale 0.01"
+    assert [record["kind"] for record in records].count("machine") == 2
+    rows = [record for record in records if record["kind"] == "timing"]
+    variants = ("exit at 2", "idle", "50% from layer 2", "25% before the decoder")
+    parts = (("decoder", 1), ("first token", 1), ("decode", 3))
+    assert [(row["batch_size"], row["part"], row["new_tokens"], row["variant"]) for row in rows] == [
+        (size, *part, variant) for size in (1, 2) for part in parts for variant in variants
+    ]
+    assert [row["visual_tokens"] for row in rows[:4]] == [288, 576, 432, 144]
+    assert rows[0]["kv_bytes"] * 2 == rows[12]["kv_bytes"] < rows[1]["kv_bytes"] * 2
+    status, _, error = call("report", tmp_path)
+    assert status == 0, error
+    table = (
+        (tmp_path / "report.html").read_text(encoding="utf-8").split("<h2>Measured speed</h2>")[1].split("</table>")[0]
+    )
+    assert "decode, 3 tokens, batch of 2" in table
+    assert table.count("<td>") == table.count("<th>") * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(("--shape", "lava-1.5-7b"), "Did you mean llava-1.5-7b"), (("--scale", 0.5), "give --shape, too"),
+     (("--shape", "smolvlm-2b", "--batch-sizes", 0), "--batch-sizes must be at least 1, not 0")],
+)  # fmt: skip
+def test_bench_refuses_by_name_what_it_cannot_time(call, flags, words):
+    status, _, error = call("bench", *flags, "--device", "cpu")
+    assert status == 1
+    assert words in error

@@ -58,7 +58,9 @@ TOTALS = PairedScores("pope", [], [], {"accuracy": 0.87, "f1": 0.86, "yes_ratio"
                       {"accuracy": 0.88, "f1": 0.87, "yes_ratio": 0.5})  # fmt: skip
 TIMED = [
     SpeedRow(variant, part, layer, 0.0417, (0.04, 0.05), 0.0968, speedup, (0.97 * speedup, 1.04 * speedup), implied,
-             implied and 1.3 * implied, implied and speedup / implied, 73.5, 196.0)
+             implied and 1.3 * implied, implied and speedup / implied, 73.5, 196.0,
+             new_tokens=32 if part == "decode" else 1, per_token=0.0123 if part == "decode" else None, limit=0.0312,
+             kv_bytes=9_876_543)
     for part, implied in (("decoder", 2.4), ("first token", None), ("decode", None))
     for variant, layer, speedup in (("exit at 15", 15, 1.72), ("idle", None, 0.995), ("gates-calibrated", 9, 2.32))
 ]  # fmt: skip

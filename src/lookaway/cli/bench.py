@@ -11,6 +11,7 @@ from ..core.errors import SettingsError
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
+    from ..core.decision import Policy
     from ..evaluation.speed import SpeedRow
 
 
@@ -20,20 +21,34 @@ class Options(PublishedModel):
 
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
+    shape: str | None = None
+    """Instead of a model: a published model's shape with random weights and a synthetic picture, without any download.
+    llava-1.5-7b, llava-1.5-13b, llava-next-7b, internvl3-8b, qwen2.5-vl-7b, qwen3-vl-8b or smolvlm-2b."""
+    scale: float | None = None
+    """Of a shape: fewer layers and narrower ones by this factor, in the same ratios, with the published number of
+    visual tokens; default: 0.1 on a CPU, 1 elsewhere."""
+    text_tokens: int = 64
+    """Of a shape: words of the prompt."""
     policy: tuple[str, ...] = ()
     """Folder, hub id or YAML file of a policy; may be given several times, and all are timed in turns. Several joined
     by commas are one policy, one after another (`la.chain`). Without it the default model's own gates, or none for
     other models."""
     exits: tuple[int, ...] = ()
     """Fixed exit layers to time; default: about 1/8, 1/4, 1/2 and 3/4 of the depth."""
+    keep: tuple[float, ...] = ()
+    """Shares of the visual tokens, evenly spaced, that stay from layer 2 on; default of a shape: 0.5."""
+    before: tuple[float, ...] = ()
+    """Shares of the visual tokens, evenly spaced, that enter the decoder at all; default of a shape: 0.25."""
     data: str = "scenes"
     """Where the timed sample comes from (the first question with an image)."""
     batch_size: int = 1
     """Rows of the batch, all of them the timed sample."""
-    new_tokens: int = 16
-    """Tokens generated for the decode part."""
-    repeats: int = 30
-    """Measured rounds; every variant runs once per round."""
+    batch_sizes: tuple[int, ...] = ()
+    """Several sizes of the batch, one after another, e.g. 1, 8 and 32; default: --batch-size alone."""
+    new_tokens: tuple[int, ...] = (16,)
+    """Tokens generated for the decode part; may be given several times, e.g. 1, 32 and 256."""
+    repeats: int | None = None
+    """Measured rounds; every variant runs once per round. Default: 30; of a shape on a CPU 5."""
     dtype: str | None = None
     """float32, bfloat16, float16; default: float32 on a CPU, the checkpoint's own elsewhere."""
     attention: str | None = None
@@ -46,59 +61,72 @@ class Options(PublishedModel):
     """cpu, cuda, ...; default: a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
+        if self.repeats is not None and self.repeats < 1:
             raise SettingsError(f"--repeats must be at least 1, not {self.repeats}.")
+        if self.shape is None and self.scale is not None:
+            raise SettingsError("--scale is of a published shape: give --shape, too.")
 
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
-    from ..core.decision import Policy
-    from ..core.errors import DataError
     from ..core.provenance import policy_facts, provenance, start_anew
     from ..core.record import RecordWriter
-    from ..data import GENERATED, load_samples
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed
-    from ..models.loading import load_model
+    from .bench_subject import model_and_sample, shaped
     from .common import choose_policy, fit_to
     from .progress import progress
     from .settings import tell_settings
 
-    model, processor = load_model(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        attention=options.attention,
-        **options.published,
-    )
-    tell_settings(model, options.batch_size)
+    sizes = options.batch_sizes or (options.batch_size,)
+    subject = shaped(options) if options.shape is not None else model_and_sample(options)
+    model = subject.model
+    tell_settings(model, max(sizes))
     depth = anatomy_of(model).num_layers
-    policies, other = dict[str, Policy](), list[str]()
-    given: tuple[str | None, ...] = options.policy or ((None,) if options.model.startswith("lookaway-mini") else ())
+    policies: dict[str, Policy] = {}
+    other: list[str] = []
+    own = options.shape is None and options.model.startswith("lookaway-mini")
+    given: tuple[str | None, ...] = options.policy or ((None,) if own else ())
     for path, name in zip(given, names_of(options.policy) or ["policy"], strict=False):
         policy = choose_policy(options.model, path, None, options.allow_other_model)
         policies[name], found = fit_to(model, policy, options.allow_other_model)
         other += found
-    split = "test" if options.data in GENERATED else "all"  # one question is timed: what split it is of does not matter
-    samples = [s for s in load_samples(options.data, split, limit=50) if s.images]
-    if not samples:
-        raise DataError(f"{options.data} has no question with an image to time.")
-    exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4)}))
+    policies |= reductions(options)
+    parts = (1 / 4, 1 / 2, 3 / 4) if options.shape is not None else (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+    exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in parts}))
     facts = provenance(
-        model=model, processor=processor, samples=samples[:1], options=options,
+        model=model, processor=subject.processor, samples=subject.samples, options=options,
         policies=[policy_facts(policy) for policy in policies.values()],
     )  # fmt: skip
-    header = run_header("bench", model, options.data, options, 0, options.model, facts, other)
+    header = run_header("bench", model, subject.data, options, 0, subject.name, facts, other)
     start_anew(options.out / "records.jsonl")  # seconds of another policy or another day are not this run's
+    rows: list[SpeedRow] = []
+    lengths = len({n for n in options.new_tokens if n > 1})
+    repeats = options.repeats or (5 if options.shape is not None and model.device.type == "cpu" else 30)
     with RecordWriter(options.out / "records.jsonl") as writer:
         writer.write("run", **header)
-        with progress("timing", 3) as advance:
-            rows = measure_speed(
-                model, processor, samples[0], exits=exits, policies=policies, batch_size=options.batch_size,
-                new_tokens=options.new_tokens, repeats=options.repeats, writer=writer, progress=advance,
-            )  # fmt: skip
+        with progress("timing", len(sizes) * (2 + lengths)) as advance:
+            for size in sizes:
+                rows += measure_speed(
+                    model, subject.inputs(size), exits=exits, policies=policies, new_tokens=options.new_tokens,
+                    repeats=repeats, warmup=min(2, repeats), writer=writer, progress=advance,
+                )  # fmt: skip
     show(rows)
     return {"timings": [vars(row) for row in rows], "records": str(writer.path)}
+
+
+def reductions(options: Options) -> dict[str, Policy]:
+    """Evenly spaced tokens, kept from layer 2 on or before the decoder, by what records call them.
+
+    Raises:
+        SettingsError: (by the policies) a share is out of range.
+    """
+    import lookaway as la
+
+    shape = options.shape is not None
+    inside, before = options.keep or ((0.5,) if shape else ()), options.before or ((0.25,) if shape else ())
+    found: dict[str, Policy] = {f"{share:.0%} from layer 2": la.UniformKeep(share, layer=2) for share in inside}
+    return found | {f"{share:.0%} before the decoder": la.UniformKeep(share, layer=0) for share in before}
 
 
 def names_of(given: Sequence[str]) -> list[str]:
@@ -113,23 +141,35 @@ def names_of(given: Sequence[str]) -> list[str]:
     return ["policy"] if len(given) == 1 else short_names(given, taken=("idle",))
 
 
-def show(rows: list[SpeedRow]) -> None:
-    """One table a part, one line a variant."""
+def show(rows: Sequence[SpeedRow]) -> None:
+    """One table a part, size of the batch and length of the answer, one line a variant."""
     from .tables import show_table
 
-    for part in dict.fromkeys(row.part for row in rows):
-        timed = [row for row in rows if row.part == part]
+    groups: dict[tuple[str, int, int], list[SpeedRow]] = {}
+    for row in rows:
+        groups.setdefault((row.part, row.batch_size, row.new_tokens), []).append(row)
+    for (part, size, length), timed in groups.items():
         cells = {
             "variant": [row.variant for row in timed],
             "visual tokens": [row.tokens_text for row in timed],
             "ms": [f"{1000 * row.seconds:.1f}" for row in timed],
             "speed-up": [f"{row.speedup:.2f}" for row in timed],
             "quartiles": ["{:.2f}–{:.2f}".format(*row.speedup_quartiles) for row in timed],
-            "implied": ["–" if row.implied is None else f"{row.implied:.2f}" for row in timed],
-            "of implied": ["–" if row.efficiency is None else f"{row.efficiency:.0%}" for row in timed],
-            "by FLOPs": ["–" if row.implied_flops is None else f"{row.implied_flops:.2f}" for row in timed],
         }
-        if all(row.implied_flops is None for row in timed):
-            cells = {name: column for name, column in cells.items() if name in list(cells)[:5]}
-        title = f"{part}, {1000 * timed[0].baseline_seconds:.1f} ms without a policy"
+        if any(row.implied_flops is not None for row in timed):
+            cells |= {
+                "implied": ["–" if row.implied is None else f"{row.implied:.2f}" for row in timed],
+                "of implied": ["–" if row.efficiency is None else f"{row.efficiency:.0%}" for row in timed],
+                "by FLOPs": ["–" if row.implied_flops is None else f"{row.implied_flops:.2f}" for row in timed],
+            }
+        if any(row.per_token is not None for row in timed):
+            cells["ms a token"] = ["–" if row.per_token is None else f"{1000 * row.per_token:.1f}" for row in timed]
+        cells["limit, ms"] = ["–" if row.limit is None else f"{1000 * row.limit:.1f}" for row in timed]
+        if part == "decoder":
+            cells["KV cache, MB"] = ["–" if row.kv_bytes is None else f"{row.kv_bytes / 1e6:.1f}" for row in timed]
+        if any(row.peak_bytes is not None for row in timed):
+            cells["peak, GB"] = ["–" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f}" for row in timed]
+        words = f"{part}, {1000 * timed[0].baseline_seconds:.1f} ms without a policy"
+        words += f", {length} tokens" if length > 1 else ""
+        title = words + (f", batch of {size}" if size > 1 else "")
         show_table(list(cells), list(zip(*cells.values(), strict=True)), title=title, texts=("variant",))

@@ -104,7 +104,7 @@ def load_config(path: str | Path, cls: type) -> dict[str, Any]:
     return values
 
 
-POSITIVE = ("batch_size", "label_batch", "max_new_tokens", "new_tokens", "reward_batch")
+POSITIVE = ("batch_size", "batch_sizes", "label_batch", "max_new_tokens", "new_tokens", "reward_batch")
 """Counts that mean nothing below 1, in every command."""
 NOT_NEGATIVE = ("held_out", "pictures")
 
@@ -122,8 +122,10 @@ def from_mapping(cls: type, values: dict[str, Any]) -> Any:
             raise DataError(f"--{name.replace('_', '-')} must be a number, not {value}.")
         if name in NOT_NEGATIVE and converted[name] < 0:
             raise DataError(f"--{name.replace('_', '-')} must be at least 0, not {value}.")
-        if name in POSITIVE and isinstance(converted[name], int) and converted[name] < 1:
-            raise DataError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        counts = converted[name] if isinstance(converted[name], tuple) else (converted[name],)
+        for count in counts if name in POSITIVE else ():
+            if isinstance(count, int) and count < 1:
+                raise DataError(f"--{name.replace('_', '-')} must be at least 1, not {count}.")
     missing = [
         field.name
         for field in dataclasses.fields(cls)

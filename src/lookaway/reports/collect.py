@@ -73,7 +73,7 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     """
     data = ReportData()
     samples: dict[tuple[str, str], dict[str, Any]] = {}
-    timings: dict[tuple[str, str], dict[str, Any]] = {}
+    timings: dict[tuple[Any, ...], dict[str, Any]] = {}
     costs: dict[tuple[str, float], dict[str, Any]] = {}
     for record in read_records(paths):
         kind = record["kind"]
@@ -97,7 +97,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
         elif kind == "comparison":
             data.comparisons[record["variant"]] = record
         elif kind == "timing":
-            timings[record["variant"], record["part"]] = record
+            timed = (record["variant"], record["part"], record.get("batch_size"), record.get("new_tokens"))
+            timings[timed] = record
         elif kind == "calibration":
             data.calibrations.append(record)
         elif kind == "training":

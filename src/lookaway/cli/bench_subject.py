@@ -1,0 +1,72 @@
+"""What `lookaway bench` times: a model on a sample of some data, or a published shape on a synthetic prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core.record import Sample
+    from .bench import Options
+
+__all__ = ["Subject", "model_and_sample", "shaped"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its prompt."""
+
+    model: Any
+    processor: Any
+    """None: of a shape."""
+    inputs: Callable[[int], Mapping[str, Any]]
+    """Rows of the batch -> keyword arguments of the model's forward."""
+    name: str
+    data: str
+    """Both as records call them."""
+    samples: Sequence[Sample] | None
+
+
+def model_and_sample(options: Options) -> Subject:
+    """The model that --model names, and the first question with an image of --data.
+
+    Raises:
+        DataError: there is no such question.
+    """
+    from ..core.errors import DataError
+    from ..data import GENERATED, load_samples
+    from ..models.encoding import encode
+    from ..models.loading import load_model
+
+    model, processor = load_model(
+        options.model, dtype=options.dtype, device=options.device, attention=options.attention, **options.published
+    )
+    split = "test" if options.data in GENERATED else "all"  # one question is timed: what split it is of does not matter
+    samples = [s for s in load_samples(options.data, split, limit=50) if s.images][:1]
+    if not samples:
+        raise DataError(f"{options.data} has no question with an image to time.")
+
+    def inputs(size: int) -> Mapping[str, Any]:
+        return encode(processor, samples * size, device=model.device).inputs
+
+    return Subject(model, processor, inputs, options.model, options.data, samples)
+
+
+def shaped(options: Options) -> Subject:
+    """The shape that --shape names, on its own synthetic picture.
+
+    Raises:
+        SettingsError: no such shape, or it does not fit in memory.
+    """
+    import torch
+
+    from ..models.shapes.published import build_shape
+
+    assert options.shape is not None
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    scale = options.scale if options.scale is not None else 0.1 if device.type == "cpu" else 1.0
+    found = build_shape(options.shape, scale, dtype=options.dtype, device=device, attention=options.attention)
+    name = options.shape if scale == 1 else f"{options.shape} at scale {scale:g}"
+    data = f"a synthetic picture of {found.shape.picture} and {options.text_tokens} words"
+    return Subject(found.model, None, lambda size: found.inputs(size, options.text_tokens), name, data, None)
