@@ -79,7 +79,11 @@ def run(options: Options) -> dict[str, Any]:
     from .settings import tell_settings
 
     sizes = options.batch_sizes or (options.batch_size,)
-    subject = shaped(options) if options.shape is not None else model_and_sample(options)
+    how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "attention": options.attention}
+    if options.shape is not None:
+        subject = shaped(options.shape, options.scale, options.text_tokens, **how)
+    else:
+        subject = model_and_sample(options.model, options.data, **how, **options.published)
     model = subject.model
     tell_settings(model, max(sizes))
     depth = anatomy_of(model).num_layers

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core.record import Sample
-    from .bench import Options
 
 __all__ = ["Subject", "model_and_sample", "shaped"]
 
@@ -28,8 +27,11 @@ class Subject:
     samples: Sequence[Sample] | None
 
 
-def model_and_sample(options: Options) -> Subject:
+def model_and_sample(name: str, data: str, **loading: Any) -> Subject:
     """The model that --model names, and the first question with an image of --data.
+
+    Args:
+        loading: how, as `load_model` takes it.
 
     Raises:
         DataError: there is no such question.
@@ -39,22 +41,24 @@ def model_and_sample(options: Options) -> Subject:
     from ..models.encoding import encode
     from ..models.loading import load_model
 
-    model, processor = load_model(
-        options.model, dtype=options.dtype, device=options.device, attention=options.attention, **options.published
-    )
-    split = "test" if options.data in GENERATED else "all"  # one question is timed: what split it is of does not matter
-    samples = [s for s in load_samples(options.data, split, limit=50) if s.images][:1]
+    model, processor = load_model(name, **loading)
+    split = "test" if data in GENERATED else "all"  # one question is timed: what split it is of does not matter
+    samples = [s for s in load_samples(data, split, limit=50) if s.images][:1]
     if not samples:
-        raise DataError(f"{options.data} has no question with an image to time.")
+        raise DataError(f"{data} has no question with an image to time.")
 
     def inputs(size: int) -> Mapping[str, Any]:
         return encode(processor, samples * size, device=model.device).inputs
 
-    return Subject(model, processor, inputs, options.model, options.data, samples)
+    return Subject(model, processor, inputs, name, data, samples)
 
 
-def shaped(options: Options) -> Subject:
+def shaped(shape: str, scale: float | None, text_tokens: int, device: str | None, **how: Any) -> Subject:
     """The shape that --shape names, on its own synthetic picture.
+
+    Args:
+        scale: None: 0.1 on a CPU, 1 elsewhere.
+        how: dtype and attention, as `build_shape` takes them.
 
     Raises:
         SettingsError: no such shape, or it does not fit in memory.
@@ -63,10 +67,9 @@ def shaped(options: Options) -> Subject:
 
     from ..models.shapes.published import build_shape
 
-    assert options.shape is not None
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    scale = options.scale if options.scale is not None else 0.1 if device.type == "cpu" else 1.0
-    found = build_shape(options.shape, scale, dtype=options.dtype, device=device, attention=options.attention)
-    name = options.shape if scale == 1 else f"{options.shape} at scale {scale:g}"
-    data = f"a synthetic picture of {found.shape.picture} and {options.text_tokens} words"
-    return Subject(found.model, None, lambda size: found.inputs(size, options.text_tokens), name, data, None)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    factor = scale if scale is not None else 0.1 if place.type == "cpu" else 1.0
+    found = build_shape(shape, factor, device=place, **how)
+    name = shape if factor == 1 else f"{shape} at scale {factor:g}"
+    data = f"a synthetic picture of {found.shape.picture} and {text_tokens} words"
+    return Subject(found.model, None, lambda size: found.inputs(size, text_tokens), name, data, None)
