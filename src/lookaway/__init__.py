@@ -41,6 +41,7 @@ _HOME = {
     "UniformKeep": "lookaway.policies.baselines.uniform_keep",
     "AttentionSkip": "lookaway.policies.attention_skip",
     "SecondLook": "lookaway.policies.second_look",
+    "Twig": "lookaway.policies.twig",
     "chain": "lookaway.policies.compose",
     "ExitGates": "lookaway.modules.gates",
     "SkipAdapters": "lookaway.modules.adapters",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from .policies.fixed import RandomExit as RandomExit
     from .policies.keep_schedule import KeepSchedule as KeepSchedule
     from .policies.second_look import SecondLook as SecondLook
+    from .policies.twig import Twig as Twig
     from .policies.visual_exit import VisualExit as VisualExit
 
     def anatomy(model: Any) -> Anatomy:

@@ -77,6 +77,16 @@ CASES = {
             la.KeepSchedule([1.0, 0.2, 0.2, 0.2]), la.KeepSchedule([1.0, 0.7, 0.7, 0.7]), threshold=0.2
         )
     ),
+    "twig": Case(lambda rows: la.Twig(start=1, depth=2, keep=0.5)),
+    "twig-final": Case(lambda rows: la.Twig(start=2, depth=1, keep=4, final=3)),
+    "twig-in-chain": Case(lambda rows: la.chain(la.CDPruner(0.8), la.Twig(start=1, depth=2, keep=0.4))),
+    "twig-renumbered-in-chain": Case(
+        lambda rows: la.chain(la.Downsample(2, positions="renumber"), la.Twig(start=2, depth=1, keep=2))
+    ),
+    "twig-then-gates": Case(lambda rows: la.chain(la.Twig(start=2, depth=1, keep=0.6), la.VisualExit(gates(4)))),
+    "twig-second-look": Case(
+        lambda rows: la.SecondLook(la.Twig(start=1, depth=1, keep=2), la.KeepSchedule([1.0, 0.7, 0.7, 0.7]), 0.5)
+    ),
     "fastv": Case(lambda rows: la.FastV()),
     "vtw": Case(lambda rows: la.VTW(2)),
     "pyramiddrop": Case(lambda rows: la.PyramidDrop()),

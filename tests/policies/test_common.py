@@ -27,7 +27,8 @@ def view_of(layer, rows=ROWS, seed=0, slots=14):
     seen = attention_inputs if layer else None
     noted = {"information": torch.rand(rows, generator=draw), "entering": layout.visual_counts}
     earlier = dict.fromkeys(range(layer), noted)  # what a policy may have noted itself
-    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, seen, vision, earlier)
+    twig = attention_inputs if layer else None
+    return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, seen, vision, earlier, twig)
 
 
 def test_every_registered_policy_has_a_row():

@@ -51,7 +51,7 @@ class Options(GateOptions, PublishedModel):
     """cpu, cuda, ...; default: a GPU if there is one."""
 
 
-METHODS = {"dyvte": "lookaway.cli.train", "eas": "lookaway.cli.train_eas"}
+METHODS = {"dyvte": "lookaway.cli.train", "eas": "lookaway.cli.train_eas", "twig": "lookaway.cli.train_twig"}
 """Method -> module with its `Options` and `run`."""
 
 

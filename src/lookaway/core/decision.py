@@ -17,6 +17,7 @@ from .attention_replacement import AttentionReplacement
 from .base_model import BaseModel
 from .errors import SettingsError
 from .layout import TokenLayout
+from .twig import TwigSpec
 from .vision_inputs import VisionInputs
 
 __all__ = ["KEEP", "Decision", "LayerView", "Policy", "Retry"]
@@ -43,6 +44,8 @@ class LayerView:
     """What the vision tower's attention says, where the policy asked for it with `needs_vision`; else None."""
     notes: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     """What the policy itself noted before earlier layers of this prompt, by layer (`Decision.notes`), each [B]."""
+    twig: AttentionInputs | None = None
+    """Queries and keys of the last layer of the policy's twig, before the layer that it grows behind; else None."""
 
     @property
     def has_visual_tokens(self) -> Tensor:
@@ -114,6 +117,10 @@ class Policy(ABC):
     def needs_vision(self) -> bool:
         """Before the decoder it needs `vision`: what the vision tower's own attention says of its tokens."""
         return False
+
+    def twig(self) -> TwigSpec | None:
+        """The twig whose attention it ranks by (`LayerView.twig`), before the layer that the twig grows behind."""
+        return None
 
     def renumbers(self) -> bool:
         """What stays of its removal before the decoder is numbered anew, as in a prompt that never had the rest; else

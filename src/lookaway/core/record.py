@@ -85,6 +85,8 @@ class Trace:
     """[B]: visual tokens of the prompt; None: those of layer 0."""
     held: list[int] = field(default_factory=list)
     """Layers that held their visual tokens: of those they made keys and values alone."""
+    twig_flops: list[int] = field(default_factory=list)
+    """[B]: counted FLOPs of a twig that ranked the visual tokens; empty where there was none."""
 
     @property
     def initial_visual_tokens(self) -> list[int]:
@@ -134,9 +136,19 @@ class Trace:
         rows = len(self.exit_layers)
         return [any(layer[row] for layer in self.first_pass_tokens) for row in range(rows)]
 
+    def rows_with_visual(self, layer: int) -> bool:
+        """Some row had visual tokens when it left `layer`, in the first of its passes."""
+        return any(self.visual_tokens[layer]) or any(self.first_seen(layer))
+
+    def first_seen(self, layer: int) -> list[int]:
+        """[B]: tokens that `layer` processed in the first pass of rows that looked again; 0 for the others."""
+        return self.first_pass_tokens[layer] if self.first_pass_tokens else [0] * len(self.exit_layers)
+
     def _extra_flops(self) -> list[list[int]]:
-        """[L][B]: counted FLOPs beyond those of `tokens`: of adapters, and of a first pass."""
+        """[L][B]: counted FLOPs beyond those of `tokens`: of adapters, of a twig, and of a first pass."""
         extra = self.replacement_flops or [[0] * len(layer) for layer in self.tokens]
+        if self.twig_flops:
+            extra = [[a + b for a, b in zip(extra[0], self.twig_flops, strict=True)], *extra[1:]]
         first = [
             [self.shape.layer_flops(n, layer=i) for n in layer] for i, layer in enumerate(self.first_pass_tokens)
         ] or extra

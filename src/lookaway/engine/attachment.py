@@ -31,7 +31,7 @@ from .prefill.row_groups import CannotSplit, GroupRun
 from .prefill.run import ForwardRun
 from .prefill.start import past_of, prompt_layout
 from .prefill.state import PrefillState
-from .prefill.step import continued_step, prefill_step, repeated_step
+from .prefill.step import continued_step, entering_call, prefill_step, repeated_step
 from .refusals import check_held, check_run, check_second_look
 from .second_look import changes_between_layers, first_output, second_pass_of, with_states
 
@@ -187,7 +187,10 @@ class Attachment(Handle):
             run.first_pass = self._second.note(run.first_pass, call, run.left)
         seen = None if asked is None else self._capture.take(run.store, index, run.state.layout)
         vision = None if asked is None or index else self._vision.take(run.state.layout)
-        run.state, call = prefill_step(run.state, call, asked, seen, attends, vision)
+        twig = None
+        if asked is not None and self.twig is not None and index == self.twig.start:
+            twig = self.twig.ranking_inputs(entering_call(run.state, call), ~run.state.layout.padding)
+        run.state, call = prefill_step(run.state, call, asked, seen, attends, vision, twig)
         run.cache = call.cache
         if not attends:
             run.state, call = self.skipping.enter(run.state, call, self._here.needed)

@@ -27,6 +27,7 @@ from .prefill.renumbering import check_renumbering
 from .prefill.state import PrefillState
 from .refusals import check_not_compiled, watch_generate
 from .skip.skipping import Skipping
+from .twig.growth import twig_of
 
 __all__ = ["Handle"]
 
@@ -86,6 +87,7 @@ class Handle(ABC):
         check_renumbering(self.anatomy, policy)
         self.skipping = Skipping(self.anatomy, policy)
         self.held = held_layers(self.anatomy, policy)
+        self.twig = twig_of(self.anatomy, policy, self._layers)
         self._first_layer = min(self._layers, default=self.anatomy.num_layers)
         """From this decoder layer on, layers get hooks."""
         self._here = _Here()
@@ -203,6 +205,10 @@ class Handle(ABC):
 
     def _trace(self, record: PromptRecord) -> Trace:
         trace = self.skipping.annotate_trace(record.trace(self.anatomy.shape), record.length)
+        if self.twig is not None and trace.rows_with_visual(before := self.twig.start - 1):
+            entering = [seen or now for seen, now in zip(trace.first_seen(before), trace.tokens[before], strict=True)]
+            flops = [self.twig.ranking_flops(self.anatomy.shape, tokens) for tokens in entering]
+            trace = replace(trace, twig_flops=flops)
         return replace(trace, held=sorted(self.held)) if self.held else trace
 
     def _left_columns(self) -> tuple[Tensor, Tensor] | None:

@@ -26,6 +26,7 @@ from .cache.pruned_cache import read_cache_info, write_cache_info
 from .handle import Handle
 from .observe.qk_capture import QKCapture, QKStore
 from .observe.vision_capture import VisionCapture
+from .prefill.decoder_call import LayerCall
 from .prefill.start import prompt_layout
 from .refusals import check_run
 from .skip.skipped_layer import CONTEXT
@@ -115,6 +116,7 @@ class MaskedPrompt:
         whole: Tensor,
         seen: AttentionInputs | None,
         vision: VisionInputs | None,
+        twig: AttentionInputs | None = None,
     ) -> Tensor:
         """Ask before `layer`, whose rows are `whole` [B, S, D]; the policy sees the rectangle of what is left.
 
@@ -129,7 +131,7 @@ class MaskedPrompt:
         text = self.layout.text.gather(1, index) & real & ~hidden_text
         layout = TokenLayout(visual, text, ~(visual | text), self.layout.spans).to(hidden.device)
         initial = self.layout.visual.sum(1).to(hidden.device)
-        view = LayerView(layer, self.num_layers, layout, hidden, initial, seen, vision, dict(self.notes))
+        view = LayerView(layer, self.num_layers, layout, hidden, initial, seen, vision, dict(self.notes), twig)
         decision = policy.decide(view)
         if decision.notes:
             self.notes[layer] = decision.notes
@@ -312,7 +314,8 @@ class Reference(Handle):
                 layout = TokenLayout(real, torch.zeros_like(real), ~real)
                 seen = self._capture.take(run.store, index, layout, columns if prompt.removed else None)
                 vision = None if index else self._vision.take(prompt.layout)
-                hidden = prompt.ask(self.policy, index, hidden, seen, vision)
+                twig = self._twig_inputs(index, args, kwargs, prompt, run)
+                hidden = prompt.ask(self.policy, index, hidden, seen, vision, twig)
                 args, kwargs = (
                     (hidden, *args[1:]) if args else args,
                     kwargs if args else {**kwargs, "hidden_states": hidden},
@@ -327,15 +330,37 @@ class Reference(Handle):
             prompt.gone_at[index] = new
         if past is None and new is None:
             return None
-        if prompt is not None and prompt.places is not None:
-            places = torch.tensor(prompt.places, device=hidden.device)
-            kwargs = {**kwargs, "position_embeddings": tuple(
-                torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
-                for part in kwargs["position_embeddings"]
-            )}  # fmt: skip
+        if prompt is not None:
+            kwargs = _renumbered(prompt, kwargs, hidden)
         before = 0 if run.past is None else run.past.length
         gone = _columns(past, len(hidden), before, hidden), _columns(new, len(hidden), hidden.shape[1], hidden)
         return args, {**kwargs, "attention_mask": _closed(kwargs.get("attention_mask"), *gone, run.attention)}
+
+    def _twig_inputs(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any], prompt: MaskedPrompt, run: MaskedRun
+    ) -> AttentionInputs | None:
+        """What the policy's twig ranks by, where it grows behind this layer: run at full length, then gathered."""
+        if self.twig is None or index != self.twig.start:
+            return None
+        if run.past is not None:
+            raise UnsupportedModel("A twig ranks a prompt that comes in one piece, and this one comes behind a cache.")
+        hidden = args[0] if args else kwargs["hidden_states"]
+        kwargs = _renumbered(prompt, kwargs, hidden)
+        if prompt.gone is not None:
+            gone = _columns(None, len(hidden), 0, hidden), prompt.gone.to(hidden.device)
+            kwargs = {**kwargs, "attention_mask": _closed(kwargs.get("attention_mask"), *gone, run.attention)}
+        index_left, real = prompt.columns()
+        seen = self.twig.ranking_inputs(LayerCall(index, args, kwargs, run.attention, {}), prompt.left)
+        take = index_left.to(hidden.device)[:, None, :, None]
+        queries, keys = (
+            part.gather(2, take.expand(-1, part.shape[1], -1, part.shape[3])) for part in (seen.queries, seen.keys)
+        )
+        mask = seen.mask
+        if mask is not None:
+            mask = mask.expand(len(hidden), -1, -1, -1)
+            mask = mask.gather(2, take.expand(-1, mask.shape[1], -1, mask.shape[3]))
+            mask = mask.gather(3, take.transpose(2, 3).expand(-1, mask.shape[1], mask.shape[2], -1))
+        return replace(seen, queries=queries, keys=keys, real=real.to(hidden.device), mask=mask)
 
     def _context(self, index: int, hidden: Tensor, cache: Any, run: MaskedRun) -> Tensor | None:
         """What the replacement of a skipped attention knows of the prompt: made of what is left, or from the cache."""
@@ -349,6 +374,17 @@ class Reference(Handle):
         if slot is not None:
             slot.context, slot.known = context, True
         return context
+
+
+def _renumbered(prompt: MaskedPrompt, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
+    """A layer's arguments with the rotary phases of the places that columns have, where those were numbered anew."""
+    if prompt.places is None:
+        return kwargs
+    places = torch.tensor(prompt.places, device=hidden.device)
+    return {**kwargs, "position_embeddings": tuple(
+        torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
+        for part in kwargs["position_embeddings"]
+    )}  # fmt: skip
 
 
 def _columns(gone: Tensor | None, rows: int, length: int, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ..core.callable_module import make_callable
 from ..core.certificate import read_certificate
 from ..core.decision import Policy
 from ..core.registry import registered_policies
-from . import attention_skip, baselines, before_decoder, compose, fixed, keep_schedule, second_look, visual_exit
+from . import attention_skip, baselines, before_decoder, compose, fixed, keep_schedule, second_look, twig, visual_exit
 from .building import build_policy
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "load_chain",
     "second_look",
+    "twig",
     "visual_exit",
 ]
 

@@ -15,6 +15,7 @@ from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.layout import TokenLayout
 from ..core.registry import register
+from ..core.twig import TwigSpec
 from .building import build_policy
 
 __all__ = ["Chain", "chain"]
@@ -63,6 +64,12 @@ class Chain(Policy):
 
     def needs_vision(self) -> bool:
         return any(part.needs_vision() for part in self.parts)
+
+    def twig(self) -> TwigSpec | None:
+        found = [spec for part in self.parts if (spec := part.twig()) is not None]
+        if len(found) > 1:
+            raise SettingsError("Two policies of this chain have a twig; let one do it.")
+        return found[0] if found else None
 
     def renumbers(self) -> bool:
         return any(part.renumbers() for part in self.parts)

@@ -18,6 +18,7 @@ from ..core.base_model import BaseModel
 from ..core.decision import Decision, LayerView, Policy, Retry
 from ..core.errors import DataError, SettingsError
 from ..core.registry import register
+from ..core.twig import TwigSpec
 from .building import build_policy
 
 __all__ = ["CONFIDENCES", "SecondLook", "confidence"]
@@ -78,6 +79,10 @@ class SecondLook(Policy):
                 "SecondLook's 'then' ranks by the vision tower's attention, which is gone when rows look again. Let "
                 "'first' be that policy, or choose another one."
             )
+        if self.then.twig() is not None:
+            raise SettingsError(
+                "SecondLook's 'then' has a twig, which runs in the first pass alone. Let 'first' be that policy."
+            )
         number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
         if not number or not 0 <= self.threshold <= 1:
             raise SettingsError(f"The threshold of a second look is a confidence from 0 to 1, not {self.threshold!r}.")
@@ -131,6 +136,9 @@ class SecondLook(Policy):
 
     def needs_vision(self) -> bool:
         return self.first.needs_vision()
+
+    def twig(self) -> TwigSpec | None:
+        return self.first.twig()
 
     def decide(self, view: LayerView) -> Decision:
         return self.first.decide(view)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.attention_inputs import AttentionInputs
 from ...core.decision import Decision, LayerView, Policy
-from ...core.errors import InvalidDecision
+from ...core.errors import InvalidDecision, UnsupportedModel
 from ...core.layout import TokenLayout
 from ...core.vision_inputs import VisionInputs
 from ..cache.pruned_cache import PrunedCacheInfo
@@ -24,7 +24,7 @@ from .decoder_call import LayerCall
 from .renumbering import check_consecutive
 from .state import PrefillState, Removal, compact
 
-__all__ = ["ask", "check_decision", "continued_step", "prefill_step", "repeated_step"]
+__all__ = ["ask", "check_decision", "continued_step", "entering_call", "prefill_step", "repeated_step"]
 
 
 def prefill_step(
@@ -34,6 +34,7 @@ def prefill_step(
     attention_inputs: AttentionInputs | None = None,
     attends: bool = True,
     vision: VisionInputs | None = None,
+    twig: AttentionInputs | None = None,
 ) -> tuple[PrefillState, LayerCall]:
     """One decoder layer of a prefill.
 
@@ -45,6 +46,7 @@ def prefill_step(
         attention_inputs: queries and keys of the layer before, where the policy wants them.
         attends: the layer's attention runs; else its mask and cache do not matter.
         vision: what the vision tower's attention says, where the policy wants it before the decoder.
+        twig: queries and keys of the last layer of the policy's twig, before the layer that it grows behind.
 
     Returns:
         The state after the layer's call was made, and the call on the columns that are left.
@@ -54,7 +56,7 @@ def prefill_step(
         UnsupportedModel: (by `LayerCall.arguments`) the layer's mask cannot be narrowed.
     """
     if policy is not None and state.has_visual_tokens:
-        decision = ask(state, call.layer, call.hidden, policy, attention_inputs, vision)
+        decision = ask(state, call.layer, call.hidden, policy, attention_inputs, vision, twig)
         state = state.noted(call.layer, decision.notes)
         removal = check_decision(state, call.layer, decision, policy)
         if removal is not None:
@@ -65,6 +67,20 @@ def prefill_step(
             call = call.with_rows(removal.rows(call.hidden))
     state = state.entering(call.layer, call.mark, attends)
     return state, _narrowed(state, call, attends)
+
+
+def entering_call(state: PrefillState, call: LayerCall) -> LayerCall:
+    """The layer's call on the rows that are left, before anything leaves there.
+
+    Raises:
+        UnsupportedModel: the prompt comes behind earlier turns, whose keys and values a twig does not hold.
+    """
+    if state.past.length:
+        raise UnsupportedModel(
+            "A twig ranks the visual tokens of a prompt that comes in one piece; this one comes behind a KV cache. Run "
+            "the whole conversation again without past_key_values."
+        )
+    return call if state.kept is None else call.narrowed(state.kept, None, 0, state.length)
 
 
 def repeated_step(state: PrefillState, call: LayerCall, attends: bool = True) -> LayerCall:
@@ -92,6 +108,7 @@ def ask(
     policy: Policy,
     attention_inputs: AttentionInputs | None = None,
     vision: VisionInputs | None = None,
+    twig: AttentionInputs | None = None,
 ) -> Decision:
     """The policy's answer about the current slots, whose states are `hidden` [B, S, D].
 
@@ -109,6 +126,7 @@ def ask(
         attention_inputs,
         vision,
         state.history.notes,
+        twig,
     )
     decision = policy.decide(view)
     if not isinstance(decision, Decision):

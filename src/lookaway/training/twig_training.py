@@ -1,0 +1,176 @@
+"""A twig, trained on answers with the model frozen (TwigVLM, arXiv 2503.14075).
+
+Of each batch the model runs its first K layers, without a gradient; the twig's layers and norm go on from there to the
+model's own head, and learn the answer's tokens. Steps, schedules and checkpoints are transformers' Trainer's; the model
+is outside of what it sees, so a checkpoint holds the twig alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy.base import Anatomy
+from ..anatomy.find import anatomy_of
+from ..core.errors import DataError, SettingsError
+from ..core.preset_options import PresetOptions
+from ..core.record import Sample
+from ..core.twig import TwigSpec
+from ..engine.replay.teacher_forcing import frozen
+from ..engine.twig.growth import LiveTwig, entering, grow
+from ..models.encoding import Encoded
+from ..policies.twig import Twig
+from .trainer import Progress, check_answered, train_on_answers, training_facts
+
+__all__ = ["PRESETS", "TwigOptions", "TwigRun", "train_twig", "twig_loss"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {"lr": 1e-4, "epochs": 1.0, "warmup": 0.03, "batch_size": 16, "accumulate": 4},
+    "small-data": {"lr": 5e-5, "epochs": 3.0, "warmup": 0.1, "batch_size": 8, "accumulate": 1},
+}
+"""published: the official training (665 000 samples, 64 a step). small-data: for some thousands of samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwigOptions(PresetOptions):
+    """Train a twig."""
+
+    presets = PRESETS
+
+    preset: Literal["published", "small-data"] = "small-data"
+    """Values of the options that are not given; explained in docs/methods/twig.md."""
+    start: int = 2
+    """K: the twig grows behind so many layers (published: 2)."""
+    depth: int = 3
+    """T: layers of the twig (published: 3)."""
+    lr: float | None = None
+    """Peak learning rate (published: 1e-4; small-data: 5e-5)."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay (published: 0)."""
+    epochs: float | None = None
+    """Passes over the samples (published: 1; small-data: 3)."""
+    max_steps: int = -1
+    """Stop after this many steps; -1: use --epochs."""
+    batch_size: int | None = None
+    """Samples per step and process (published: 16; small-data: 8)."""
+    accumulate: int | None = None
+    """Batches whose gradients are accumulated for one step (published: 4, for 4 GPUs with 4 samples each)."""
+    warmup: float | None = None
+    """Share of the steps in which the learning rate rises (published: 0.03; small-data: 0.1)."""
+    save_steps: int = 200
+    """Save a checkpoint every this many steps; the same command continues from the latest."""
+    bf16: bool = False
+    """Mixed precision in bfloat16."""
+    seed: int = 0
+    """Seed of the order of samples."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "depth", "save_steps", "batch_size", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+
+
+@dataclass(frozen=True)
+class TwigRun:
+    """What training left."""
+
+    policy: Twig
+    """With the twig's weights in bfloat16, and the model's fingerprint."""
+    history: list[dict[str, float]]
+    """The Trainer's log: step, loss, learning_rate, ..."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """Options, samples, steps, trained weights, cost: plain values for records and the saved policy."""
+
+
+def train_twig(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    out: str | Path,
+    options: TwigOptions | None = None,
+    fresh: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> TwigRun:
+    """Train a twig; `out/checkpoints` lets the same call go on after a kill.
+
+    `fresh` removes the checkpoints first; `progress` gets (steps done, steps of the run) after each. The model is left
+    as it was: its weights are frozen meanwhile, and it runs in eval mode.
+
+    Raises:
+        DataError: no samples, or one without an answer.
+        StaleResults: the checkpoints are of another model, other samples or other options.
+        SettingsError, UnsupportedModel: no such twig grows on this model (`engine.twig.growth.grow`).
+        MissingDependency: accelerate is not installed.
+    """
+    options = (options or TwigOptions()).filled()
+    check_answered(samples, "a twig learns answers")
+    anatomy = anatomy_of(model)
+    twig = grow(anatomy, TwigSpec(options.start, options.depth))
+    facts, identity = training_facts(model, processor, samples, options), anatomy.identity
+    twig.requires_grad_(True)
+    with frozen(anatomy.model):
+        done = train_on_answers(
+            TwigTask(anatomy, twig), lambda task, batch, _: task(batch), processor, samples,
+            Path(out) / "checkpoints", anatomy.model.device, options, facts, fresh, progress,
+            weight_decay=options.weight_decay,
+        )  # fmt: skip
+    batches = done.steps * (options.batch_size or 1) * (options.accumulate or 1)
+    summary = {
+        "method": "twig",
+        "options": asdict(options),
+        "samples": len(samples),
+        "steps": done.steps,
+        "trained_weights": sum(weight.numel() for weight in twig.parameters()),
+        "cost_in_prefills": round(batches * cost_in_prefills(options, anatomy.num_layers), 1),
+        "resumed_from": done.resumed_from,
+    }
+    weights = {name: value.detach().cpu().to(torch.bfloat16) for name, value in twig.state_dict().items()}
+    policy = Twig(
+        start=options.start, depth=options.depth, final=_final(options, anatomy.num_layers), training=summary,
+        weights=weights,
+    )  # fmt: skip
+    return TwigRun(policy.with_base(identity), done.history, summary)
+
+
+def cost_in_prefills(options: TwigOptions, num_layers: int) -> float:
+    """Decoder layers that one sample takes, as a share of a prefill: K once, and T three times (a backward pass costs
+    two forward ones). The vision tower, which runs once a sample, is not counted."""
+    return (options.start + 3 * options.depth) / num_layers
+
+
+def _final(options: TwigOptions, num_layers: int) -> int:
+    """K_f at three quarters of the depth, as published (24 of 32), and behind K in any case."""
+    return min(max(round(0.75 * num_layers), options.start + 1), num_layers - 1)
+
+
+def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded) -> Tensor:
+    """Mean cross-entropy of the answer tokens under the twig, its norm and the model's head.
+
+    Raises:
+        DataError: the batch has no answers.
+    """
+    if batch.answer_mask is None:
+        raise DataError("There are no encoded answers: encode(processor, samples, device, answers=[...]).")
+    inputs = anatomy.with_positions(batch.inputs)
+    states = twig(entering(anatomy, twig.start, inputs))
+    answers = batch.answer_mask[:, 1:]
+    logits = anatomy.head_logits(twig.norm(states[:, :-1][answers]))
+    return torch.nn.functional.cross_entropy(logits.float(), batch.inputs["input_ids"][:, 1:][answers])
+
+
+class TwigTask(nn.Module):
+    """Batch -> mean cross-entropy of its answers; its parameters are the twig's alone, the model is no part of it."""
+
+    def __init__(self, anatomy: Anatomy, twig: LiveTwig) -> None:
+        super().__init__()
+        self.twig = twig
+        self._anatomy = (anatomy,)
+
+    def forward(self, batch: Encoded) -> Tensor:
+        return twig_loss(self._anatomy[0], self.twig, batch)
