@@ -55,10 +55,11 @@ def test_a_score_needs_answers(call, model_folder, answered, tmp_path):
     assert "have no answer" in error
 
 
-def test_candidates_before_the_decoder_skips_and_frozen_layers_are_those_of_live_runs(
+def test_candidates_before_the_decoder_skips_frozen_layers_and_twigs_are_those_of_live_runs(
     call, model_folder, answered, loaded, tmp_path
 ):
-    own = {"skip": la.AttentionSkip((1, 2)), "hold": la.ShortV((1, 2)), "early": la.DivPrune(0.2)}
+    own = {"skip": la.AttentionSkip((1, 2)), "hold": la.ShortV((1, 2)), "early": la.DivPrune(0.2),
+           "twig": la.Twig(start=1, depth=2, keep=0.4)}  # fmt: skip
     flags = [part for name, policy in own.items() for part in ("--candidate", policy.save_pretrained(tmp_path / name))]
     status, _, error = call(*arguments(
         model_folder, answered, tmp_path / "fit", "--methods", "before-decoder", "--before-shares", 0.25,

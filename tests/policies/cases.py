@@ -83,7 +83,7 @@ CASES = {
     "twig-renumbered-in-chain": Case(
         lambda rows: la.chain(la.Downsample(2, positions="renumber"), la.Twig(start=2, depth=1, keep=2))
     ),
-    "twig-then-gates": Case(lambda rows: la.chain(la.Twig(start=2, depth=1, keep=0.6), la.VisualExit(gates(4)))),
+    "twig-then-visual-exit": Case(lambda rows: la.chain(la.Twig(start=2, depth=1, keep=0.6), la.VisualExit(gates(4)))),
     "twig-second-look": Case(
         lambda rows: la.SecondLook(la.Twig(start=1, depth=1, keep=2), la.KeepSchedule([1.0, 0.7, 0.7, 0.7]), 0.5)
     ),

@@ -16,7 +16,7 @@ from lookaway.policies.baselines.vtw import withdrawal_layer
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = {
     "keep-schedule", "fastv", "vtw", "pyramiddrop", "fitprune", "sparsevlm", "dart", "divprune", "visionzip",
-    "random-keep", "uniform-keep", "cdpruner", "downsample", "shortv", "autoprune",
+    "random-keep", "uniform-keep", "cdpruner", "downsample", "shortv", "autoprune", "twig",
 }  # fmt: skip
 OTHERS = {"fastv-eighth", "second-look"}
 """Files of other settings, or of policies with tests of their own."""

@@ -21,7 +21,8 @@ class Options(GateOptions, PublishedModel):
     """Train exit gates for a model on your data: labels for all layers once (cached), then the gates in seconds."""
 
     method: Literal["dyvte"] = "dyvte"
-    """What to train; dyvte: visual-token exit (docs/methods/dyvte.md). Options of others: --method eas --help."""
+    """What to train; dyvte: visual-token exit (docs/methods/dyvte.md). Options of others: --method eas --help,
+    --method twig --help."""
     model: str = "lookaway-mini"
     """Model folder or hub id; lookaway-mini and lookaway-mini-plain are the default models."""
     data: str = "mini"

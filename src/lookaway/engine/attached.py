@@ -32,11 +32,12 @@ def check_detached(anatomy: Anatomy) -> None:
         )
 
 
-def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -> frozenset[int]:
+def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False, grows: bool = False) -> frozenset[int]:
     """The layers before which `policy` is asked on this model.
 
     Args:
         looks_again: the caller carries out `policy.retry()` too.
+        grows: the caller carries out `policy.twig()` too.
 
     Raises:
         AttachError: it is no policy, wants layers that cannot be pruned, or has two passes where one is carried out.
@@ -48,6 +49,11 @@ def policy_layers(policy: Policy, anatomy: Anatomy, looks_again: bool = False) -
         raise AttachError(
             "A second look is carried out by la.attach alone. Here give one of its two policies: policy.first, or "
             "policy.retry().then."
+        )
+    if policy.twig() is not None and not grows:
+        raise AttachError(
+            "A twig is carried out by la.attach and la.reference alone, not by runs that start from stored states. "
+            "Leave it out here."
         )
     first, last = anatomy.first_prunable_layer, anatomy.num_layers
     if anatomy.only_before:

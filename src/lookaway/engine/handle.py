@@ -80,7 +80,7 @@ class Handle(ABC):
     def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
-        self._layers = policy_layers(policy, self.anatomy, self.looks_again)
+        self._layers = policy_layers(policy, self.anatomy, self.looks_again, grows=True)
         check_detached(self.anatomy)
         check_not_compiled(model, self.anatomy)
         self.anatomy.check_policy(policy, allow_other_model)

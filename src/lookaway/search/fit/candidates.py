@@ -87,8 +87,8 @@ def first_layer(policy: Policy, num_layers: int) -> int:
 
 
 def one_pass_only(policy: Policy, num_layers: int) -> bool:
-    """The policy skips attention or freezes tokens: it is tried by live runs, and in no second look."""
-    return bool(policy.skips(num_layers) or policy.holds(num_layers))
+    """The policy skips attention, freezes tokens or has a twig: it is tried by live runs, and in no second look."""
+    return bool(policy.skips(num_layers) or policy.holds(num_layers) or policy.twig())
 
 
 def _before_decoder(num_layers: int, options: FitOptions) -> Iterator[Candidate]:

@@ -107,6 +107,8 @@ def _check(policy: Policy, num_layers: int) -> None:
         reason = "skips attention layers"
     elif policy.holds(num_layers):
         reason = "freezes visual tokens in some layers, which the plugin does not carry out"
+    elif policy.twig() is not None:
+        reason = "ranks by a twig, whose layers the plugin does not run"
     elif policy.renumbers():
         reason = "numbers tokens anew, which the plugin does not carry out"
     elif _reads_its_notes(policy):

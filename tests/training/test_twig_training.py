@@ -1,0 +1,95 @@
+"""A twig learns answers with the model frozen, resumes, and what comes out ranks."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from test_tuning import SAMPLES
+
+import lookaway as la
+from lookaway.anatomy.tiny import tiny
+from lookaway.anatomy.tiny.processor import tiny_processor
+from lookaway.core.errors import DataError, SettingsError
+from lookaway.core.twig import TwigSpec
+from lookaway.engine.twig.growth import grow
+from lookaway.models.encoding import encode
+from lookaway.training import twig_training
+from lookaway.training.twig_training import TwigOptions, train_twig, twig_loss
+
+QUICK = TwigOptions(start=1, depth=2, max_steps=4, batch_size=2, save_steps=2, lr=2e-2)
+
+
+def test_without_training_the_loss_is_that_of_the_first_layers():
+    """Layers 0 to K + T - 1 and the model's norm and head: a model of that depth, on each sample alone."""
+    model, short = tiny("llava").model, tiny("llava").model
+    anatomy = la.anatomy(model)
+    la.anatomy(short).language_model.layers = la.anatomy(short).language_model.layers[:3]
+    short.config.text_config.num_hidden_layers = 3
+    loss = twig_loss(anatomy, grow(anatomy, TwigSpec(1, 2)), encode(tiny_processor(), SAMPLES[:3], "cpu", ["red"] * 3))
+    found = []
+    for sample in SAMPLES[:3]:
+        alone = encode(tiny_processor(), [sample], "cpu", ["red"])
+        labels = alone.inputs["input_ids"].masked_fill(~alone.answer_mask, -100)
+        with torch.no_grad():
+            found.append(short(**alone.inputs, labels=labels, use_cache=False).loss)
+    assert loss.item() == pytest.approx(torch.stack(found).mean().item(), abs=2e-5)
+
+
+def test_training_moves_the_twig_alone_and_helps(tmp_path):
+    model = tiny("llava").model.train()
+    before, wanted = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
+    run = train_twig(model, tiny_processor(), SAMPLES, tmp_path, replace(QUICK, max_steps=12))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert model.training
+    model.eval()
+    anatomy = la.anatomy(model)
+    assert run.policy.base == anatomy.identity
+    assert run.summary["cost_in_prefills"] == pytest.approx(12 * 2 * (1 + 3 * 2) / 4, abs=0.1)
+    batch = encode(tiny_processor(), SAMPLES, "cpu", [sample.answer for sample in SAMPLES])
+    with torch.no_grad():
+        plain, learnt = (
+            twig_loss(anatomy, grow(anatomy, TwigSpec(1, 2, weights)), batch) for weights in ({}, run.policy.weights)
+        )
+    assert learnt < plain - 0.05
+    saved = la.load(run.policy.save_pretrained(tmp_path / "policy"))
+    assert saved.training["method"] == "twig"
+    with la.attach(model, saved) as attached:
+        model.generate(**tiny("llava").inputs(), max_new_tokens=2)
+    assert attached.trace.visual_tokens[1] == [6]  # 227 of 576
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    whole = train_twig(tiny("llava").model, tiny_processor(), SAMPLES, tmp_path / "whole", QUICK)
+    calls, real = [], twig_training.twig_loss
+
+    def dies(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(twig_training, "twig_loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_twig(tiny("llava").model, tiny_processor(), SAMPLES, tmp_path / "killed", QUICK)
+    monkeypatch.setattr(twig_training, "twig_loss", real)
+    again = train_twig(tiny("llava").model, tiny_processor(), SAMPLES, tmp_path / "killed", QUICK)
+    assert again.summary["resumed_from"] == "checkpoint-2"
+    for name, value in whole.policy.weights.items():
+        torch.testing.assert_close(again.policy.weights[name], value)
+
+
+def test_bad_input_is_refused(tmp_path):
+    model = tiny("llava").model
+    with pytest.raises(DataError, match="answer"):
+        train_twig(model, tiny_processor(), [replace(SAMPLES[0], answer=None)], tmp_path)
+    with pytest.raises(SettingsError, match="does not fit this model"):
+        train_twig(model, tiny_processor(), SAMPLES, tmp_path, replace(QUICK, start=3))
+    with pytest.raises(SettingsError, match="--depth must be at least 1"):
+        TwigOptions(depth=0)
+
+
+def test_the_command(call, tmp_path):
+    status, _, error = call("train", "--method", "twig", "--help")
+    assert status == 0, error
