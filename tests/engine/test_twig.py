@@ -152,8 +152,8 @@ def test_what_cannot_be_done_right_is_refused():
     weights = random_twig(made.model)
     with pytest.raises(DataError, match="missing"):
         la.attach(made.model, la.Twig(start=START, depth=DEPTH, weights={"norm.weight": weights["norm.weight"]}))
+    more = {**weights, "more": torch.zeros(1)}
     with pytest.raises(DataError, match="no weight 'more'"):
-        more = {**weights, "more": torch.zeros(1)}
         la.attach(made.model, la.Twig(start=START, depth=DEPTH, weights=more))
     with pytest.raises(DataError, match="NaN"):
         la.Twig.from_config({}, {"norm.weight": torch.tensor([float("nan")])})
@@ -162,7 +162,7 @@ def test_what_cannot_be_done_right_is_refused():
         la.attach(made.model, la.chain(twig, la.Twig(start=2, depth=1)))
     with pytest.raises(SettingsError, match="'then' has a twig"):
         la.SecondLook(la.ExitAt(1), twig)
-    with pytest.raises((UnsupportedModel, AttachError), match="before the decoder|inside the decoder"):
+    with pytest.raises((UnsupportedModel, AttachError), match=r"before the decoder|inside the decoder"):
         la.attach(tiny("qwen3_5").model, twig)
     with la.attach(made.model, twig), torch.no_grad():
         cache = made.model(**made.inputs()).past_key_values
