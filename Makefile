@@ -10,7 +10,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 SOURCES := src tests examples benchmarks
 
-.PHONY: demo test test-oldest test-matrix test-lmms test-vllm check lint types fast docs format clean help
+.PHONY: demo test ratios test-oldest test-matrix test-lmms test-vllm check lint types fast docs format clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ demo: $(INSTALLED) ## a picture asked and answered, a small fit from scratch, an
 
 test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
 	$(PYTEST) -m "not gpu and not hub and not vllm"
+
+ratios: $(INSTALLED) ## is an attached policy that removes nothing slower than the bare model? warns, never fails
+	$(RUN)/python benchmarks/ratios.py
 
 test-oldest: $(INSTALLED) ## a slice of the table of families on the oldest transformers
 	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py
