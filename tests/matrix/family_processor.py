@@ -11,18 +11,20 @@ import hashlib
 import torch
 from transformers import AutoProcessor, BatchFeature, PretrainedConfig, ProcessorMixin
 
-from lookaway.anatomy.tiny import TINY
+from lookaway.anatomy.tiny import TINY, TINY_BEFORE
 from lookaway.anatomy.tiny.processor import CHAT_TEMPLATE, tiny_processor
 from lookaway.anatomy.tiny.sizes import PAD
 
 __all__ = ["FamilyProcessor", "family_processor"]
+
+RECIPES = {**TINY, **TINY_BEFORE}
 
 
 class FamilyProcessor(ProcessorMixin):
     """Text and pictures for the tiny model `name`.
 
     Args:
-        name: a key of `TINY`.
+        name: a key of `RECIPES`.
         visual_tokens: height of a picture (as text: it is saved as JSON) -> its number of visual tokens.
     """
 
@@ -46,14 +48,14 @@ class FamilyProcessor(ProcessorMixin):
             ids[i, columns], mask[i, columns] = torch.tensor(row), 1
         inputs = {"input_ids": ids, "attention_mask": mask}
         inputs |= {key: _joined([part[key] for part in parts]) for key in (parts[0] if parts else ())}
-        return BatchFeature({**inputs, **TINY[self.name].more(inputs)})
+        return BatchFeature({**inputs, **RECIPES[self.name].more(inputs)})
 
     def _height(self, image):
-        return str(image.height) if TINY[self.name].any_size else "16"
+        return str(image.height) if RECIPES[self.name].any_size else "16"
 
     def _picture(self, image):
         seed = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:7], "big")
-        return TINY[self.name].pictures([[int(self._height(image))]], torch.Generator().manual_seed(seed))
+        return RECIPES[self.name].pictures([[int(self._height(image))]], torch.Generator().manual_seed(seed))
 
 
 class TinyPaliGemmaProcessor(FamilyProcessor):
@@ -73,7 +75,7 @@ def _joined(parts):
 
 def family_processor(tiny):
     """The processor of a `TinyModel`, for pictures 16 wide and 16 or 40 high."""
-    recipe, found = TINY[tiny.name], {}
+    recipe, found = RECIPES[tiny.name], {}
     for height in (16, 40) if recipe.any_size else (16,):
         pictures = recipe.pictures([[height]], torch.Generator().manual_seed(0))
         found[str(height)] = int(recipe.lengths(tiny.model, pictures, [height])[0])

@@ -39,7 +39,7 @@ A shorter prompt is right on any decoder, so visual tokens may leave *before* it
 (`tests/engine/test_entry.py`): the decoder called by hand with each row's shorter prompt, at the original positions,
 gives the same states to 1e-5 (fp32), for one prompt and for padded batches with pictures, and for the tokens decoded
 behind them. Sliding windows count places in the shorter prompt. What needs the inside (`la.reference`, exits, skipped
-attentions, tapes, `lookaway fit`) is refused with the reason.
+attentions, tapes) is refused with the reason; `lookaway fit` tries the methods before the decoder alone, and says so.
 
 | family | `model_type` | attention | why not inside |
 |---|---|---|---|

@@ -12,6 +12,7 @@ from .fit_report import HELD_OUT, HeldOut
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
+    from ..anatomy.base import Anatomy
     from ..core.decision import Policy
     from ..core.record import Sample
     from ..evaluation.scorers import Scorer
@@ -101,6 +102,7 @@ def run(options: Options) -> dict[str, Any]:
     own = {path: load_policies(path) for path in options.candidate}
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.batch_size)
+    options = _possible(console, options, anatomy_of(model))
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
     named |= {"max_new_tokens": options.max_new_tokens, "samples_of_splits": [len(split) for split in splits]}
@@ -206,6 +208,19 @@ def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Sc
     require_answers(samples)
     scorer = scorer_for(samples, options.score)
     return scorer, Guarantee(options.epsilon, options.delta, "score", scorer.binary)
+
+
+def _possible(console: Any, options: Options, anatomy: Anatomy) -> Options:
+    """The options with the methods that the model's decoder allows; it is said where that is fewer."""
+    from ..search.fit.session import possible
+
+    methods = possible(anatomy, options).methods
+    if methods != options.methods:
+        console.print(
+            f"Visual tokens may leave before this decoder only ({anatomy.only_before}): --methods {' '.join(methods)}.",
+            soft_wrap=True,
+        )
+    return replace(options, methods=methods)
 
 
 def _counted(events: FitEvents, tried: Steps) -> FitEvents:

@@ -45,7 +45,8 @@ def baselines_for(
         gates: exit gates to show as they are, by name.
     """
     seen = [result for result in results if result.initial_visual_tokens]
-    first, layers, shape = anatomy.first_prunable_layer, anatomy.num_layers, anatomy.shape
+    layers, shape = anatomy.num_layers, anatomy.shape
+    first = 0 if anatomy.only_before else anatomy.first_prunable_layer  # random and uniform tokens leave before it
     found = [Baseline(n, p) for n, p in token_baselines(results, shape, first, seed).items()]
     if not seen:
         return []
@@ -66,6 +67,8 @@ def baselines_for(
     enough = [factor for factor in DOWNSAMPLE if total(downsampled(factor)) >= spent]
     factor = enough[-1] if enough else DOWNSAMPLE[0]
     found.append(Baseline(f"downsampling {factor} x {factor}", Downsample(factor), not enough))
+    if anatomy.only_before:
+        return found
     exits = [layer for layer in range(first, layers) if total(exited(layer)) >= spent]
     if exits:
         found.append(Baseline(f"fixed exit before layer {exits[0]}", ExitAt(exits[0])))

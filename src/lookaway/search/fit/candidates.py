@@ -53,7 +53,8 @@ def candidates(
         SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` is a second look or reads
             an attention that is not known, or the space is empty.
     """
-    wrong = [layer for layer in options.reduce_before if not first_prunable <= layer < num_layers]
+    inside = set(options.methods) - {"before-decoder", "exit"}
+    wrong = [layer for layer in options.reduce_before if inside and not first_prunable <= layer < num_layers]
     if wrong:
         raise SettingsError(
             f"A reduction before layer {wrong[0]} is not possible: this model allows layers {first_prunable} to "

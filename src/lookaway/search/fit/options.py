@@ -7,11 +7,13 @@ from typing import Literal
 
 from ...core.errors import SettingsError
 
-__all__ = ["BEFORE", "DEFAULT_METHODS", "METHODS", "CostUnit", "FitOptions", "Metric", "Space"]
+__all__ = ["BEFORE", "BEFORE_DECODER", "DEFAULT_METHODS", "METHODS", "CostUnit", "FitOptions", "Metric", "Space"]
 
 CostUnit = Literal["flops", "kv", "seconds"]
 Metric = Literal["answers", "score"]
 DEFAULT_METHODS = ("before-decoder", "reduction", "two-reductions", "shapes", "exit", "second-look")
+BEFORE_DECODER = "before-decoder"
+"""The method that is left where a decoder cannot be shortened inside."""
 METHODS = (*DEFAULT_METHODS, "gates-behind")
 BEFORE = ("cdpruner", "divprune", "visionzip", "dart", "uniform", "downsample")
 

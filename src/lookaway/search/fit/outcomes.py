@@ -155,6 +155,11 @@ class SampleRuns:
         self.second_look_from = self.anatomy.num_layers + 1 if self.anatomy.has_windows else 0
         """The first layer from which a second look can run again; more than there are: none can on this decoder."""
         self.start = self.anatomy.first_prunable_layer if start is None else start
+        if self.anatomy.only_before:  # states inside such a decoder cannot be gone on from
+            for chosen in self._groups:
+                progress(len(chosen))
+            self.full = self._live(KeepAll())
+            return
         parts: list[Outcomes] = []
         for chosen in self._groups:
             encoded = encode(processor, [samples[i] for i in chosen], model.device, [answers[i] for i in chosen])
@@ -174,7 +179,7 @@ class SampleRuns:
 
     def outcomes(self, policy: Policy) -> Outcomes:
         """Run all samples under a policy of one pass."""
-        if one_pass_only(policy, self.anatomy.num_layers):
+        if self.anatomy.only_before or one_pass_only(policy, self.anatomy.num_layers):
             return self._live(policy)
         begins = min(policy.layers(self.anatomy.num_layers, self.anatomy.first_prunable_layer), default=0)
         parts = []

@@ -17,12 +17,12 @@ from .certify import Certificate, Tested, certify, coarse_ladder, ladder
 from .choices import Choice, choices, measured
 from .guarantee import Guarantee
 from .halving import parts_of, survivors
-from .options import FitOptions
+from .options import BEFORE_DECODER, FitOptions
 from .outcomes import Outcomes, SampleRuns
 from .seconds import Seconds
 from .trials import SplitTrials, timed_once
 
-__all__ = ["FitEvents", "FitResult", "fit", "needs"]
+__all__ = ["FitEvents", "FitResult", "fit", "needs", "possible"]
 
 Timed = Callable[[Mapping[str, tuple[Policy, float]]], Mapping[str, Seconds]]
 """Measures policies: name -> (policy, share of samples that look again)."""
@@ -71,6 +71,17 @@ def needs(tried: Sequence[Candidate], anatomy: Anatomy) -> dict[str, Any]:
             "vision": anatomy.vision is not None and any(c.policy.needs_vision() for c in tried)}  # fmt: skip
 
 
+def possible(anatomy: Anatomy, options: FitOptions) -> FitOptions:
+    """The options with the methods that this decoder allows: where tokens may leave before it only, those alone.
+
+    Raises:
+        UnsupportedModel: none of the methods chooses before the decoder, and it is such a decoder.
+    """
+    if anatomy.only_before and BEFORE_DECODER not in options.methods:
+        anatomy.require_inside(f"lookaway fit with --methods {' '.join(options.methods)}")
+    return replace(options, methods=(BEFORE_DECODER,)) if anatomy.only_before else options
+
+
 def fit(
     anatomy: Anatomy,
     search: Callable[[range, Mapping[str, Any]], SampleRuns],
@@ -99,7 +110,7 @@ def fit(
     Raises:
         SettingsError: the space is empty or does not fit the model.
     """
-    anatomy.require_inside("lookaway fit")
+    options = possible(anatomy, options)
     events, guarantee = events or FitEvents(), guarantee or Guarantee(options.epsilon, options.delta)
     tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own, anatomy.vision is not None)
     if anatomy.has_windows and options.methods == ("second-look",):
