@@ -38,8 +38,8 @@ def check_renumbering(anatomy: Anatomy, policy: Policy) -> None:
     if anatomy.first_position is None:
         raise UnsupportedModel(
             f"{anatomy.base.architecture} counts positions in several dimensions: those of visual tokens are places in "
-            "the picture, and the text behind it goes on from the picture's size, however many tokens stay. There is "
-            f"nothing to renumber; public methods keep these positions, too. {keep}"
+            "the picture, and the text behind it goes on from the picture's size, however many tokens stay. lookaway "
+            f"keeps these, as vLLM does, and has no other numbering for them. {keep}"
         )
     if anatomy.has_windows:
         raise UnsupportedModel(
