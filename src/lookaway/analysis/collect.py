@@ -16,6 +16,7 @@ from ..anatomy.base import Anatomy
 from ..anatomy.find import anatomy_of
 from ..core.errors import DataError
 from ..core.record import RecordWriter, Sample
+from ..core.shared_records import share_records
 from ..engine.api import attach
 from ..engine.observe.flow import Flow, require_observable, watch_flow
 from ..engine.observe.knockout import ROWS, knockout_outcomes
@@ -67,7 +68,7 @@ def study(
         samples: each with at least one image.
         writer: gets one 'study' record each, as soon as it is measured.
         done: 'study' records of an earlier, interrupted run: their samples are not run again.
-        progress: called with 1 after each sample.
+        progress: called with the number of samples that are known already, and with 1 after each sample.
 
     Returns:
         The values of the records, in the order of `samples`. Samples whose answer holds the token of visual positions
@@ -85,16 +86,19 @@ def study(
             f"A study of looking needs images, but {f'sample {blind[0]!r} has' if blind else 'no sample with'} none."
         )
     found = {record["id"]: record for record in done if record["kind"] == "study"}
-    odd: list[str] = []
-    for sample in samples:
+    rest = [sample for sample in samples if sample.id not in found]
+    progress(len(samples) - len(rest))
+
+    def run(sample: Sample) -> list[dict[str, Any]]:
         try:
-            if sample.id not in found:
-                found[sample.id] = study_sample(model, processor, sample, options)
-                if writer is not None:
-                    writer.write("study", **found[sample.id])
+            return [study_sample(model, processor, sample, options)]
         except AnswerHoldsPicture:
-            odd.append(sample.id)
-        progress(1)  # what is counted is written
+            return []
+
+    # one record a sample, or none; what is counted is written
+    for rows in share_records(rest, run, writer, "study", size=lambda rows: 1, progress=progress):
+        found.update({str(row["id"]): dict(row) for row in rows})
+    odd = [sample.id for sample in samples if sample.id not in found]
     if odd:
         warn_left_out(odd, len(samples), "the answer holds the token that stands for a picture")
     return [found[sample.id] for sample in samples if sample.id in found]

@@ -59,8 +59,9 @@ def run(options: Options) -> dict[str, Any]:
     from ..analysis.findings import write_findings
     from ..analysis.pictures import write_looks
     from ..core.errors import DataError
+    from ..core.processes import processes
     from ..core.provenance import provenance
-    from ..core.record import RecordWriter
+    from ..core.shared_records import SharedRecords
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model
@@ -86,19 +87,31 @@ def run(options: Options) -> dict[str, Any]:
     facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=options)
     done = earlier_records(records, facts, options.fresh)
     header = run_header("analyze", model, options.data, options, options.seed, options.model, facts, other)
-    with RecordWriter(records) as writer:
-        writer.write("run", **header)
+    first = processes().is_first
+    with SharedRecords(records, header) as writer:
         if options.records:
-            collect([records, *options.records])  # refuses other models and data before hours of work, not after
+            processes().first(
+                lambda: _joined([records, *options.records])
+            )  # refuses other models and data before hours of work, not after
         exits = None if policy is None else _policy_exits(options, model, processor, policy, samples, writer, done)
         with progress("probing one sample at a time", len(samples)) as advance:
             found = study(model, processor, samples, settings, writer=writer, done=done, progress=advance)
-        write_findings(writer, found)
-        write_looks(writer, processor, samples, found, exits, options.pictures, policy is not None)
+        if first:
+            write_findings(writer, found)
+            write_looks(writer, processor, samples, found, exits, options.pictures, policy is not None)
+    if not first:
+        return {}
     page = write_report([*map(str, options.records), str(records)], options.out / "report.html")
     words = conclusions(collect(records))
     _show(plain_console(), words, page)
     return {"conclusions": words, "records": str(records), "report": str(page)}
+
+
+def _joined(files: list[Path]) -> None:
+    """Refuse records of another model or other data."""
+    from ..reports.collect import collect
+
+    collect(files)
 
 
 def _policy_exits(

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..core.errors import LookawayError
 from ..core.files import write_json
 from .options import build_command
-from .processes import alone
+from .processes import alone, is_first, tell_error
 
 __all__ = ["COMMANDS", "app", "chosen_method", "main"]
 
@@ -103,7 +103,7 @@ def root() -> None:
 
 def finish(values: Any, json_path: Path | None) -> None:
     """Write the command's numbers for machines."""
-    if json_path is not None:
+    if json_path is not None and is_first():
         write_json(json_path, json.loads(json.dumps(values, default=str)))
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     try:
         app()
     except LookawayError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell_error(error)
         if os.environ.get("LOOKAWAY_DEBUG"):
             raise
         sys.exit(1)

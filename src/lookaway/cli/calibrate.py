@@ -52,6 +52,7 @@ class Options(CalibrationOptions, PublishedModel):
 def run(options: Options) -> dict[str, Any]:
     from ..core.bounds import samples_needed, what_can_be_shown
     from ..core.errors import DataError, SettingsError
+    from ..core.processes import processes
     from ..core.provenance import provenance
     from ..core.record import write_records
     from ..data import load_samples
@@ -101,6 +102,8 @@ def run(options: Options) -> dict[str, Any]:
     )  # fmt: skip
     with progress("answers and labels for all layers", passes(samples, "own") * len(samples)) as advance:
         table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance, after)
+    if not processes().is_first:
+        return {}
     # 3. The boldest threshold that passes, on the very policy that is saved.
     chosen = CalibrationOptions(**{field.name: getattr(options, field.name) for field in fields(CalibrationOptions)})
     found = calibrate(policy, table, chosen, names)

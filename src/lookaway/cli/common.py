@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..core.errors import DataError
+from ..core.processes import processes
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
@@ -115,16 +116,23 @@ def tell(line: str) -> None:
 
 
 def earlier_records(records: Path, facts: Mapping[str, Any], fresh: bool) -> list[dict[str, Any]]:
-    """The records that an interrupted run of the same job left; with `fresh` they are removed first.
+    """The records that an interrupted run of the same job left, of one process or several; with `fresh` they are
+    removed first.
 
     Raises:
         StaleResults: the records depend on something else than `facts`; nothing of them is overwritten.
     """
+    return processes().first(lambda: _earlier(records, facts, fresh))
+
+
+def _earlier(records: Path, facts: Mapping[str, Any], fresh: bool) -> list[dict[str, Any]]:
     from ..core.provenance import require_same, start_anew
     from ..core.record import RecordWriter, read_records
+    from ..core.shared_records import merge_parts, parts_of
 
     if fresh:
-        start_anew(records)
+        start_anew(records, *parts_of(records))
+    merge_parts(records, lambda header: require_same(header.get("provenance"), facts, records))
     if not records.exists():
         return []
     RecordWriter(records).close()  # drops a line that a kill cut short

@@ -75,8 +75,9 @@ def run(options: Options) -> dict[str, Any]:
     import lookaway as la
 
     from ..core.decision import Policy
+    from ..core.processes import processes
     from ..core.provenance import policy_digest, provenance
-    from ..core.record import RecordWriter
+    from ..core.shared_records import SharedRecords
     from ..data import load_samples
     from ..evaluation.exits import collect_outcomes
     from ..evaluation.gate_curves import write_curves, write_gates
@@ -114,8 +115,8 @@ def run(options: Options) -> dict[str, Any]:
     )  # fmt: skip
     done = results_from_records(earlier_records(records, facts, options.fresh))
     header = run_header("eval", model, options.data, options, options.seed, options.model, facts, other)
-    with RecordWriter(records) as writer:
-        writer.write("run", **header)
+    first = processes().is_first
+    with SharedRecords(records, header) as writer:
         with progress("answering with and without", len(samples)) as advance:
             results = evaluate_policy(
                 model, processor, policy, samples, variant=options.name, writer=writer, done=done,
@@ -130,7 +131,8 @@ def run(options: Options) -> dict[str, Any]:
         writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], can_exit=can_exit, **totals)
         if scorer is not None and scores is not None and options.baselines:
             write_token_baselines(writer, options, model, processor, samples, results, scorer, scores)
-        write_pictures(writer, samples, results, options.pictures)
+        if first:
+            write_pictures(writer, samples, results, options.pictures)
         seen = [sample for sample in samples if sample.images and sample.answer is not None]
         if options.curve and seen:
             with progress("all exits of each sample", len(seen)) as advance:
@@ -142,6 +144,8 @@ def run(options: Options) -> dict[str, Any]:
             write_curves(writer, options.name, policy, table, outcomes, [families[name] for name in table.ids])
             for name, one in others.items():
                 write_gates(writer, name, one, table, outcomes)
+    if not first:
+        return {}
     page = write_report(records, options.out / "report.html")
     show_summary(options.name, rows, page, scores, can_exit)
     return {"summary": [asdict(row) for row in rows], **totals, "records": str(records), "report": str(page)}

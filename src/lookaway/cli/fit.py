@@ -69,6 +69,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
     from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
+    from ..core.processes import alone, processes
     from ..core.provenance import claim, policy_digest
     from ..core.record import write_records
     from ..data import load_samples
@@ -114,14 +115,20 @@ def run(options: Options) -> dict[str, Any]:
     own_settings = {name: policy_digest(policy) for name, policy in own.items()}
     facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
     leftovers = ("trials.journal", "policy", HELD_OUT, BEST, SPACE, "gates-behind")
-    claim(options.out, facts, options.fresh, [options.out / name for name in leftovers])
-    write_space(options)
+    group = processes()
+
+    def begin() -> None:
+        claim(options.out, facts, options.fresh, [options.out / name for name in leftovers])
+        write_space(options)
+
+    group.first(begin)
     if "gates-behind" in options.methods:  # kept as files, which may be changed between two runs
         behind = gates_behind(options, model, processor, splits[0])
         own |= behind
         facts |= {"gates_behind": {name: policy_digest(policy) for name, policy in behind.items()}}
-    queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
-                       fresh=options.fresh)  # fmt: skip
+    with group.first_in_turn():
+        queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
+                           fresh=options.fresh and group.is_first)  # fmt: skip
 
     def runs(which: int, part: range, words: str, kept: Mapping[str, Any]) -> SampleRuns:
         with progress(words, 2 * len(part)) as advance:  # each sample's own answer, then its states
@@ -156,33 +163,45 @@ def run(options: Options) -> dict[str, Any]:
             f"  {done.key}: " + ("not on this model" if "refused" in done.details else f"{done.value:.1%} same answers")
         ),
         on_part=lambda number, kept, samples: console.print(f"{kept} policies of one pass, {samples} samples:"),
-        on_best=lambda choice, policy: save_best(console, options, anatomy_of(model).identity, choice, policy),
+        on_best=lambda choice, policy: (
+            save_best(console, options, anatomy_of(model).identity, choice, policy) if group.is_first else None
+        ),
         on_test=lambda tested: console.print(test_line(tested, guarantee)),
     )
-    with progress("policies tried", None) as tried:
+    # each process takes trials from the queue, so the samples of a trial are not shared
+    with progress("policies tried", None) as tried, alone():
         result = fit(
             anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
             lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
             guarantee, timed(0, 4), timed(1, 8), _counted(events, tried),
         )  # fmt: skip
     # 3. The result, with its certificate inside.
-    options.out.mkdir(parents=True, exist_ok=True)
     summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
     summary["generic_prompts"] = generic_prompts(splits)
     header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
-    write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
-    if result.policy is None:
-        draw_report(options.out)
-        raise PreparationError(why_none(result, guarantee))
-    object.__setattr__(
-        result.policy, "base", anatomy_of(model).identity
-    )  # certified for this model; policies are frozen
-    saved = result.policy.save_pretrained(options.out / "policy")
-    write_certificate(saved, result.policy, {**summary["certificate"], "provenance": facts})
-    shutil.rmtree(options.out / BEST, ignore_errors=True)
+    if result.policy is not None:
+        object.__setattr__(
+            result.policy, "base", anatomy_of(model).identity
+        )  # certified for this model; policies are frozen
+
+    def save() -> Path:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
+        if result.policy is None:
+            draw_report(options.out)
+            raise PreparationError(why_none(result, guarantee))
+        folder = result.policy.save_pretrained(options.out / "policy")
+        write_certificate(folder, result.policy, {**summary["certificate"], "provenance": facts})
+        shutil.rmtree(options.out / BEST, ignore_errors=True)
+        return folder
+
+    saved = group.first(save)
+    assert result.policy is not None
     console.print(result_line(summary, options))
     # 4. What stands beside it, on samples that nothing has seen, and the page.
     held_out = write_held_out(options, model, processor, result.policy, own, splits)
+    if not group.is_first:
+        return {}
     page = draw_report(options.out, held_out)
     if page is not None:
         console.print(f"report {page}", soft_wrap=True)

@@ -52,8 +52,9 @@ def write_held_out(
     """
     from ..anatomy.find import anatomy_of
     from ..core.errors import DataError, LookawayError
+    from ..core.processes import processes
     from ..core.provenance import policy_digest, provenance
-    from ..core.record import RecordWriter
+    from ..core.shared_records import SharedRecords
     from ..data import GENERATED, SEEN, load_samples
     from ..evaluation.beside import Baseline, baselines_for, beside_row
     from ..evaluation.header import run_header
@@ -94,15 +95,15 @@ def write_held_out(
         row["families"] = [asdict(part) for part in summarise(results, scores)]
         return {**row, "split": split, "scorer": None if scores is None else scores.scorer}
 
-    with RecordWriter(records) as writer:
-        header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
-        writer.write("run", **header)
+    header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
+    with SharedRecords(records, header) as writer:
         chosen = Baseline(NAME, policy)
         with progress("held-out samples, with and without the policy", len(samples)) as advance:
             results = evaluate_policy(model, processor, policy, samples, variant=NAME, writer=writer, done=done,
                                       progress=advance, **common)  # fmt: skip
         writer.write("beside", **judged(chosen, results))
-        write_kept(writer, model, processor, policy, samples, results, options.pictures)
+        if processes().is_first:
+            write_kept(writer, model, processor, policy, samples, results, options.pictures)
         without = {result.id: result.answer_without for result in results}
         for other in baselines_for(results, anatomy_of(model), gates, options.seed):
             try:

@@ -104,6 +104,7 @@ def gates_behind(options: Any, model: Any, processor: Any, samples: Sequence[Sam
     they look better there than they are; the certificate is of other samples.
     """
     from ..anatomy.find import anatomy_of
+    from ..core.processes import processes
     from ..policies import load
     from ..policies.compose import chain
     from ..policies.keep_schedule import KeepSchedule
@@ -114,23 +115,27 @@ def gates_behind(options: Any, model: Any, processor: Any, samples: Sequence[Sam
     from .common import cache_folder
     from .progress import progress
 
-    anatomy = anatomy_of(model)
+    anatomy, group = anatomy_of(model), processes()
     found: dict[str, Policy] = {}
     for share in options.gates_behind_shares:
         layer, ranking = options.reduce_before[0], options.rankings[0]
         after = KeepSchedule.from_steps({layer: share}, anatomy.num_layers, ranking=ranking)
         folder = options.out / "gates-behind" / f"{share:g}"
-        if (folder / "config.json").exists():
+        if group.first((folder / "config.json").exists):
             gates = load(folder)
         else:
             labels = LabelOptions(target="own", batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
             with progress(f"labels behind {share:g} of the tokens", len(samples)) as advance:
                 table = make_exit_table(model, processor, samples, labels, cache_folder(), advance, after)
-            trained = train_gates(table, GateOptions(seed=options.seed), image_names(samples))
-            gates = VisualExit(
-                trained.gates, trained.threshold, base=anatomy.identity, training=trained.summary
-            ).used_after(after)
-            gates.save_pretrained(folder)
+            with group.first_in_turn():
+                if group.is_first:
+                    trained = train_gates(table, GateOptions(seed=options.seed), image_names(samples))
+                    gates = VisualExit(
+                        trained.gates, trained.threshold, base=anatomy.identity, training=trained.summary
+                    ).used_after(after)
+                    gates.save_pretrained(folder)
+                else:
+                    gates = load(folder)
         assert isinstance(gates, VisualExit)
         own = gates.threshold if isinstance(gates.threshold, float) else 0.5
         for threshold in sorted({0.5, 0.7, 0.9, own}):

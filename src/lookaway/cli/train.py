@@ -59,6 +59,7 @@ METHODS = {"dyvte": "lookaway.cli.train", "eas": "lookaway.cli.train_eas", "twig
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
     from ..core.errors import DataError
+    from ..core.processes import processes
     from ..core.provenance import provenance
     from ..core.record import write_records
     from ..data import load_samples
@@ -94,6 +95,8 @@ def run(options: Options) -> dict[str, Any]:
     header = run_header("train", model, options.data, options, options.seed, options.model, facts, other)
     with progress("answers and labels for all layers", passes(samples, options.target) * len(samples)) as advance:
         table = make_exit_table(model, processor, samples, label_options, cache, advance, after, leave_out=True)
+    if not processes().is_first:
+        return {}  # the labels are shared; the gates take one process some seconds
     with progress("epochs of the gates' training", None) as steps:
         trained = train_gates(table, gate_options, names, steps.reach)
     policy = VisualExit(

@@ -36,6 +36,7 @@ class Options(AdapterOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
+    from ..core.processes import started
     from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
@@ -56,6 +57,8 @@ def run(options: Options) -> dict[str, Any]:
     header = run_header("train", model, options.data, options, options.seed, options.model, facts)
     with progress("steps of the training", None) as steps:
         found = train_adapters(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
+    if not started().is_first:
+        return {}
     saved = found.policy.save_pretrained(options.out)
     training = {**found.summary, "history": found.history}
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])

@@ -31,6 +31,7 @@ class Options(TuneOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
+    from ..core.processes import started
     from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import run_header
@@ -50,6 +51,8 @@ def run(options: Options) -> dict[str, Any]:
     header = run_header("tune", model, options.data, options, options.seed, options.model, facts)
     with progress("steps of the training", None) as steps:
         found = tune(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
+    if not started().is_first:
+        return {}
     training = {**found.summary, "history": found.history}
     write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     steps = found.summary["steps"]

@@ -17,11 +17,12 @@ import torch
 from ..anatomy.find import anatomy_of
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
+from ..core.processes import share
 from ..core.record import Sample
 from ..engine.replay.exit_table import collect_exit_table
 from ..models.answerable import answerable
 from ..models.answers import own_answers
-from ..models.encoding import encode, group_by_image
+from ..models.encoding import LazyBatches, encode, group_by_image
 from .curves import ExitOutcomes
 from .scoring import require_answers
 
@@ -53,7 +54,7 @@ def collect_outcomes(
     batches = group_by_image(samples, batch_size)
     truth = collect_exit_table(
         model,
-        (encode(processor, batch, device, answers=[str(s.answer) for s in batch]) for batch in batches),
+        LazyBatches(processor, batches, device, {sample.id: str(sample.answer) for sample in samples}),
         progress=progress,
         cache_dir=cache_dir,
     )
@@ -70,7 +71,7 @@ def collect_outcomes(
         rest = group_by_image(wrong, batch_size)
         own = collect_exit_table(
             model,
-            (encode(processor, batch, device, answers=[said[s.id] for s in batch]) for batch in rest),
+            LazyBatches(processor, rest, device, said),
             cache_dir=cache_dir,
             target="own",
         )
@@ -98,11 +99,13 @@ def _token_counts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Visual and text tokens of each sample's prompt, two int64 [N]."""
     anatomy = anatomy_of(model)
-    counts: dict[str, tuple[int, int]] = {}
-    for batch in batches:
+
+    def run(batch: Sequence[Sample]) -> dict[str, tuple[int, int]]:
         inputs = encode(processor, batch).inputs
         layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
-        for sample, visual, every in zip(batch, layout.visual_counts.tolist(), layout.counts.tolist(), strict=True):
-            counts[sample.id] = (visual, every - visual)
+        both = zip(batch, layout.visual_counts.tolist(), layout.counts.tolist(), strict=True)
+        return {sample.id: (visual, every - visual) for sample, visual, every in both}
+
+    counts = {name: found for part in share(batches, run, size=len) for name, found in part.items()}
     both = np.array([counts[sample.id] for sample in samples], dtype=np.int64)
     return both[:, 0], both[:, 1]

@@ -11,6 +11,7 @@ import torch
 
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Sample, Trace
+from ..core.shared_records import share_records
 from ..engine.api import attach
 from ..models.encoding import encode, group_by_image
 from .scoring import is_right, same_answer
@@ -76,7 +77,8 @@ def evaluate_policy(
     Args:
         samples: with or without ground truth (then only agreement is judged).
         writer: gets one 'sample' record each, as soon as its batch is done.
-        done: results of an earlier, interrupted run under this variant: their samples are not run again.
+        done: results of an earlier, interrupted run under this variant: batches of which all are known are not run
+            again, and what is known is not written again.
         without: the answers without a policy by sample id, where another variant's run has them already.
         progress: called with the number of samples that were just finished.
 
@@ -84,8 +86,10 @@ def evaluate_policy(
         One result a sample, in the order of `samples`.
     """
     found = {result.id: result for result in done if result.variant == variant}
-    has_visual_tokens = [sample for sample in samples if sample.id not in found]
-    for batch in group_by_image(has_visual_tokens, batch_size):
+    # batches are those of a run without interruptions, so that an answer never depends on where one was cut
+    rest = [b for b in group_by_image(samples, batch_size) if not all(sample.id in found for sample in b)]
+
+    def run(batch: Sequence[Sample]) -> list[dict[str, Any]]:
         inputs = encode(processor, batch, device=model.device).inputs
         if without is None:
             full = _answers(model, processor, inputs, max_new_tokens)
@@ -95,12 +99,14 @@ def evaluate_policy(
             if not any(sample.images for sample in batch):  # questions without an image are part of the data
                 warnings.filterwarnings("ignore", message="A policy is attached, but no row")
             answers = _answers(model, processor, inputs, max_new_tokens)
-        for row, sample in enumerate(batch):
-            result = _result(variant, sample, full[row], answers[row], attached.trace, row)
-            found[sample.id] = result
-            if writer is not None:
-                writer.write("sample", **asdict(result))
-        progress(len(batch))
+        return [
+            asdict(_result(variant, sample, full[row], answers[row], attached.trace, row))
+            for row, sample in enumerate(batch)
+            if sample.id not in found
+        ]
+
+    for rows in share_records(rest, run, writer, "sample", progress=progress):
+        found.update({str(row["id"]): PairedResult(**row) for row in rows})
     return [found[sample.id] for sample in samples]
 
 

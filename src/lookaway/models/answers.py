@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.processes import processes
 from ..core.provenance import picture_digest, provenance_key
 from ..core.record import RecordWriter, Sample, read_records
+from ..core.shared_records import SharedRecords, merge_parts, share_records
 from .encoding import encode
 
 __all__ = ["own_answers", "without_end"]
@@ -30,33 +33,39 @@ def own_answers(
         batches: samples that run together.
         cache: JSONL file in which answers of this very model are kept, and from which known ones are taken: by question
             and by what the pictures show, not by their names.
-        progress: called with the number of samples after each batch.
+        progress: called with the number of samples that are known already, and after each batch.
     """
     known: dict[str, list[int]] = {}
-    writer = None
     if cache is not None:
-        writer = RecordWriter(cache)  # drops a line that a kill cut short
-        known = {record["key"]: record["tokens"] for record in read_records(cache)}
-    found: dict[str, list[int]] = {}
+        known = processes().first(lambda: _known(cache))
     pictures: dict[str, str] = {}
-    for batch in batches:
-        keys = [_question_key(sample, pictures) for sample in batch]
-        if not all(key in known for key in keys):
-            inputs = encode(processor, batch, model.device).inputs
-            with torch.no_grad():
-                ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-            for key, row in zip(
-                keys, without_end(ids[:, inputs["input_ids"].shape[1] :], model, processor), strict=True
-            ):
-                known[key] = row
-                if writer is not None:
-                    writer.write("own-answer", key=key, tokens=row)
-        if progress is not None:
-            progress(len(batch))
-        found.update({sample.id: known[key] for sample, key in zip(batch, keys, strict=True)})
-    if writer is not None:
-        writer.close()
-    return found
+    keys = [[_question_key(sample, pictures) for sample in batch] for batch in batches]
+    rest = [place for place, own in enumerate(keys) if not all(key in known for key in own)]
+    if progress is not None and len(rest) < len(batches):
+        progress(sum(map(len, batches)) - sum(len(batches[place]) for place in rest))
+
+    def run(place: int) -> list[dict[str, Any]]:
+        inputs = encode(processor, batches[place], model.device).inputs
+        with torch.no_grad():
+            ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        rows = without_end(ids[:, inputs["input_ids"].shape[1] :], model, processor)
+        return [{"key": key, "tokens": row} for key, row in zip(keys[place], rows, strict=True)]
+
+    with nullcontext() if cache is None else SharedRecords(cache) as writer:
+        for rows in share_records(rest, run, writer, "own-answer", progress=progress):
+            known.update({str(row["key"]): row["tokens"] for row in rows})
+    return {
+        sample.id: known[key]
+        for batch, own in zip(batches, keys, strict=True)
+        for sample, key in zip(batch, own, strict=True)
+    }
+
+
+def _known(cache: Path) -> dict[str, list[int]]:
+    """What the file and what processes that died left beside it hold."""
+    RecordWriter(cache).close()  # drops a line that a kill cut short
+    merge_parts(cache)
+    return {record["key"]: record["tokens"] for record in read_records(cache)}
 
 
 def without_end(ids: Tensor, model: Any, processor: Any) -> list[list[int]]:

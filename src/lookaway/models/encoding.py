@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..core.errors import DataError
 from ..core.record import Sample
 from .answerable import answer_ids, check_answers
 
-__all__ = ["Encoded", "encode", "group_by_image", "open_image"]
+__all__ = ["Encoded", "LazyBatches", "encode", "group_by_image", "open_image"]
 
 
 ORIENTATION = 0x0112
@@ -81,6 +81,23 @@ def encode(
         answer_type = int("PaliGemma" in type(processor).__name__)
         inputs, answer_mask = _append(inputs, ids, _pad_id(processor.tokenizer), answer_type)
     return Encoded(inputs, answer_mask, tuple(samples))
+
+
+class LazyBatches(Sequence[Encoded]):
+    """Batches of samples with their answers, encoded when they are asked for, and not kept."""
+
+    def __init__(
+        self, processor: Any, batches: Sequence[Sequence[Sample]], device: Any,
+        answers: Mapping[str, str | Sequence[int]],
+    ) -> None:  # fmt: skip
+        self._processor, self._batches, self._device, self._answers = processor, batches, device, answers
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, place: Any) -> Any:
+        batch = self._batches[place]
+        return encode(self._processor, batch, self._device, [self._answers[sample.id] for sample in batch])
 
 
 def group_by_image(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ import torch
 from ..core.classifiers import refuse_classifier
 from ..core.errors import LookawayError, PreparationError, SettingsError, UnsupportedModel
 from ..core.hub import may_be_hub_id
+from ..core.processes import processes
 
 if TYPE_CHECKING:
     from .layouts.plan import Plan
 
-__all__ = ["MINI", "load_config", "load_model"]
+__all__ = ["MINI", "device_of_process", "load_config", "load_model"]
 
 MINI = {"lookaway-mini": "exit-aware", "lookaway-mini-plain": "plain"}
 """Names of the default models -> how they were aligned."""
@@ -40,7 +42,7 @@ def load_model(
     Args:
         path_or_id: a folder, a hub id, or 'lookaway-mini' / 'lookaway-mini-plain' (prepared on first use).
         dtype: torch dtype, its name, or 'auto' for the checkpoint's own; None: fp32 on a CPU, 'auto' elsewhere.
-        device: None: a GPU where there is one.
+        device: None: a GPU where there is one; of several processes (LOCAL_RANK) each takes its own.
         attention: attention implementation; None: transformers' choice (SDPA).
         vision_tower: folder of the vision tower, where a published checkpoint only names it and it does not lie beside
             the model.
@@ -51,6 +53,38 @@ def load_model(
         UnsupportedModel: it is a text-only model, a classifier, or a published layout that cannot be read right.
         SettingsError: a dtype or prompt form that is not known, or a setting that this model has no use for.
     """
+    device = device_of_process(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    with processes().first_in_turn():  # what has to be fetched or prepared is so once
+        return _loaded(path_or_id, dtype, device, attention, vision_tower, conversation)
+
+
+def device_of_process(device: Any, gpus: int, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """The device of this process.
+
+    Args:
+        device: as asked for; None: a GPU where there is one.
+        gpus: how many this process sees.
+        environment: LOCAL_RANK is the number of this process on its machine, as torchrun sets it.
+
+    Raises:
+        SettingsError: it sees several GPUs, and fewer than there are processes on this machine.
+    """
+    wanted = torch.device(device or ("cuda" if gpus else "cpu"))
+    local = environment.get("LOCAL_RANK", "")
+    if wanted.type != "cuda" or wanted.index is not None or gpus < 2 or not local.isdigit():
+        return wanted  # a launcher that shows each process one GPU has chosen already
+    if int(local) >= gpus:
+        raise SettingsError(
+            f"Process {local} of this machine has no GPU of its own: {gpus} are visible. Start {gpus} processes "
+            f"(--nproc-per-node {gpus}), or give --device cpu."
+        )
+    return torch.device("cuda", int(local))
+
+
+def _loaded(
+    path_or_id: str | Path, dtype: torch.dtype | str | None, device: torch.device, attention: str | None,
+    vision_tower: str | Path | None, conversation: str | None,
+) -> tuple[Any, Any]:  # fmt: skip
     from transformers import AutoConfig
 
     from .layouts.converted import model_class_of, processor_of
@@ -59,7 +93,7 @@ def load_model(
 
     register_own_models()
     name, source = str(path_or_id), _source(path_or_id)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of_process(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     with _Explained(name), _no_bars():

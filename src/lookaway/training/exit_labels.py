@@ -7,7 +7,7 @@ of free-running greedy answers: the exit's answer is equal if and only if no arg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..engine.api import attach
 from ..engine.replay.exit_table import collect_exit_table
 from ..models.answerable import answerable
 from ..models.answers import own_answers
-from ..models.encoding import Encoded, encode, group_by_image
+from ..models.encoding import LazyBatches, group_by_image
 from .labels_behind import check_comes_first, exits_behind, tables_behind
 
 __all__ = ["LabelOptions", "image_names", "make_exit_table", "with_images"]
@@ -108,14 +108,11 @@ def make_exit_table(
         batches = group_by_image(seen, options.batch_size)
     dtype = torch.float32 if options.features == "float32" else torch.float16
 
-    def encoded() -> Iterator[Encoded]:
-        for batch in batches:
-            yield encode(processor, batch, model.device, [answers[sample.id] for sample in batch])
-
+    encoded = LazyBatches(processor, batches, model.device, answers)
     if after is not None:
         layers = options.candidates or exits_behind(model, processor, after, batches[0])
-        return tables_behind(model, processor, after, encoded(), layers, target, cache_dir, progress, dtype)
-    return collect_exit_table(model, encoded(), options.candidates or None, progress, cache_dir, target, dtype=dtype)
+        return tables_behind(model, processor, after, encoded, layers, target, cache_dir, progress, dtype)
+    return collect_exit_table(model, encoded, options.candidates or None, progress, cache_dir, target, dtype=dtype)
 
 
 def target_of(samples: Sequence[Sample], target: str) -> Literal["answer", "own"]:

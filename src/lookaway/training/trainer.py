@@ -13,7 +13,15 @@ from ..core.provenance import claim, provenance
 from ..core.record import Sample
 from ..models.encoding import Encoded, encode
 
-__all__ = ["Progress", "Trained", "check_answered", "latest_checkpoint", "train_on_answers", "training_facts"]
+__all__ = [
+    "Progress",
+    "Trained",
+    "check_answered",
+    "claim_in_turn",
+    "latest_checkpoint",
+    "train_on_answers",
+    "training_facts",
+]
 
 Loss = Callable[[Any, Encoded, int], Any]
 """(model, batch, number of the batch) -> scalar loss. The number is the same in a resumed run."""
@@ -78,8 +86,6 @@ def train_on_answers(
     """
     from transformers import Trainer, TrainerState, TrainingArguments
 
-    claim(folder, facts, fresh, sorted(folder.glob("checkpoint-*")))
-
     class AnswerTrainer(Trainer):
         micro_step = 0
 
@@ -116,6 +122,7 @@ def train_on_answers(
     )
 
     check_one_process_a_gpu(arguments.n_gpu)
+    claim_in_turn(folder, facts, fresh, lambda: sorted(folder.glob("checkpoint-*")), device.type == "cpu")
 
     def collate(batch: list[Sample]) -> dict[str, Encoded]:
         return {"batch": encode(processor, batch, device, [str(sample.answer) for sample in batch])}
@@ -132,6 +139,25 @@ def train_on_answers(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     history = [{k: float(v) for k, v in row.items()} for row in trainer.state.log_history]
     return Trained(trainer.state.global_step, history, checkpoint.name if checkpoint else None)
+
+
+def claim_in_turn(
+    folder: Path, facts: Mapping[str, Any], fresh: bool, leftovers: Callable[[], Sequence[Path]], cpu: bool
+) -> Any:
+    """`core.provenance.claim` by the first process of a distributed run, and then by the others, which remove nothing.
+
+    Returns:
+        accelerate's `PartialState`, which knows who is first.
+
+    Raises:
+        StaleResults: as `claim` does, in all processes.
+    """
+    from accelerate import PartialState
+
+    state = PartialState(cpu=cpu)
+    with state.main_process_first():
+        claim(folder, facts, fresh and state.is_main_process, leftovers())
+    return state
 
 
 def training_facts(model: Any, processor: Any, samples: Sequence[Sample], options: Any) -> dict[str, Any]:

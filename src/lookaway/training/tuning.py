@@ -20,12 +20,11 @@ from ..anatomy.base import Anatomy
 from ..anatomy.find import anatomy_of
 from ..core.errors import LookawayError, MissingDependency, SettingsError
 from ..core.files import atomic_directory
-from ..core.provenance import claim
 from ..core.record import Sample
 from ..engine.replay.teacher_forcing import answer_loss as policy_loss
 from ..models.encoding import Encoded
 from ..policies.fixed import ExitAt
-from .trainer import Progress, check_answered, train_on_answers, training_facts
+from .trainer import Progress, check_answered, claim_in_turn, train_on_answers, training_facts
 
 __all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
 
@@ -121,7 +120,8 @@ def tune(
     out = Path(out)
     folder = out / options.save
     facts = training_facts(model, processor, samples, options)
-    claim(out, facts, fresh, [out / "checkpoints", out / "adapter", out / "merged"])
+    leftovers = [out / "checkpoints", out / "adapter", out / "merged"]
+    state = claim_in_turn(out, facts, fresh, lambda: leftovers, anatomy.model.device.type == "cpu")
     if folder.exists():
         raise LookawayError(
             f"{folder} exists already: this run is finished. Give another --out, or --fresh, to tune again."
@@ -144,10 +144,11 @@ def tune(
 
     # 3. Save, atomically.
     tuned.eval()
-    with atomic_directory(folder) as parts:
-        result = tuned.merge_and_unload() if options.save == "merged" else tuned
-        result.save_pretrained(parts)
-        processor.save_pretrained(parts)
+    result = tuned.merge_and_unload() if options.save == "merged" else tuned
+    if state.is_main_process:
+        with atomic_directory(folder) as parts:
+            result.save_pretrained(parts)
+            processor.save_pretrained(parts)
     summary = {
         "options": asdict(options),
         "samples": len(samples),

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ...anatomy.base import Anatomy
 from ...anatomy.find import anatomy_of
-from ...core.errors import DataError
+from ...core.errors import DataError, SettingsError
 from ...core.exit_table import ExitTable
 from ...core.layout import TokenLayout
+from ...core.processes import processes, share
 from ...core.provenance import provenance, provenance_key
 from ..prefill.decoder_call import gather_rows
 from .shared_prefix import groups_of, record_shared, rows_of
@@ -50,7 +51,8 @@ def collect_exit_table(
 
     Args:
         model: a supported model without a policy attached.
-        batches: encoded with answers. May be a generator; a batch found in `cache_dir` is not run.
+        batches: encoded with answers. May be a generator; a batch found in `cache_dir` is not run. Several processes
+            share a sequence of them, of which each encodes its own (`models.encoding.LazyBatches`).
         layers: candidate exits; None: all from the first prunable layer on.
         progress: called with the number of samples after each batch.
         cache_dir: one file a batch is kept there, so a run that was killed goes on; files of another model, other
@@ -95,8 +97,11 @@ def cached_tables(
         DataError: a batch has no answers, or there is no batch.
     """
     known = provenance_key(depends()) if cache_dir is not None else ""
-    tables = []
-    for batch in batches:
+    several = processes().count > 1
+    if several and cache_dir is None:
+        raise SettingsError("Several processes hand each other their exit tables as files: give cache_dir.")
+
+    def one(batch: EncodedBatch) -> ExitTable | tuple[Path, int]:
         if batch.answer_mask is None:
             raise DataError("The exit table needs answers: encode(processor, samples, device, answers=[...]).")
         file = None
@@ -107,10 +112,22 @@ def cached_tables(
             table = make(batch)
             if file is not None:
                 table.save(file)
-        tables.append(table)
-        if progress is not None:
-            progress(len(table))
-    return ExitTable.concat(tables)
+        return (file, len(table)) if several and file is not None else table
+
+    def size(found: ExitTable | tuple[Path, int]) -> int:
+        return len(found) if isinstance(found, ExitTable) else found[1]
+
+    found = share(batches, one, size=size, progress=progress)
+    return ExitTable.concat([one if isinstance(one, ExitTable) else _made_elsewhere(one[0]) for one in found])
+
+
+def _made_elsewhere(file: Path) -> ExitTable:
+    if not file.exists():
+        raise DataError(
+            f"Another process wrote {file}, and this one cannot see it: give a --cache (and --out) on a disk that all "
+            "machines share."
+        )
+    return ExitTable.load(file)
 
 
 def _table(

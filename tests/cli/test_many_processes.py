@@ -1,0 +1,113 @@
+"""Two real processes (torchrun, gloo) on a tiny model: the result is that of one, also after one of them died."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lookaway
+from lookaway.core.exit_table import ExitTable
+from lookaway.core.record import read_records
+
+SOURCE = Path(lookaway.__file__).parents[1]
+
+
+def launch(folder, commands, processes=2, dies=None):
+    jobs = folder / "jobs.json"
+    jobs.write_text(json.dumps({"commands": [[str(a) for a in c] for c in commands], "dies": dies}))
+    driver = Path(__file__).parent / "many_driver.py"
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", driver, jobs],
+        capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "LOOKAWAY_PROCESS_TIMEOUT": "120",
+             "LOOKAWAY_CACHE": str(folder / "cache")},
+    )  # fmt: skip
+
+
+def eval_of(model, data, out):
+    return ["eval", "--model", model, "--data", data, "--split", "all", "--limit", 12, "--exit-at", 2, "--batch-size",
+            2, "--max-new-tokens", 3, "--device", "cpu", "--pictures", 2, "--out", out]  # fmt: skip
+
+
+def analyze_of(model, data, out):
+    return ["analyze", "--model", model, "--data", data, "--split", "all", "--limit", 4, "--max-new-tokens", 2,
+            "--device", "cpu", "--pictures", 2, "--out", out]  # fmt: skip
+
+
+def train_of(model, data, out):
+    return ["train", "--model", model, "--data", data, "--split", "all", "--limit", 12, "--target", "own",
+            "--epochs", 2, "--label-batch", 2, "--max-new-tokens", 3, "--device", "cpu", "--out", out,
+            "--cache", f"{out}-cache"]  # fmt: skip
+
+
+def calibrate_of(model, data, gates, out):
+    return ["calibrate", "--model", model, "--policy", gates, "--data", data, "--split", "all", "--no-one-per-image",
+            "--epsilon", 0.6, "--delta", 0.4, "--label-batch", 2, "--max-new-tokens", 3, "--device", "cpu",
+            "--out", out, "--cache", f"{out}-cache"]  # fmt: skip
+
+
+def records_of(folder):
+    return [r for r in read_records(folder / "records.jsonl") if r["kind"] != "run"]
+
+
+def one(tmp, commands, call, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("LOOKAWAY_CACHE", str(tmp / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for command in commands:
+            status, _, err = call(*command)
+            assert status == 0, err
+    finally:
+        torch.set_num_threads(threads)
+
+
+def by_id(records, kind):
+    return {r["id"]: r for r in records if r["kind"] == kind}
+
+
+def test_two_processes_leave_what_one_leaves(model_folder, data_file, tmp_path, call, monkeypatch):
+    m, d = model_folder, data_file
+    folders = {name: tmp_path / name for name in ("one", "two")}
+    for folder in folders.values():
+        folder.mkdir()
+    commands = {
+        name: [eval_of(m, d, f / "eval"), analyze_of(m, d, f / "analyze"), train_of(m, d, f / "gates"),
+               calibrate_of(m, d, f / "gates", f / "calibrated")]
+        for name, f in folders.items()
+    }  # fmt: skip
+    one(folders["one"], commands["one"], call, monkeypatch)
+    done = launch(folders["two"], commands["two"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for part in ("eval", "analyze"):  # record for record, in order
+        assert records_of(folders["two"] / part) == records_of(folders["one"] / part)
+        assert (folders["two"] / part / "report.html").exists()
+        assert not list((folders["two"] / part).glob("*.part-*"))
+    for part in ("gates", "calibrated"):  # bit for bit
+        weights = [(folders[name] / part / "model.safetensors").read_bytes() for name in ("two", "one")]
+        assert weights[0] == weights[1]
+    assert done.stdout.count("saved ") == 2  # one line each of train and calibrate: the first process alone prints
+    tables = [{p.name: ExitTable.load(p) for p in (folders[n] / "gates-cache").glob("*.safetensors")}
+              for n in ("one", "two")]  # fmt: skip
+    assert tables[0].keys() == tables[1].keys()
+    assert all(bool((tables[0][k].loss == tables[1][k].loss).all()) for k in tables[0])
+
+
+def test_a_killed_process_ends_all_and_others_go_on(model_folder, data_file, tmp_path, call, monkeypatch):
+    m, d = model_folder, data_file
+    (tmp_path / "one").mkdir()
+    one(tmp_path / "one", [eval_of(m, d, tmp_path / "one" / "eval")], call, monkeypatch)
+    killed = launch(tmp_path, [eval_of(m, d, tmp_path / "eval")], dies=["sample", 3])
+    assert killed.returncode != 0
+    parts = sorted((tmp_path / "eval").glob("records.part-*.jsonl"))
+    assert parts  # what was finished is there
+    finished = {r["id"] for part in parts for r in read_records(part) if r["kind"] == "sample"}
+    one(tmp_path, [eval_of(m, d, tmp_path / "eval")], call, monkeypatch)  # one process goes on where two were
+    found, wanted = records_of(tmp_path / "eval"), records_of(tmp_path / "one" / "eval")
+    assert by_id(found, "sample") == by_id(wanted, "sample")
+    assert finished
+    assert [r for r in found if r["kind"] != "sample"] == [r for r in wanted if r["kind"] != "sample"]
+    assert not list((tmp_path / "eval").glob("*.part-*"))
