@@ -111,3 +111,29 @@ def test_a_killed_process_ends_all_and_others_go_on(model_folder, data_file, tmp
     assert finished
     assert [r for r in found if r["kind"] != "sample"] == [r for r in wanted if r["kind"] != "sample"]
     assert not list((tmp_path / "eval").glob("*.part-*"))
+
+
+def test_fit_and_adapters_in_two_processes(model_folder, answered, data_file, tmp_path, call, monkeypatch):
+    fits = {
+        name: ["fit", "--model", model_folder, "--data", answered, "--out", tmp_path / name, "--max-new-tokens", 2,
+               "--epsilon", 0.9, "--limit", 24, "--shares", 0.5, "--shares", 0.9, "--methods", "reduction",
+               "--held-out", 4, "--pictures", 1, "--device", "cpu"]
+        for name in ("one", "two")
+    }  # fmt: skip
+    trained = ["--model", model_folder, "--data", data_file, "--split", "all", "--limit", 8, "--max-steps", 2,
+               "--batch-size", 2, "--device", "cpu", "--fresh"]  # fmt: skip
+    eas = ["train", "--method", "eas", *trained, "--width", 4, "--skip", 2, "--out", tmp_path / "eas"]
+    one(tmp_path, [fits["one"]], call, monkeypatch)
+    done = launch(tmp_path, [fits["two"], eas, eas])  # --fresh of one process removes nothing of the others'
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {name: records_of(tmp_path / name)[0] for name in fits}
+    for key in ("certificate", "chosen"):
+        assert found["two"][key] == found["one"][key]
+    assert (tmp_path / "two" / "policy" / "config.json").read_text() == (
+        tmp_path / "one" / "policy" / "config.json"
+    ).read_text()
+    held = [[r for r in read_records(tmp_path / n / "held-out.jsonl") if r["kind"] != "run"] for n in fits]
+    assert held[0] == held[1]
+    assert done.stdout.count("saved ") == 3
+    assert [r["kind"] for r in read_records(tmp_path / "eas" / "records.jsonl")] == ["run", "training"]
+    assert (tmp_path / "eas" / "config.json").exists()
