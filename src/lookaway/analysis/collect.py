@@ -68,7 +68,7 @@ def study(
         samples: each with at least one image.
         writer: gets one 'study' record each, as soon as it is measured.
         done: 'study' records of an earlier, interrupted run: their samples are not run again.
-        progress: called with the number of samples that are known already, and with 1 after each sample.
+        progress: called with 1 for each sample, known ones first.
 
     Returns:
         The values of the records, in the order of `samples`. Samples whose answer holds the token of visual positions
@@ -87,7 +87,8 @@ def study(
         )
     found = {record["id"]: record for record in done if record["kind"] == "study"}
     rest = [sample for sample in samples if sample.id not in found]
-    progress(len(samples) - len(rest))
+    for _ in range(len(samples) - len(rest)):
+        progress(1)
 
     def run(sample: Sample) -> list[dict[str, Any]]:
         try:
