@@ -38,3 +38,10 @@ def test_no_command_prints_through_a_console_of_its_own():
     folder = Path(report.__file__).parent
     own = [file.name for file in sorted(folder.glob("*.py")) if "Console(" in file.read_text(encoding="utf-8")]
     assert own == ["common.py", "progress.py"]
+
+
+def test_warnings_for_users_name_no_line_of_code():
+    from lookaway.cli.app import plain_warning
+
+    assert plain_warning(UserWarning("Not guaranteed: x"), UserWarning, "a.py", 3) == "warning: Not guaranteed: x\n"
+    assert "a.py:3: FutureWarning: y" in plain_warning(FutureWarning("y"), FutureWarning, "a.py", 3)

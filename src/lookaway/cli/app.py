@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,14 @@ def finish(values: Any, json_path: Path | None) -> None:
         write_json(json_path, json.loads(json.dumps(values, default=str)))
 
 
+PYTHONS_OWN = warnings.formatwarning
+
+
+def plain_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+    """What is meant for users without the line of code that it came from; others, such as deprecations, with it."""
+    return f"warning: {message}\n" if category is UserWarning else PYTHONS_OWN(message, category, *where, **more)
+
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
@@ -115,6 +124,7 @@ def main() -> None:
     """Entry point. Exit status 0 only when the job was done; errors made for users come without a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.formatwarning = plain_warning
     try:
         app()
     except LookawayError as error:
