@@ -54,10 +54,16 @@ class TestTheCounter:
         assert len(reads) == count
 
 
+READS_MORE = {
+    "twig-then-visual-exit": 1,  # the gates are asked before the layer where the twig has just chosen: a new question
+    "twig-second-look": 1,  # which rows look again
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_layout_is_read_once(name):
     reads = prefill_reads(CASES[name].make)
-    assert len([read for read in reads if read.startswith(LAYOUT)]) == 1
+    assert len([read for read in reads if read.startswith(LAYOUT)]) == 1 + READS_MORE.get(name, 0)
 
 
 @pytest.mark.parametrize("kind", ["single", "left_padded"])
