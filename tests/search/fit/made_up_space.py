@@ -11,7 +11,7 @@ SHAPE = DecoderShape(LAYERS, 8, 16, 2, 1, 4, 50)
 
 
 class Anatomy:
-    num_layers, first_prunable_layer, has_windows, shape, vision = LAYERS, 1, False, SHAPE, None
+    num_layers, first_prunable_layer, has_windows, shape, vision, only_before = LAYERS, 1, False, SHAPE, None, None
 
     @staticmethod
     def require_inside(what):
