@@ -33,6 +33,7 @@ from lookaway.evaluation.scores import PairedScores
 from lookaway.evaluation.speed import SpeedRow
 from lookaway.evaluation.statistics import Estimate
 from lookaway.evaluation.summary import SummaryRow
+from lookaway.evaluation.time_shares import RANGES, TimeShares
 from lookaway.search.fit.certify import Tested
 from lookaway.search.fit.choices import Choice
 from lookaway.search.fit.guarantee import Guarantee
@@ -64,6 +65,12 @@ TIMED = [
     for part, implied in (("decoder", 2.4), ("first token", None), ("decode", None))
     for variant, layer, speedup in (("exit at 15", 15, 1.72), ("idle", None, 0.995), ("gates-calibrated", 9, 2.32))
 ]  # fmt: skip
+SHARES = [
+    TimeShares(
+        name, 1, 0.2, dict(zip(RANGES, (0.01, 0.034, hooks, 0.0, 0.012, 0.002, 0.31, 0.632 - hooks), strict=True))
+    )
+    for name, hooks in (("exit at 15", 0.004), ("gates-calibrated", 0.053))
+]
 VERDICT = SimpleNamespace(effectiveness=0.9712, loss=0.2134, agreement=0.975, accuracy=0.9333, flops_share=0.4012,
                           tokens_share=0.3781)  # fmt: skip
 EVALUATOR = SimpleNamespace(measure="agreement", work=SimpleNamespace(trials=40, ratio=0.213))
@@ -135,6 +142,7 @@ SHOWN = {
     "eval-no-answers": lambda: summary.show_summary("fastv", NONE, PAGE, can_exit=False),
     "eval-tasks": tasks,
     "bench": lambda: bench.show(TIMED),
+    "bench-profile": lambda: bench.show_shares(SHARES),
     "search": lambda: search._show(SEARCHED, EVALUATOR, Path("schedule")),
     "search-compare": lambda: search_compare._show_rows(COMPARED, Path("out/report.html")),
     "search-eas": lambda: eas._show(SKIPS, Path("skip"), Path("skip/report.html")),

@@ -13,6 +13,7 @@ from .model_options import PublishedModel
 if TYPE_CHECKING:
     from ..core.decision import Policy
     from ..evaluation.speed import SpeedRow
+    from ..evaluation.time_shares import TimeShares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Options(PublishedModel):
     """float32, bfloat16, float16; default: float32 on a CPU, the checkpoint's own elsewhere."""
     attention: str | None = None
     """sdpa, eager, flash_attention_2; default: transformers' choice."""
+    profile: bool = False
+    """Also profile one run of each variant until its first token, and tell each part's share of the time."""
     out: Path = Path("out/bench")
     """Folder of records.jsonl, which every run writes anew."""
     allow_other_model: bool = False
@@ -72,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.provenance import policy_facts, provenance, start_anew
     from ..core.record import RecordWriter
     from ..evaluation.header import run_header
-    from ..evaluation.speed import measure_speed
+    from ..evaluation.speed import measure_speed, profile_speed
     from .bench_subject import model_and_sample, shaped
     from .common import choose_policy, fit_to
     from .progress import progress
@@ -105,6 +108,7 @@ def run(options: Options) -> dict[str, Any]:
     header = run_header("bench", model, subject.data, options, 0, subject.name, facts, other)
     start_anew(options.out / "records.jsonl")  # seconds of another policy or another day are not this run's
     rows: list[SpeedRow] = []
+    shares: list[TimeShares] = []
     lengths = len({n for n in options.new_tokens if n > 1})
     repeats = options.repeats or (5 if options.shape is not None and model.device.type == "cpu" else 30)
     with RecordWriter(options.out / "records.jsonl") as writer:
@@ -115,8 +119,14 @@ def run(options: Options) -> dict[str, Any]:
                     model, subject.inputs(size), exits=exits, policies=policies, new_tokens=options.new_tokens,
                     repeats=repeats, warmup=min(2, repeats), writer=writer, progress=advance,
                 )  # fmt: skip
+        for size in sizes if options.profile else ():
+            shares += profile_speed(model, subject.inputs(size), exits, policies)
+        for one in shares:
+            writer.write("time shares", **vars(one))
     show(rows)
-    return {"timings": [vars(row) for row in rows], "records": str(writer.path)}
+    show_shares(shares)
+    profiled = {"time_shares": [vars(one) for one in shares]} if shares else {}
+    return {"timings": [vars(row) for row in rows], **profiled, "records": str(writer.path)}
 
 
 def reductions(options: Options) -> dict[str, Policy]:
@@ -177,3 +187,17 @@ def show(rows: Sequence[SpeedRow]) -> None:
         words += f", {length} tokens" if length > 1 else ""
         title = words + (f", batch of {size}" if size > 1 else "")
         show_table(list(cells), list(zip(*cells.values(), strict=True)), title=title, texts=("variant",))
+
+
+def show_shares(shares: Sequence[TimeShares]) -> None:
+    """One table a size of the batch, one line a variant, one column a part of the run."""
+    from .tables import show_table
+
+    for size in dict.fromkeys(one.batch_size for one in shares):
+        found = [one for one in shares if one.batch_size == size]
+        kinds = list(found[0].shares)
+        lines = [
+            (one.variant, *("–" if part is None else f"{part:.1%}" for part in one.shares.values())) for one in found
+        ]
+        title = "share of the time until the first token, profiled" + (f", batch of {size}" if size > 1 else "")
+        show_table(["variant", *kinds], lines, title=title, texts=("variant",))

@@ -25,8 +25,9 @@ from .forced_looks import variants_of
 from .latency import Timing, measure, ratio
 from .limit import Machine, decode_limit, measure_machine, prefill_limit
 from .memory import kv_cache_bytes, peak_bytes
+from .time_shares import TimeShares, time_shares
 
-__all__ = ["SpeedRow", "measure_speed", "remaining_work"]
+__all__ = ["SpeedRow", "measure_speed", "profile_speed", "remaining_work"]
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,7 @@ def measure_speed(
         progress: called with 1 after each part; there are 2 and one more a length above 1.
     """
     batch_size = len(inputs["input_ids"])
-    timed: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
-    timed["idle"] = _Idle()
-    for name, policy in (policies or {}).items():
-        timed[name] = policy
-        timed |= {f"{name}, {words}": forced for words, forced in variants_of(policy, batch_size).items()}
+    timed = _timed(exits, policies or {}, batch_size)
     rows: list[SpeedRow] = []
     shape, height = anatomy_of(model).shape, int(inputs["input_ids"].numel())
     machine = measure_machine(shape, model.dtype, model.device, height)
@@ -141,6 +138,24 @@ def measure_speed(
         for row in rows:
             writer.write("timing", **vars(row))
     return rows
+
+
+def profile_speed(
+    model: Any, inputs: Mapping[str, Any], exits: Sequence[int], policies: Mapping[str, Policy]
+) -> list[TimeShares]:
+    """Where the time until the first token goes, one profiled run for each variant of `measure_speed`."""
+    size = len(inputs["input_ids"])
+    return time_shares(model, _timed(exits, policies, size), _generate(model, inputs, 1), size)
+
+
+def _timed(exits: Sequence[int], policies: Mapping[str, Policy], batch_size: int) -> dict[str, Policy]:
+    """All variants: fixed exits, the idle engine, the policies, and second looks with set numbers of rows."""
+    timed: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
+    timed["idle"] = _Idle()
+    for name, policy in policies.items():
+        timed[name] = policy
+        timed |= {f"{name}, {words}": forced for words, forced in variants_of(policy, batch_size).items()}
+    return timed
 
 
 def kv_bytes_of(model: Any, policy: Policy, inputs: Mapping[str, Any]) -> int:
