@@ -134,3 +134,10 @@ def test_a_local_folder_gives_its_name_only_a_hub_id_stays(tmp_path):
     assert la.anatomy(model).base.id == "my-model"
     model.config._name_or_path = "llava-hf/llava-1.5-7b-hf"
     assert la.anatomy(model).base.id == "llava-hf/llava-1.5-7b-hf"
+
+
+@pytest.mark.parametrize("version", ["5.24.0", "5.24.0.dev0", "6.0.0"])
+def test_a_transformers_that_is_not_known_is_refused_before_anything_runs(version, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", version)
+    with pytest.raises(UnsupportedModel, match=rf"transformers {version} .* pip install 'transformers>=5\.16,<5\.24'"):
+        la.anatomy(tiny("llava").model)

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import transformers
 from torch import nn
 
 from ..core.errors import UnknownAnatomy, UnsupportedModel
@@ -19,13 +20,29 @@ from .registry import FAMILIES, REFUSED
 __all__ = ["anatomy_of", "refute_inside"]
 
 
+NOT_YET = (5, 24)
+"""The first transformers that is refused: there decoder layers are handed their KV cache as `cache`, no longer as
+`past_key_values`, so what left would be forgotten behind the prompt."""
+
+
+def _check_transformers() -> None:
+    found = transformers.__version__
+    if tuple(int(part) for part in found.split(".")[:2]) >= NOT_YET:
+        raise UnsupportedModel(
+            f"transformers {found} hands KV caches to decoder layers under another name than this lookaway reads. "
+            "Install one that it knows: pip install 'transformers>=5.16,<5.24'."
+        )
+
+
 def anatomy_of(model: Any) -> Anatomy:
     """What was found in a model: where its decoder layers, norm, head and visual tokens are.
 
     Raises:
         UnknownAnatomy: no family is registered for this architecture, and it is not of the common pattern.
-        UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family.
+        UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family; or
+            transformers is newer than what this version of lookaway was tested with.
     """
+    _check_transformers()
     model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
