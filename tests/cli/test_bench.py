@@ -19,6 +19,7 @@ def test_several_policies_take_turns_and_each_has_its_rows(call, model_folder, d
     rows = [record for record in read_records(tmp_path / "out" / "records.jsonl") if record["kind"] == "timing"]
     looks = [f"look, {n} of 2 again" for n in (0, 1, 2)]
     assert {row["variant"] for row in rows} == {"exit at 1", "idle", "exit", "look", *looks}
+    assert {row["variant"] for row in rows if row["part"] == "first token"} >= set(looks)  # of both kinds of rows
     flops = {row["variant"]: row["implied_flops"] for row in rows if row["part"] == "decoder"}
     assert flops[looks[0]] > flops[looks[1]] > flops[looks[2]]
     assert flops[looks[0]] == pytest.approx(flops["exit"])

@@ -1,0 +1,55 @@
+"""`lookaway fit` in full by another cost than FLOPs: cache entries as caches hold them, a speed-up that is reached."""
+
+import pytest
+import torch
+from fit_cases import NEW, arguments, live, record_of, samples_of
+
+import lookaway as la
+from lookaway.models.encoding import encode
+from lookaway.search.fit import seconds
+from lookaway.search.fit.seconds import Seconds
+
+FEW = ("--methods", "exit", "--methods", "reduction", "--methods", "second-look", "--shares", 0.2, "--shares", 0.5,
+       "--thresholds", 0.1)  # fmt: skip
+
+
+def cached(loaded, sample, policy):
+    """Positions that the cache really holds after prefill, over all layers."""
+    model, processor = loaded
+    with torch.no_grad(), la.attach(model, policy):
+        cache = model(**encode(processor, [sample], model.device).inputs, use_cache=True).past_key_values
+    return sum(layer.keys.shape[2] for layer in cache.layers)
+
+
+def test_cache_entries_are_those_of_live_caches(call, model_folder, answered, loaded, tmp_path):
+    status, _, error = call(*arguments(model_folder, answered, tmp_path, *FEW, "--halvings", 0, "--cost", "kv"))
+    assert status == 0, error
+    found = record_of(tmp_path)
+    assert found["unit"] == "kv"
+    samples = samples_of(answered, "train")
+    whole = sum(cached(loaded, sample, la.KeepAll()) for sample in samples)
+    exits = {row["name"]: row for row in found["tried"] if row["method"] == "exit"}
+    assert len(exits) > 1
+    for name, row in exits.items():
+        policy = la.ExitAt(int(name.rpartition("/")[2]))
+        assert row["share"] == pytest.approx(sum(cached(loaded, s, policy) for s in samples) / whole), name
+    # the certified policy, on the samples that certified it
+    policy, samples = la.load(tmp_path / "policy"), samples_of(answered, "calibration")
+    kept = sum(cached(loaded, s, policy) for s in samples) / sum(cached(loaded, s, la.KeepAll()) for s in samples)
+    assert found["certificate"]["share"] == pytest.approx(kept)
+    changed = sum(live(loaded, s, policy, NEW + 1)[1] != live(loaded, s, la.KeepAll(), NEW + 1)[1] for s in samples)
+    assert found["certificate"]["changed"] == changed
+
+
+def test_a_speed_up_that_is_reached_ends_well(call, model_folder, answered, tmp_path, monkeypatch):
+    def clock(model, processor, samples, policies, **how):
+        return {name: Seconds(1.0, 1.5, 1.5, (1.4, 1.6), 2, 2, 4) for name in policies}
+
+    monkeypatch.setattr(seconds, "measure_seconds", clock)  # a busy machine must not decide
+    status, printed, error = call(*arguments(model_folder, answered, tmp_path, *FEW, "--speedup", 1.2))
+    assert status == 0, error
+    found = record_of(tmp_path)
+    assert found["unit"] == "seconds"
+    assert found["confirmed"]["speedup"] == 1.5
+    assert "1.50 times as fast as the full model" in " ".join(printed.split())
+    la.load(tmp_path / "policy")
