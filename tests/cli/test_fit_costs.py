@@ -53,3 +53,16 @@ def test_a_speed_up_that_is_reached_ends_well(call, model_folder, answered, tmp_
     assert found["confirmed"]["speedup"] == 1.5
     assert "1.50 times as fast as the full model" in " ".join(printed.split())
     la.load(tmp_path / "policy")
+
+
+def test_where_every_policy_is_slower_than_the_full_model_that_is_the_reason_given(
+    call, model_folder, answered, tmp_path, monkeypatch
+):
+    def clock(model, processor, samples, policies, **how):
+        return {name: Seconds(2.0, 1.0, 0.5, (0.4, 0.6), 2, 2, 4) for name in policies}
+
+    monkeypatch.setattr(seconds, "measure_seconds", clock)
+    status, _, error = call(*arguments(model_folder, answered, tmp_path, *FEW, "--cost", "seconds"))
+    assert status == 1
+    assert "No policy that was timed is as fast as the full model" in " ".join(error.split())
+    assert "each lost more" not in error

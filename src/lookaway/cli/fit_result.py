@@ -61,6 +61,13 @@ def why_none(result: FitResult, guarantee: Guarantee) -> str:
     from ..search.fit.guarantee import samples_needed
 
     if not result.certificate.tested:
+        kept = sum(guarantee.looks_kept(choice) for choice in result.found)
+        if kept:  # by counted cost every reduction saves something; by the clock none need
+            return (
+                f"No policy that was timed is as fast as the full model on this machine, though {kept} keep the "
+                f"answers on the search split at epsilon {guarantee.epsilon}. Try a larger "
+                "--batch-size or --answer-tokens, or minimise --cost flops."
+            )
         return (
             f"No policy of this space keeps the answers on the search split at epsilon {guarantee.epsilon}: each lost "
             "more than that. Allow a larger --epsilon, or add policies with --methods, --shares or --candidate."
