@@ -103,17 +103,13 @@ def _search(options: Options, model: Any, evaluator: Any, queue: Any, samples: A
 def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from ..anatomy.find import anatomy_of
     from ..core.errors import DataError
-    from ..core.provenance import provenance
-    from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..policies.baselines.vtw import VTW
-    from ..search.schedules.session import save
     from ..search.schedules.vtw import find_withdrawal
-    from ..search.trials.samples import fingerprint
     from .common import plain_console
     from .progress import progress
+    from .search_saving import save_measured
     from .settings import tell_settings
 
     model, processor = load_model(options.model, device=options.device, **options.published)
@@ -125,12 +121,8 @@ def _withdrawal(options: Options, samples: Any) -> dict[str, Any]:
             f"No layer's divergence is below {options.threshold:g} (the least is "
             f"{min(found.divergence.values()):.4g}), so nothing may leave this model early. Raise --threshold."
         )
-    policy = VTW(found.layer).with_base(anatomy_of(model).identity)
-    summary = {"method": "vtw", **asdict(found), "fingerprint": fingerprint(samples),
-               "samples": [sample.id for sample in samples]}  # fmt: skip
-    facts = provenance(model=model, processor=processor, samples=samples, options=options, free=("batch_size",))
-    header = run_header("search", model, options.data, options, options.seed, options.model, facts)
-    saved = save(options.out, policy, summary, header, [])
+    summary = {"method": "vtw", **asdict(found), "samples": [sample.id for sample in samples]}
+    saved, summary = save_measured(options, model, processor, samples, VTW(found.layer), summary)
     plain_console().print(
         f"all visual tokens leave before layer {found.layer} (divergence {found.divergence[found.layer]:.4g} on "
         f"{found.samples} samples)\nsaved {saved}; next: lookaway eval --policy {saved}"

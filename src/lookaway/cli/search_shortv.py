@@ -48,15 +48,14 @@ class Options(PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
-    from ..core.provenance import provenance
     from ..data import load_samples
-    from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..policies.baselines.shortv import ShortV
-    from ..search.schedules.session import check_out, save
+    from ..search.schedules.session import check_out
     from ..search.schedules.shortv import measure_contributions
-    from ..search.trials.samples import fingerprint, with_images
+    from ..search.trials.samples import with_images
     from .progress import progress
+    from .search_saving import save_measured
     from .settings import tell_settings
 
     check_out(options.out)
@@ -67,13 +66,10 @@ def run(options: Options) -> dict[str, Any]:
     with progress("layers frozen", len(samples) * anatomy.num_layers) as advance:
         found = measure_contributions(model, processor, samples, options.batch_size, advance)
     layers = found.choose(options.count, options.budget)
-    policy = ShortV(layers).with_base(anatomy.identity)
     share = found.flops_shares[len(layers)]
     summary = {"method": "shortv", **asdict(found), "frozen": list(layers), "flops_share": share,
-               "fingerprint": fingerprint(samples), "sample_ids": [sample.id for sample in samples]}  # fmt: skip
-    facts = provenance(model=model, processor=processor, samples=samples, options=options, free=("batch_size",))
-    header = run_header("search", model, options.data, options, options.seed, options.model, facts)
-    saved = save(options.out, policy, summary, header, [])
+               "sample_ids": [sample.id for sample in samples]}  # fmt: skip
+    saved, summary = save_measured(options, model, processor, samples, ShortV(layers), summary)
     _show(found.divergence, layers, share, saved)
     return {"policy": str(saved), **summary}
 
