@@ -40,10 +40,11 @@ def survivors(made: Sequence[Choice], keys: Sequence[str], guarantee: Guarantee)
     wanted = (len(keys) - falls_back + 1) // 2 + falls_back
     kept = sorted((c for c in made if guarantee.looks_kept(c)), key=lambda c: (c.share, c.name))
     singles = [choice for choice in made if choice.then is None] or list(made)
-    safest = min(singles, key=lambda c: (guarantee.total(c), -c.share, c.name), default=None)
     found: dict[str, None] = {}
-    if falls_back or safest is not None:
-        found[FULL if falls_back else safest.first] = None  # type: ignore[union-attr]
+    if falls_back:
+        found[FULL] = None
+    elif singles:
+        found[min(singles, key=lambda c: (guarantee.total(c), -c.share, c.name)).first] = None
     for choice in kept:
         new = [key for key in choice.keys if key not in found]
         if len(found) + len(new) <= wanted:
