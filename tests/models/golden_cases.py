@@ -34,6 +34,15 @@ def checkpoint(model: str) -> Path:
     return GOLDEN / model / "checkpoint"
 
 
+def change(folder: Path, **keys: Any) -> None:
+    """Give a copied folder's config.json other values; `part__key` is a key inside of a part."""
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in keys.items():
+        place, _, inner = key.partition("__")
+        config[place] = {**config[place], inner: value} if inner else value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def cases(model: str) -> list[Case]:
     facts = json.loads((GOLDEN / model / "cases.json").read_text(encoding="utf-8"))["cases"]
     return [Case(model, name, fact) for name, fact in facts.items()]

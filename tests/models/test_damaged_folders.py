@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from golden_cases import GOLDEN, checkpoint
+from golden_cases import GOLDEN, change, checkpoint
 from safetensors.torch import load_file, save_file
 
 from lookaway.core.errors import PreparationError
@@ -15,22 +15,6 @@ from lookaway.models.layouts.detection import plan_for
 from lookaway.models.layouts.doctor import diagnose
 from lookaway.models.layouts.plan import build
 from lookaway.models.layouts.reader import Shards
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
-def copy(tmp_path):
-    return lambda name: shutil.copytree(checkpoint(name), tmp_path / name / "model")
-
-
-def change(folder, **keys):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **keys}))
-
 
 CLIP = GOLDEN / "towers" / "openai" / "clip-vit-large-patch14-336"
 DAMAGES = {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from copy import deepcopy as copy_of
+from copy import deepcopy
 from fractions import Fraction
 from functools import partial
 
 import pytest
 import torch
-from golden_cases import GOLDEN, Case, cases, checkpoint, judge
+from golden_cases import GOLDEN, Case, cases, change, checkpoint, judge
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
@@ -25,25 +24,6 @@ from lookaway.models.layouts.plan import build
 
 FIRST, LATER = "Eagle2-1B", "Eagle2-1B-eagle_2_5_vl"
 EDITIONS = (FIRST, LATER)
-
-
-@pytest.fixture
-def copy(tmp_path):
-    def make(name=FIRST):
-        return shutil.copytree(checkpoint(name), tmp_path / name)
-
-    return make
-
-
-def change(folder, **keys):
-    config = json.loads((folder / "config.json").read_text())
-    for key, value in keys.items():
-        place, _, inner = key.partition("__")
-        if inner:
-            config[place][inner] = value
-        else:
-            config[place] = value
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def score(grid, width, height):
@@ -110,7 +90,7 @@ def test_several_pictures_and_turns_have_the_public_ids(name):
 def test_the_public_logits_and_ours_are_near_those_of_float64(name):
     """Why they are allowed 5e-5 between them: each is within 2.5e-5 of the same model in float64, in every case."""
     model, processor = la.load_model(checkpoint(name), device="cpu")
-    exact = copy_of(model).double()
+    exact = deepcopy(model).double()
     for module in exact.modules():
         if type(module).__name__ == "Qwen2RMSNorm":  # goes to float32 by itself
             module.forward = partial(root_mean_square_norm, module)
@@ -135,7 +115,7 @@ def test_pictures_numbered_out_of_order_are_refused():
 
 def test_a_head_is_tied_as_the_public_loader_ties_it(copy):
     """A stored head is not read where the config ties it, and is where it does not."""
-    folder = copy()
+    folder = copy(FIRST)
     tensors = load_file(folder / "model.safetensors")
     head = torch.randn_like(tensors["language_model.model.embed_tokens.weight"])
     save_file({**tensors, "language_model.lm_head.weight": head}, folder / "model.safetensors")
@@ -170,7 +150,7 @@ def test_the_auto_classes_read_a_converted_folder(name, tmp_path):
     ],
 )
 def test_other_variants_are_refused_by_name(copy, keys, reason):
-    folder = copy()
+    folder = copy(FIRST)
     change(folder, **keys)
     assert recognise(folder).name == "eagle2"
     with pytest.raises(UnsupportedModel, match=reason):

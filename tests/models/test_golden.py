@@ -25,13 +25,6 @@ WIDER = dict.fromkeys(EAGLE2, 5e-05)
 every case (test_eagle2.py holds both to that)."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_network():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        yield
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_public_code_answers(name):
     model, processor = la.load_model(checkpoint(name), device="cpu")

@@ -6,28 +6,13 @@ import json
 import shutil
 
 import pytest
-from golden_cases import GOLDEN, checkpoint
+from golden_cases import GOLDEN, change, checkpoint
 
 from lookaway.core.errors import PreparationError, UnsupportedModel
 from lookaway.models.layouts.detection import plan_for, recognise
 from lookaway.models.layouts.doctor import diagnose
 from lookaway.models.layouts.reader import Shards
 from lookaway.models.layouts.request import rope
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
-def copy(tmp_path):
-    return lambda name: shutil.copytree(checkpoint(name), tmp_path / name / "model")
-
-
-def change(folder, **keys):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **keys}))
 
 
 @pytest.mark.parametrize("name", sorted(file.parent.parent.name for file in GOLDEN.glob("*/checkpoint/config.json")))

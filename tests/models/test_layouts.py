@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from golden_cases import GOLDEN, checkpoint
+from golden_cases import GOLDEN, change, checkpoint
 from safetensors.torch import load_file, save_file
 
 from lookaway.core.errors import PreparationError, UnsupportedModel
@@ -20,26 +20,6 @@ from lookaway.models.layouts.reader import Shards
 
 VILA, LLAVA = "VILA-7b", "llava-v1.5-7b"
 CLIP = GOLDEN / "towers" / "openai" / "clip-vit-large-patch14-336"
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of a golden checkpoint that may be spoiled."""
-
-    def make(name):
-        return shutil.copytree(checkpoint(name), tmp_path / name / "model")
-
-    return make
-
-
-def change(folder, **keys):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **keys}))
 
 
 def test_layouts_are_recognised_by_their_keys(copy, tmp_path):

@@ -17,11 +17,6 @@ COLUMNS = ["published id", "layout", "becomes", "visual tokens", "prompt", "in t
            "weights' licence"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
 def rows():
     """The table's rows, each column by its head."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:1] == "|"]

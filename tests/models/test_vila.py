@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from golden_cases import GOLDEN, PUBLIC_PLACEHOLDER, as_public_ids, cases, checkpoint, judge
+from golden_cases import GOLDEN, PUBLIC_PLACEHOLDER, as_public_ids, cases, change, checkpoint, judge
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -60,20 +60,11 @@ def seen(model, pixels):
     return states.transpose(1, 2).reshape(len(pixels), -1, 2, 2)
 
 
-@pytest.fixture
-def copy(tmp_path):
-    return shutil.copytree(checkpoint(VILA), tmp_path / "vila")
-
-
-def change(path, **keys):
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, **keys}))
-
-
 def test_a_missing_part_is_named(copy):
-    shutil.rmtree(copy / "mm_projector")
+    folder = copy(VILA)
+    shutil.rmtree(folder / "mm_projector")
     with pytest.raises(PreparationError, match="part mm_projector/ is missing"):
-        plan_for(copy)
+        plan_for(folder)
 
 
 @pytest.mark.parametrize(
@@ -85,18 +76,20 @@ def test_a_missing_part_is_named(copy):
     ],
 )
 def test_nvila_is_refused_by_name(copy, keys):
-    change(copy / "config.json", **keys)
+    folder = copy(VILA)
+    change(folder, **keys)
     with pytest.raises(UnsupportedModel, match="NVILA"):
-        recognise(copy)
+        recognise(folder)
 
 
 def test_other_parts_are_refused_by_name(copy):
-    change(copy / "vision_tower" / "config.json", model_type="intern_vit_6b")
+    folder = copy(VILA)
+    change(folder / "vision_tower", model_type="intern_vit_6b")
     with pytest.raises(UnsupportedModel, match="tower 'intern_vit_6b' and the projector 'mlp_downsample'"):
-        plan_for(copy)
-    change(copy / "llm" / "config.json", architectures=["MixtralForCausalLM"])
+        plan_for(folder)
+    change(folder / "llm", architectures=["MixtralForCausalLM"])
     with pytest.raises(UnsupportedModel, match=r"decoder \['MixtralForCausalLM'\] is not one that is read"):
-        plan_for(copy)
+        plan_for(folder)
 
 
 def test_llama_3_begins_and_goes_on_as_the_public_code_has_it():
@@ -115,12 +108,12 @@ def test_llama_3_begins_and_goes_on_as_the_public_code_has_it():
     assert plan.generation.eos_token_id == [501, 509]  # <|end_of_text|>, <|eot_id|>
 
 
-def test_a_llama_3_without_reserved_tokens_is_refused(tmp_path):
-    copy = shutil.copytree(checkpoint(LLAMA_3), tmp_path / "vila")
-    file = copy / "llm" / "tokenizer.json"
+def test_a_llama_3_without_reserved_tokens_is_refused(copy):
+    folder = copy(LLAMA_3)
+    file = folder / "llm" / "tokenizer.json"
     file.write_text(file.read_text().replace("reserved_special_token", "other"))
     with pytest.raises(UnsupportedModel, match="no reserved special token"):
-        plan_for(copy)
+        plan_for(folder)
 
 
 def test_vila_1_0_saved_in_three_folders_answers_alike(tmp_path):
