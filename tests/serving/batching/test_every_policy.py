@@ -4,23 +4,12 @@ import dataclasses
 
 import pytest
 from cases import CASES
-from test_worker import LONG, Client, Finished, own, prompts, worker_of, written
+from test_worker import Client, Finished, alone, own, prompts, worker_of, written
 
 import lookaway as la
 from lookaway.engine.cache.pruned_cache import PrunedCacheInfo
 
 FAMILIES = ("llava", "qwen2_5_vl")
-
-
-def alone(model, inputs, policy):
-    def run():
-        ids = model.generate(**inputs, do_sample=False, max_new_tokens=LONG)
-        return ids[0, inputs["input_ids"].shape[1] :].tolist()
-
-    if policy is None:
-        return run()
-    with la.attach(model, policy):
-        return run()
 
 
 def test_joined_rows_carry_everything_that_a_cache_says():

@@ -49,7 +49,7 @@ def prompts(model, count=4):
 
 
 def alone(model, inputs, policy):
-    """What the model itself answers to one request."""
+    """What the model itself answers to one request under this policy; None: without any."""
 
     def run():
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=LONG)
@@ -57,7 +57,7 @@ def alone(model, inputs, policy):
 
     if policy is None:
         return run()
-    with la.attach(model, POLICIES[policy]):
+    with la.attach(model, policy):
         return run()
 
 
@@ -111,7 +111,7 @@ def test_a_mixed_batch_answers_as_each_request_alone(family):
     policies = {name: policy for name, policy in POLICIES.items() if fits(made.model, policy)}
     wanted = [(inputs, policy) for inputs in prompts(made) for policy in (None, *policies)]
     random.Random(3).shuffle(wanted)
-    expected = [alone(made.model, inputs, policy) for inputs, policy in wanted]
+    expected = [alone(made.model, inputs, POLICIES.get(policy)) for inputs, policy in wanted]
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     worker = worker_of(made.model, policies, max_batch=6, max_waiting=100)
     clients = [Client(worker, inputs, policy) for inputs, policy in wanted]
@@ -159,13 +159,13 @@ def test_the_models_repetition_penalty_counts():
     made.model.generation_config.eos_token_id = None
     made.model.generation_config.repetition_penalty = 3.0
     inputs = made.inputs()
-    expected = alone(made.model, inputs, "exit")
+    expected = alone(made.model, inputs, POLICIES["exit"])
     worker = worker_of(made.model)
     text, _ = Client(worker, inputs, "exit").result()
     assert text == written(made.model, expected)
     assert worker.stop()
     made.model.generation_config.repetition_penalty = 1.0
-    assert alone(made.model, inputs, "exit") != expected  # the penalty shows
+    assert alone(made.model, inputs, POLICIES["exit"]) != expected  # the penalty shows
 
 
 def test_generation_settings_that_are_not_carried_out_are_refused():
@@ -235,7 +235,7 @@ def test_a_full_queue_refuses_with_a_time():
 def test_cancelled_and_late_requests_leave_the_others_alone():
     made = own("llava")
     inputs = made.inputs()
-    expected = alone(made.model, inputs, "exit")
+    expected = alone(made.model, inputs, POLICIES["exit"])
     worker = worker_of(made.model)
     gone = Client(worker, inputs, "late", max_new_tokens=100_000)
     late = Client(worker, inputs, "late", max_new_tokens=100_000, deadline=time.monotonic() + 0.3)
@@ -309,7 +309,7 @@ def test_text_between_pictures(recwarn):
     inputs = made.inputs()
     wanted = [(words, "exit"), (inputs, "exit"), (words, "exit"), (inputs, "skip"), (words, None), (words, "late")]
     expected = [
-        written(made.model, alone(made.model, content, None if content is words else policy))
+        written(made.model, alone(made.model, content, None if content is words else POLICIES.get(policy)))
         for content, policy in wanted
     ]
     worker = worker_of(made.model)
@@ -320,7 +320,7 @@ def test_text_between_pictures(recwarn):
 
 def alone_after(worker, made, inputs):
     assert worker.stop()
-    return alone(made.model, inputs, "exit")
+    return alone(made.model, inputs, POLICIES["exit"])
 
 
 def test_stopping_finishes_what_was_taken():

@@ -14,6 +14,7 @@ from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.serving.openai.app import make_app
 from lookaway.serving.openai.limits import Limits
 
+URL = "/v1/chat/completions"
 SMALL = {"max_pictures": 3, "max_pixels": 10_000, "max_picture_bytes": 100_000, "max_body_bytes": 300_000,
          "max_prompt_tokens": 200, "max_answer_tokens": 50, "default_answer_tokens": 8, "max_batch": 4,
          "max_waiting": 6, "timeout_seconds": 60.0}  # fmt: skip

@@ -12,17 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from served import body, data_url, picture, tiny_app
-from starlette.testclient import TestClient
-
-URL = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def client():
-    app, _ = tiny_app()
-    with TestClient(app) as made:
-        yield made
+from served import URL, body, data_url, picture
 
 
 @pytest.fixture(autouse=True)

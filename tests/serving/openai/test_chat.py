@@ -7,22 +7,13 @@ import time
 
 import pytest
 from PIL import Image
-from served import POLICIES, body, events, picture, tiny_app
+from served import POLICIES, URL, body, events, picture, tiny_app
 from starlette.testclient import TestClient
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.models.encoding import encode, open_image
-
-URL = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def client():
-    app, _ = tiny_app()
-    with TestClient(app) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from served import body, tiny_app
+from served import URL, body, tiny_app
 from starlette.testclient import TestClient
 
 from lookaway.serving.openai import fetching
@@ -140,6 +140,6 @@ def test_the_deadline_ends_it(internet):
 def test_a_server_that_may_fetch_still_reaches_no_local_machine():
     app, _ = tiny_app(limits={"allow_url": True})
     with TestClient(app) as client:
-        reply = client.post("/v1/chat/completions", json=body(pictures=["http://127.0.0.1:80/a.png"]))
+        reply = client.post(URL, json=body(pictures=["http://127.0.0.1:80/a.png"]))
         assert reply.status_code == 400
         assert reply.json()["error"]["code"] == "url_failed"
