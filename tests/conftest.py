@@ -1,6 +1,26 @@
-"""What tests of the command line share."""
+"""What tests of the command line and of training share."""
+
+import json
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def write_questions():
+    """(folder, count, seed, **keys of all entries) -> data.json there: a question about each of `count` pictures."""
+    import numpy as np
+    from PIL import Image
+
+    def write(folder, count, seed, question="what is it?", **keys):
+        rng = np.random.default_rng(seed)
+        entries = []
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+            entries.append({"id": str(number), "image": f"{number}.png", "question": question, **keys})
+        (folder / "data.json").write_text(json.dumps(entries))
+        return folder / "data.json"
+
+    return write
 
 
 @pytest.fixture

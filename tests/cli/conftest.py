@@ -42,25 +42,17 @@ def loaded(model_folder):
 
 
 @pytest.fixture(scope="session")
-def answered(tmp_path_factory, model_folder, loaded):
+def answered(tmp_path_factory, loaded, write_questions):
     """90 pictures, one question each; for two thirds the answer is what the model says."""
-    import numpy as np
     from fit_cases import live
-    from PIL import Image
 
     import lookaway as la
     from lookaway.data import load_samples
 
-    folder = tmp_path_factory.mktemp("answered")
-    rng = np.random.default_rng(3)
-    entries = []
-    for number in range(90):
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        entries.append({"id": str(number), "image": f"{number}.png", "question": "what is it?", "answer": "x"})
-    (folder / "data.json").write_text(json.dumps(entries))
-    samples = load_samples(str(folder / "data.json"), "all")
+    data = write_questions(tmp_path_factory.mktemp("answered"), 90, seed=3, answer="x")
+    entries, samples = json.loads(data.read_text()), load_samples(str(data), "all")
     said = {sample.id: live(loaded, sample, la.KeepAll())[0] for sample in samples}
     for number, entry in enumerate(entries):
         entry["answer"] = said[entry["id"]] if number % 3 else "nothing of the kind"
-    (folder / "data.json").write_text(json.dumps(entries))
-    return folder / "data.json"
+    data.write_text(json.dumps(entries))
+    return data

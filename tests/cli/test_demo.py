@@ -12,19 +12,8 @@ from lookaway.models.mini import model as mini
 
 
 @pytest.fixture
-def data(tmp_path):
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(1)
-    entries = []
-    for number in range(60):
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-        entries.append(
-            {"id": str(number), "image": f"{number}.png", "question": "what?", "answer": "ab", "family": "x"}
-        )
-    (tmp_path / "d.json").write_text(json.dumps(entries))
-    return tmp_path / "d.json"
+def data(tmp_path, write_questions):
+    return write_questions(tmp_path, 60, seed=1, question="what?", answer="ab", family="x")
 
 
 @pytest.mark.slow

@@ -12,19 +12,9 @@ from lookaway.models.loading import load_model
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures(tmp_path_factory, write_questions):
     """One question a picture, 90 pictures: 54 or so to search on, 18 or so to certify on."""
-    import numpy as np
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(3)
-    entries = []
-    for number in range(90):
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        entries.append({"id": str(number), "image": f"{number}.png", "question": "what is it?"})
-    (folder / "data.json").write_text(json.dumps(entries))
-    return folder / "data.json"
+    return write_questions(tmp_path_factory.mktemp("pictures"), 90, seed=3)
 
 
 def fit(call, model, data, out, *more):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from transformers import GotOcr2ImageProcessorPil
 
 import lookaway as la
@@ -76,15 +74,10 @@ def test_search(folder, call, data_file, tmp_path):
         pass
 
 
-def test_fit(folder, call, tmp_path):
-    rng = np.random.default_rng(3)
-    entries = []
-    for number in range(90):
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-        entries.append({"id": str(number), "image": f"{number}.png", "question": "what is it?"})
-    (tmp_path / "data.json").write_text(json.dumps(entries))
+def test_fit(folder, call, tmp_path, write_questions):
+    data = write_questions(tmp_path, 90, seed=3)
     status, _, err = call(
-        "fit", "--model", folder, "--data", tmp_path / "data.json", "--out", tmp_path / "fit", "--max-new-tokens", 2,
+        "fit", "--model", folder, "--data", data, "--out", tmp_path / "fit", "--max-new-tokens", 2,
         "--epsilon", 0.95, "--limit", 8, "--shares", 0.9, "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err

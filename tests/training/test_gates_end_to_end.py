@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -54,19 +53,10 @@ def test_the_script_knows_the_pictures_that_it_calibrates_on(script, model_folde
 
 
 @pytest.mark.slow
-def test_the_whole_story_on_a_model_of_ones_own(script, model_folder, tmp_path):
-    rng = np.random.default_rng(1)
-    entries = []
-    for number in range(50):
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-        entries.append(
-            {"id": str(number), "image": f"{number}.png", "question": "what?", "answer": "ab", "family": "x"}
-        )
-    (tmp_path / "d.json").write_text(json.dumps(entries))
+def test_the_whole_story_on_a_model_of_ones_own(script, model_folder, tmp_path, write_questions):
+    data = write_questions(tmp_path, 50, seed=1, question="what?", answer="ab", family="x")
     out = tmp_path / "gates"
-    options = script.Options(
-        model=str(model_folder), data=str(tmp_path / "d.json"), out=out, repeats=2, exits=(1, 2), epsilon=0.9
-    )
+    options = script.Options(model=str(model_folder), data=str(data), out=out, repeats=2, exits=(1, 2), epsilon=0.9)
     found = script.run(options)
     page = (out / "report.html").read_text()
     for title in ("Pictures", "Measured speed", "The guarantee", "Samples", "published-preset, at equal cost"):
