@@ -78,14 +78,16 @@ class Attachment(Handle):
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():
             return None  # a step of decoding in a compiled graph: each layer's hook reads the cache alone
+        inputs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         moving = None
         if self._layers or self.held:
-            kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-            args = ()
-            moving, kwargs = IntoFixedSize.begin(self.anatomy, self.policy, self.skipping.layers, kwargs)
-        super()._before_model(module, args, kwargs)
+            moving = IntoFixedSize.begin(self.anatomy, self.policy, self.skipping.layers, inputs)
+        if moving is None:
+            super()._before_model(module, args, kwargs)
+            return None
+        super()._before_model(module, (), moving.inputs)
         self._here.run.moving = moving
-        return args, kwargs
+        return (), moving.inputs
 
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> Any:
         return None if torch.compiler.is_compiling() else super()._after_model(module, args, output)

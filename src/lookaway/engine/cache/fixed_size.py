@@ -26,22 +26,23 @@ __all__ = ["PrunedStaticLayer", "growing_cache_for", "has_pruned_layers", "is_fi
 class PrunedStaticLayer(StaticLayer):
     """A layer of a static cache that lacks some of the prompt's columns, and the room for them."""
 
-    def __init__(self, kept: Kept, length: int, whole: int) -> None:
+    def __init__(self, kept: Kept, length: int, whole: int, device: torch.device) -> None:
         """An empty layer.
 
         Args:
             kept: the columns that it will hold of the prompt's, [B, K].
             length: columns of the prompt.
             whole: columns for which the cache has room in a layer that holds all.
+            device: of its keys and values.
         """
         self.missing = length - kept.index.shape[1]
         """Columns of the prompt that it has no slots for."""
         super().__init__(max_cache_len=whole - self.missing)
         self.whole = whole
-        later = torch.arange(length, whole, device=kept.index.device).expand(len(kept.index), -1)
-        self.columns = torch.cat([kept.index, later], 1)
+        later = torch.arange(length, whole, device=device).expand(len(kept.index), -1)
+        self.columns = torch.cat([kept.index.to(device), later], 1)
         """Column of the whole prompt and answer that each slot stands for, int64 [B, slots]."""
-        self.valid = torch.cat([kept.valid, torch.ones_like(later, dtype=torch.bool)], 1)
+        self.valid = torch.cat([kept.valid.to(device), torch.ones_like(later, dtype=torch.bool)], 1)
         """Slots that do not only pad, bool [B, slots]."""
 
     def narrowed(self, mask: Any) -> Tensor:
@@ -95,7 +96,8 @@ def is_fixed_size(cache: Any) -> bool:
 
 def pruned_layer(cache: Any, layer: int) -> PrunedStaticLayer | None:
     """The layer of this cache, where it lacks columns and has a fixed size."""
-    found = cache.layers[layer] if is_fixed_size(cache) and layer < len(cache.layers) else None
+    layers = getattr(cache, "layers", ())
+    found = layers[layer] if layer < len(layers) else None
     return found if isinstance(found, PrunedStaticLayer) else None
 
 
@@ -141,8 +143,6 @@ def move_into(cache: Any, grown: Any, info: PrunedCacheInfo | None) -> None:
                 "StaticCache(config, max_cache_len=...)."
             )
         if kept is not None:
-            cache.layers[index] = PrunedStaticLayer(kept, length, whole)
-            cache.layers[index].columns = cache.layers[index].columns.to(keys.device)
-            cache.layers[index].valid = cache.layers[index].valid.to(keys.device)
+            cache.layers[index] = PrunedStaticLayer(kept, length, whole, keys.device)
         cache.layers[index].update(keys, values)
         layer.keys = layer.values = None  # two copies of one layer at a time, not of the whole prompt

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fixed_size import is_fixed_size
+
 __all__ = ["padding_mask"]
 
 
@@ -25,7 +27,7 @@ def padding_mask(mask: Any, cache: Any, length: int) -> Any:
     if isinstance(mask, dict) and set(mask) == {"full_attention"}:
         return padding_mask(mask["full_attention"], cache, length)
     prepared = isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1:3] == (1, length)
-    if not prepared or not getattr(cache, "is_compileable", False) or mask.shape[3] < length:
+    if not prepared or not is_fixed_size(cache) or mask.shape[3] < length:
         return mask
     allowed = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]  # [B, S, columns]
     real = allowed[:, -1, :length]

@@ -23,23 +23,25 @@ class IntoFixedSize:
 
     cache: Any
     grown: Any
+    inputs: dict[str, Any]
+    """Keyword arguments of the forward, with the growing cache in the place of the caller's."""
 
     @classmethod
     def begin(
-        cls, anatomy: Anatomy, policy: Policy, skipped: Collection[int], kwargs: dict[str, Any]
-    ) -> tuple[IntoFixedSize | None, dict[str, Any]]:
-        """What is to be done after the forward (None: nothing), and the arguments for it.
+        cls, anatomy: Anatomy, policy: Policy, skipped: Collection[int], inputs: Mapping[str, Any]
+    ) -> IntoFixedSize | None:
+        """Of a forward whose KV cache is empty and of a fixed size; None for any other.
 
         Args:
             skipped: layers whose attention `policy` skips.
-            kwargs: of the module that gets `input_ids`.
+            inputs: of the module that gets `input_ids`, by name.
 
         Raises:
             UnsupportedModel: the cache, the attention or the policy is none that this can be done with.
         """
-        cache: Any = kwargs.get("past_key_values")
+        cache: Any = inputs.get("past_key_values")
         if not is_fixed_size(cache) or has_pruned_layers(cache) or bool(cache.get_seq_length() > 0):
-            return None, kwargs
+            return None
         grown = growing_cache_for(cache)
         reason = _reason_against(anatomy, policy, skipped)
         if reason:
@@ -47,10 +49,10 @@ class IntoFixedSize:
                 f"A static cache cannot be filled while {reason}. Use the default dynamic cache: "
                 "generate(..., cache_implementation=None)."
             )
-        tokens = kwargs.get("input_ids")
-        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-        changed = {**kwargs, "past_key_values": grown}
-        mask = kwargs.get("attention_mask")
+        tokens = inputs.get("input_ids")
+        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+        changed = {**inputs, "past_key_values": grown}
+        mask = inputs.get("attention_mask")
         if tokens is not None and mask is not None:
             mask = changed["attention_mask"] = padding_mask(mask, cache, tokens.shape[1])
             if isinstance(mask, dict) or mask.dim() > 2:
@@ -59,7 +61,7 @@ class IntoFixedSize:
                     "the padding cannot be read from it. Use the default dynamic cache: "
                     "generate(..., cache_implementation=None)."
                 )
-        return cls(cache, grown), changed
+        return cls(cache, grown, changed)
 
     def end(self, output: Any) -> Any:
         """The forward's output, with the caller's cache in it, filled."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -79,9 +79,8 @@ class LiveTwig(nn.Module):
         self._here.seen = None
         self._here.ends = True
         try:
-            self(call)
-        except _Enough:
-            pass
+            with suppress(_Enough):
+                self(call)
         finally:
             self._here.ends = False
         if self._here.seen is None:
