@@ -36,16 +36,13 @@ class Options(AdapterOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..core.processes import started
-    from ..core.record import write_records
     from ..data import load_samples
-    from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..training.adapter_training import train_adapters
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
     from .common import plain_console
-    from .progress import progress
+    from .recorded_training import recorded_training
     from .settings import tell_settings
 
     chosen = AdapterOptions(**{field.name: getattr(options, field.name) for field in fields(AdapterOptions)})
@@ -54,15 +51,14 @@ def run(options: Options) -> dict[str, Any]:
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.batch_size)
     facts = training_facts(model, processor, samples, chosen.filled())
-    header = run_header("train", model, options.data, options, options.seed, options.model, facts)
-    with progress("steps of the training", None) as steps:
-        found = train_adapters(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
-    if not started().is_first:
+    found = recorded_training(
+        "train", options, model, facts,
+        lambda reach: train_adapters(model, processor, samples, options.out, chosen, options.fresh, reach),
+        lambda found: found.policy.save_pretrained(options.out),
+    )  # fmt: skip
+    if found is None:
         return {}
-    saved = found.policy.save_pretrained(options.out)
-    training = {**found.summary, "history": found.history}
-    write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
-    console, summary = plain_console(), found.summary
+    console, summary, saved = plain_console(), found.summary, options.out
     console.print(
         f"{summary['steps']} steps on {summary['samples']} samples; {summary['trained_weights']:,} weights replace "
         f"the attention of layers {summary['skipped']}"

@@ -41,9 +41,7 @@ class Options(TwigOptions, PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
-    from ..core.record import write_records
     from ..data import load_samples
-    from ..evaluation.header import run_header
     from ..models.answers import own_answers
     from ..models.loading import load_model
     from ..training.exit_labels import with_images
@@ -51,6 +49,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..training.twig_training import cost_in_prefills, train_twig
     from .common import plain_console, tell
     from .progress import progress
+    from .recorded_training import recorded_training
     from .settings import tell_settings
 
     chosen = TwigOptions(**{field.name: getattr(options, field.name) for field in fields(TwigOptions)}).filled()
@@ -68,13 +67,14 @@ def run(options: Options) -> dict[str, Any]:
     share = cost_in_prefills(chosen, anatomy_of(model).num_layers)
     tell(f"A sample costs {share:.2f} prefills of the decoder; K = {chosen.start}, T = {chosen.depth}.")
     facts = training_facts(model, processor, samples, chosen)
-    header = run_header("train", model, options.data, options, options.seed, options.model, facts)
-    with progress("steps of the training", None) as steps:
-        found = train_twig(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
-    saved = found.policy.save_pretrained(options.out)
-    training = {**found.summary, "history": found.history}
-    write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
-    console, summary = plain_console(), found.summary
+    found = recorded_training(
+        "train", options, model, facts,
+        lambda reach: train_twig(model, processor, samples, options.out, chosen, options.fresh, reach),
+        lambda found: found.policy.save_pretrained(options.out),
+    )  # fmt: skip
+    if found is None:
+        return {}
+    console, summary, saved = plain_console(), found.summary, options.out
     console.print(
         f"{summary['steps']} steps on {summary['samples']} samples, {summary['cost_in_prefills']} prefills of the "
         f"decoder; {summary['trained_weights']:,} weights, saved in bfloat16"

@@ -31,16 +31,13 @@ class Options(TuneOptions, PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..core.processes import started
-    from ..core.record import write_records
     from ..data import load_samples
-    from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
     from ..training.tuning import tune
     from .common import plain_console
-    from .progress import progress
+    from .recorded_training import recorded_training
     from .settings import tell_settings
 
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
@@ -48,13 +45,12 @@ def run(options: Options) -> dict[str, Any]:
     tell_settings(model, options.batch_size)
     chosen = TuneOptions(**{field.name: getattr(options, field.name) for field in fields(TuneOptions)})
     facts = training_facts(model, processor, samples, chosen)
-    header = run_header("tune", model, options.data, options, options.seed, options.model, facts)
-    with progress("steps of the training", None) as steps:
-        found = tune(model, processor, samples, options.out, chosen, options.fresh, steps.reach)
-    if not started().is_first:
+    found = recorded_training(
+        "tune", options, model, facts,
+        lambda reach: tune(model, processor, samples, options.out, chosen, options.fresh, reach),
+    )  # fmt: skip
+    if found is None:
         return {}
-    training = {**found.summary, "history": found.history}
-    write_records(options.out / "records.jsonl", [("run", header), ("training", training)])
     steps = found.summary["steps"]
     plain_console().print(f"{steps} steps on {len(samples)} samples; saved {found.folder}")
     return {"folder": str(found.folder), **{k: v for k, v in found.summary.items() if k != "options"}}

@@ -24,7 +24,7 @@ from ..engine.replay.teacher_forcing import attached_loss, frozen
 from ..models.encoding import Encoded
 from ..modules.adapters import AdapterShape, SkipAdapters, preset_shape
 from ..policies.attention_skip import AttentionSkip
-from .trainer import Progress, check_answered, train_on_answers, training_facts
+from .trainer import Progress, check_answered, check_counts, train_on_answers, training_facts
 
 __all__ = ["PRESETS", "AdapterOptions", "AdapterRun", "train_adapters"]
 
@@ -88,10 +88,7 @@ class AdapterOptions(PresetOptions):
     """Seed of the adapters, their dropout and the order of samples."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "save_steps", "width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        check_counts(self, "batch_size", "accumulate", "save_steps", "width")
 
     def shape(self) -> AdapterShape:
         """The form of the adapters."""

@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "Trained",
     "check_answered",
+    "check_counts",
     "claim_in_turn",
     "latest_checkpoint",
     "train_on_answers",
@@ -158,6 +159,18 @@ def claim_in_turn(
     with state.main_process_first():
         claim(folder, facts, fresh and state.is_main_process, leftovers())
     return state
+
+
+def check_counts(options: Any, *names: str) -> None:
+    """Refuse settings that count something and are below 1; None stands for a default.
+
+    Raises:
+        SettingsError: names the option and its value.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
 
 
 def training_facts(model: Any, processor: Any, samples: Sequence[Sample], options: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..core.record import Sample
 from ..engine.replay.teacher_forcing import answer_loss as policy_loss
 from ..models.encoding import Encoded
 from ..policies.fixed import ExitAt
-from .trainer import Progress, check_answered, claim_in_turn, train_on_answers, training_facts
+from .trainer import Progress, check_answered, check_counts, claim_in_turn, train_on_answers, training_facts
 
 __all__ = ["TuneOptions", "TuneRun", "answer_loss", "exit_for_step", "tune"]
 
@@ -69,8 +69,7 @@ class TuneOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.exit_share <= 1:
             raise SettingsError(f"--exit-share is a share of the steps from 0 to 1, not {self.exit_share}.")
-        if self.rank < 1 or self.batch_size < 1 or self.accumulate < 1 or self.save_steps < 1:
-            raise SettingsError("--rank, --batch-size, --accumulate and --save-steps must be at least 1.")
+        check_counts(self, "rank", "batch_size", "accumulate", "save_steps")
 
 
 @dataclass(frozen=True)

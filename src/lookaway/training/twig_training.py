@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy
 from ..anatomy.find import anatomy_of
-from ..core.errors import DataError, SettingsError
+from ..core.errors import DataError
 from ..core.preset_options import PresetOptions
 from ..core.record import Sample
 from ..core.twig import TwigSpec
@@ -25,7 +25,7 @@ from ..engine.replay.teacher_forcing import frozen
 from ..engine.twig.growth import LiveTwig, entering, grow
 from ..models.encoding import Encoded
 from ..policies.twig import Twig
-from .trainer import Progress, check_answered, train_on_answers, training_facts
+from .trainer import Progress, check_answered, check_counts, train_on_answers, training_facts
 
 __all__ = ["PRESETS", "TwigOptions", "TwigRun", "train_twig", "twig_loss"]
 
@@ -70,10 +70,7 @@ class TwigOptions(PresetOptions):
     """Seed of the order of samples."""
 
     def __post_init__(self) -> None:
-        for name in ("start", "depth", "save_steps", "batch_size", "accumulate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        check_counts(self, "start", "depth", "save_steps", "batch_size", "accumulate")
 
 
 @dataclass(frozen=True)
