@@ -21,27 +21,15 @@ from typing import Any
 import torch
 
 import lookaway as la
-from lookaway.core.decision import KEEP, Decision, LayerView, Policy
 from lookaway.core.files import write_json
 from lookaway.data import load_samples
 from lookaway.engine.api import attach
 from lookaway.evaluation.header import run_header
+from lookaway.evaluation.speed import Idle
 from lookaway.models.encoding import encode
 from lookaway.models.loading import load_model
 
 NEVER = 0.9999999
-
-
-class Idle(Policy):
-    """Is asked before every layer, and removes nothing."""
-
-    name = "idle"
-
-    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
-        return tuple(range(first_prunable, num_layers))
-
-    def decide(self, view: LayerView) -> Decision:
-        return KEEP
 
 
 def python_calls(function: Callable[[], Any]) -> int:

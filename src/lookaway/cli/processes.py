@@ -50,8 +50,8 @@ def alone(module: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 f"This command does not share its work: each of the {group.count} processes that were started "
                 "(WORLD_SIZE) would compute all of it, into one folder. Start it without torchrun or accelerate "
                 "launch; for more GPUs start one process for each policy or data set, with its own "
-                "CUDA_VISIBLE_DEVICES and --out. Shared are: train, calibrate, eval, analyze, fit, search "
-                "--method eas."
+                "CUDA_VISIBLE_DEVICES and --out. Shared are: train (not --method twig), calibrate, eval, analyze, "
+                "fit, search --method eas."
             )
         own = SHARED[module] == "own" or getattr(options, "tasks", None) is not None
         with _quiet(group), sharing(ALONE if own else group):
@@ -84,16 +84,11 @@ def tell_error(error: Exception) -> None:
     """An error for the user, by one process where all meet the same."""
     import time
 
-    group = started() if _sensible() else ALONE
+    try:
+        group = started()
+    except SettingsError:  # what the launcher says makes no sense: that is the error itself
+        group = ALONE
     if not group.is_first:
         time.sleep(GRACE)
     where = "" if group.is_first else f" (process {group.rank} of {group.count})"
     print(f"error{where}: {error}", file=sys.stderr, flush=True)
-
-
-def _sensible() -> bool:
-    try:
-        started()
-    except SettingsError:
-        return False
-    return True

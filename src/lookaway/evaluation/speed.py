@@ -27,7 +27,7 @@ from .limit import Machine, decode_limit, measure_machine, prefill_limit
 from .memory import kv_cache_bytes, peak_bytes
 from .time_shares import TimeShares, time_shares
 
-__all__ = ["SpeedRow", "measure_speed", "profile_speed", "remaining_work"]
+__all__ = ["Idle", "SpeedRow", "measure_speed", "profile_speed", "remaining_work"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def profile_speed(
 def _timed(exits: Sequence[int], policies: Mapping[str, Policy], batch_size: int) -> dict[str, Policy]:
     """All variants: fixed exits, the idle engine, the policies, and second looks with set numbers of rows."""
     timed: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
-    timed["idle"] = _Idle()
+    timed["idle"] = Idle()
     for name, policy in policies.items():
         timed[name] = policy
         timed |= {f"{name}, {words}": forced for words, forced in variants_of(policy, batch_size).items()}
@@ -177,7 +177,7 @@ def _with_limit(row: SpeedRow, trace: Trace, whole: Trace, machine: Machine, row
     return replace(row, per_token=each[0], baseline_per_token=each[1])
 
 
-class _Idle(KeepAll):
+class Idle(KeepAll):
     """Asked before every layer, and never lets anything go: the engine's own cost."""
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:

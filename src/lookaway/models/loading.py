@@ -93,7 +93,6 @@ def _loaded(
 
     register_own_models()
     name, source = str(path_or_id), _source(path_or_id)
-    device = device_of_process(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     with _Explained(name), _no_bars():

@@ -15,7 +15,7 @@ from ...policies.before_decoder.visionzip import VisionZip
 from ...policies.fixed import ExitAt, KeepAll
 from ...policies.keep_schedule import KeepSchedule
 from ..schedules.schedule_shapes import Span, logistic, multi_step
-from .options import FitOptions
+from .options import BEFORE_DECODER, FitOptions
 
 __all__ = ["FULL", "Candidate", "candidates", "first_layer", "one_pass_only"]
 
@@ -53,7 +53,7 @@ def candidates(
         SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` is a second look or reads
             an attention that is not known, or the space is empty.
     """
-    inside = set(options.methods) - {"before-decoder", "exit"}
+    inside = set(options.methods) - {BEFORE_DECODER, "exit"}
     wrong = [layer for layer in options.reduce_before if inside and not first_prunable <= layer < num_layers]
     if wrong:
         raise SettingsError(
@@ -93,7 +93,7 @@ def one_pass_only(policy: Policy, num_layers: int) -> bool:
 
 
 def _before_decoder(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
-    if "before-decoder" not in options.methods:
+    if BEFORE_DECODER not in options.methods:
         return
     for share in options.before_shares:
         made: dict[str, Policy] = {
@@ -105,9 +105,9 @@ def _before_decoder(num_layers: int, options: FitOptions) -> Iterator[Candidate]
         }
         for name in options.before_decoder:
             if name in made:
-                yield Candidate(f"before-decoder/{name}-{share:g}", "before-decoder", made[name])
+                yield Candidate(f"{BEFORE_DECODER}/{name}-{share:g}", BEFORE_DECODER, made[name])
     for factor in (2, 3, 4) if "downsample" in options.before_decoder else ():
-        yield Candidate(f"before-decoder/downsample-{factor}", "before-decoder", Downsample(factor))
+        yield Candidate(f"{BEFORE_DECODER}/downsample-{factor}", BEFORE_DECODER, Downsample(factor))
 
 
 def _reductions(num_layers: int, options: FitOptions) -> Iterator[Candidate]:

@@ -11,9 +11,9 @@ __all__ = ["BEFORE", "BEFORE_DECODER", "DEFAULT_METHODS", "METHODS", "CostUnit",
 
 CostUnit = Literal["flops", "kv", "seconds"]
 Metric = Literal["answers", "score"]
-DEFAULT_METHODS = ("before-decoder", "reduction", "two-reductions", "shapes", "exit", "second-look")
 BEFORE_DECODER = "before-decoder"
 """The method that is left where a decoder cannot be shortened inside."""
+DEFAULT_METHODS = (BEFORE_DECODER, "reduction", "two-reductions", "shapes", "exit", "second-look")
 METHODS = (*DEFAULT_METHODS, "gates-behind")
 BEFORE = ("cdpruner", "divprune", "visionzip", "dart", "uniform", "downsample")
 
