@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from transformers import GotOcr2ImageProcessorPil
 
 import lookaway as la
 from lookaway.models.eagle2.tiling import Eagle2ImageProcessorPil
+from lookaway.models.registration import OWN_TYPES, register_own_models
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden"
 PICTURE = GOLDEN / "images" / "a-300x200.png"
@@ -107,6 +110,26 @@ def test_convert_and_doctor(call, tmp_path):
     assert "none of the published layouts" in err
     status, out, _ = call("doctor", tmp_path)
     assert "NO. It has no config.json" in out
+
+
+def test_every_class_of_this_package_is_listed():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    register_own_models()
+    added = {kind for kind, made in CONFIG_MAPPING._extra_content.items() if made.__module__.startswith("lookaway.")}
+    assert added == set(OWN_TYPES)
+
+
+@pytest.mark.parametrize("name", ["VILA1.5-3b", "VILA-7b", "Eagle2-1B"])
+def test_the_doctor_says_which_converted_folders_need_lookaway(call, tmp_path, name):
+    """As a fresh process of transformers without lookaway says: it knows no `model_type` of ours."""
+    assert call("convert", GOLDEN / name / "checkpoint", tmp_path / "hf")[0] == 0
+    code = f"from transformers import AutoConfig; AutoConfig.from_pretrained({str(tmp_path / 'hf')!r})"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert call("doctor", tmp_path / "hf", "--json", tmp_path / "doctor.json")[0] == 0
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert found["supported"] is True
+    assert ("together with lookaway" in found["why"]) == (alone.returncode != 0)
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,23 @@ def run(options: Options) -> dict[str, Any]:
 
     found = diagnose(options.folder, **options.published)
     if found.supported and "becomes" not in found.facts:  # transformers' own: what the anatomy knows of its kind
-        found = replace(found, **_family(read_json(Path(options.folder) / "config.json").get("model_type")))
+        found = replace(found, **_family(read_json(Path(options.folder) / "config.json")))
     show_facts({**found.facts, "supported": f"{'yes' if found.supported else 'NO'}. {found.why}"})
     if found.supported:
         plain_console().print(f"next: lookaway fit --model {options.folder} --data DATA", soft_wrap=True)
     return asdict(found)
 
 
-def _family(model_type: str | None) -> dict[str, Any]:
+def _family(config: dict[str, Any]) -> dict[str, Any]:
     """Whether and where visual tokens can leave a model of this kind, and why not more (docs/support.md)."""
     from ..anatomy.registry import REFUSED, SUPPORT
     from ..anatomy.support import state_of
+    from ..models.registration import OWN_TYPES
 
+    model_type, vision = config.get("model_type"), config.get("vision_config")
+    kinds = (model_type, vision.get("model_type") if isinstance(vision, dict) else None)
+    own = next((kind for kind in kinds if kind in OWN_TYPES), None)
+    reader = f"transformers reads it together with lookaway (its class {own!r})" if own else "transformers reads it"
     state = state_of(str(model_type))
     if state is None:
         return {
@@ -50,4 +55,4 @@ def _family(model_type: str | None) -> dict[str, Any]:
     name = SUPPORT[model_type].name if model_type in SUPPORT else model_type
     kind = f"of the family {name}" if found == "family" else f"{name!r}, found {found}"
     more = f"; not inside it, because {reason}" if reason else ""
-    return {"why": f"transformers reads it, and it is {kind}. Visual tokens may leave {where}{more} (docs/support.md)."}
+    return {"why": f"{reader}, and it is {kind}. Visual tokens may leave {where}{more} (docs/support.md)."}

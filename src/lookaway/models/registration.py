@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["register_own_models"]
+__all__ = ["OWN_TYPES", "register_own_models"]
+
+OWN_TYPES = ("eagle2", "eagle_vision", "lavin", "meter", "vila_vision")
+"""`model_type` of the classes of this package, of whole models and of vision towers; transformers alone knows none."""
 
 
 def register_own_models() -> None:
