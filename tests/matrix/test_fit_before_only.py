@@ -85,3 +85,21 @@ def test_methods_inside_alone_are_refused_with_the_cure(call, folder, tmp_path):
     errors = " ".join(errors.split())
     assert "with --methods exit second-look is not possible" in errors
     assert "la.CDPruner" in errors
+
+
+@pytest.mark.parametrize(
+    "policy", [la.KeepSchedule([0.5] * 4, ranking="last-token"), la.VisionZip(0.5)], ids=["last-token", "visionzip"]
+)
+@pytest.mark.parametrize("command", ["eval", "fit"])
+def test_rankings_by_attention_are_refused_with_the_cure(call, folder, tmp_path, command, policy):
+    saved = policy.save_pretrained(tmp_path / "policy")
+    if command == "fit":
+        status, _, errors = fit(call, folder, tmp_path / "out", "--candidate", saved)
+    else:
+        status, _, errors = call(
+            "eval", "--policy", saved, "--model", folder, "--data", folder / "data.json", "--out", tmp_path / "out",
+            "--max-new-tokens", NEW, "--score", "agreement", "--device", "cpu",
+        )  # fmt: skip
+    assert status == 1, errors
+    assert "la.CDPruner(keep" in errors
+    assert "Traceback" not in errors

@@ -71,7 +71,8 @@ def candidates(
         _check_own(name, policy)
         if policy.needs_vision() and not vision:
             raise SettingsError(
-                f"The policy {name} reads the vision tower's attention, which is not known of this model. Leave it out."
+                f"The policy {name} reads the vision tower's attention, which is not known of this model. Leave it "
+                "out, or give one that ranks by the tokens themselves: la.CDPruner(keep), la.DivPrune(keep)."
             )
         method = "gates-behind" if name.startswith("gates-behind/") else "own"
         found.append(Candidate(name if method == "gates-behind" else f"own/{name}", method, policy))

@@ -10,6 +10,7 @@ from typing import Any
 from ...anatomy.base import Anatomy
 from ...core.decision import Policy
 from ...core.errors import SettingsError
+from ...engine.attached import policy_layers
 from ..trials.queue import Done, TrialQueue
 from .best import BestSoFar
 from .candidates import FULL, Candidate, candidates, first_layer
@@ -112,6 +113,8 @@ def fit(
     """
     options = possible(anatomy, options)
     events, guarantee = events or FitEvents(), guarantee or Guarantee(options.epsilon, options.delta)
+    for mine in (own or {}).values():
+        policy_layers(mine, anatomy, looks_again=True, grows=True)  # refuses in the words of la.attach
     tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own, anatomy.vision is not None)
     if anatomy.has_windows and options.methods == ("second-look",):
         raise SettingsError(
