@@ -122,6 +122,39 @@ def test_settings_that_cannot_work_are_refused(make):
         make()
 
 
+SHARES = {
+    "DART": lambda keep: la.DART(layer=0, keep=keep, rule="nearest"),
+    "DivPrune": la.DivPrune,
+    "CDPruner": la.CDPruner,
+    "VisionZip": la.VisionZip,
+    "RandomKeep": lambda keep: la.RandomKeep(keep, layer=0),
+    "UniformKeep": lambda keep: la.UniformKeep(keep, layer=0),
+    "KeepSchedule": lambda keep: la.KeepSchedule([keep] * 4, ranking="uniform"),
+}
+"""Every policy before the decoder that is told a share."""
+
+
+@pytest.mark.parametrize("keep", [-0.5, -1, 1.5, 2.0, float("nan"), True, "0.5", None])
+@pytest.mark.parametrize("name", SHARES)
+def test_a_share_out_of_range_is_refused_with_its_value_and_the_cure(name, keep):
+    with pytest.raises(SettingsError, match=r"(?i)give a (count|share)") as refused:
+        SHARES[name](keep)
+    assert f"keeps {keep!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["DART", "DivPrune", "CDPruner", "VisionZip"])
+@pytest.mark.parametrize("keep", [0, 0.0])
+def test_methods_that_choose_by_others_cannot_keep_nothing(name, keep):
+    with pytest.raises(SettingsError, match=rf"keep {keep!r}, .* Give a share .*la\.ExitAt"):
+        SHARES[name](keep)
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1.5, True])
+def test_downsampling_says_which_factors_it_takes(factor):
+    with pytest.raises(SettingsError, match=rf"whole number from 1 on \(1 keeps all\), not {factor!r}"):
+        la.Downsample(factor)
+
+
 def test_shortv_freezes_the_least_divergent_layers_and_knows_the_published_ones():
     assert least_divergent({0: 0.2, 1: 0.01, 2: 0.5, 3: 0.01}, 3) == (3, 1, 0)
     assert la.ShortV.published("llava-1.5-7b").frozen == (0, 2, 3, 12, *range(17, 32))
