@@ -8,6 +8,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lookaway as la
+from lookaway.anatomy import find
 from lookaway.anatomy.registry import FAMILIES, REFUSED
 from lookaway.anatomy.tiny import BATCH_KINDS, PAD, TINY, TINY_BEFORE, tiny
 from lookaway.core.errors import UnknownAnatomy, UnsupportedModel
@@ -138,6 +139,6 @@ def test_a_local_folder_gives_its_name_only_a_hub_id_stays(tmp_path):
 
 @pytest.mark.parametrize("version", ["5.24.0", "5.24.0.dev0", "6.0.0"])
 def test_a_transformers_that_is_not_known_is_refused_before_anything_runs(version, monkeypatch):
-    monkeypatch.setattr("transformers.__version__", version)
+    monkeypatch.setattr(find.transformers, "__version__", version)  # the module that is read, whatever others imported
     with pytest.raises(UnsupportedModel, match=rf"transformers {version} .* pip install 'transformers>=5\.16,<5\.24'"):
         la.anatomy(tiny("llava").model)

@@ -20,7 +20,8 @@ def test_versions_and_machine(call, tmp_path):
     assert values["versions"]["torch"] == torch.__version__
     assert values["versions"]["transformers"] == transformers.__version__
     assert values["versions"]["lookaway"].startswith(la.__version__)
-    assert f"{torch.get_num_threads()} threads" in values["machine"]["processor"]
+    threads = torch.get_num_threads()
+    assert values["machine"]["processor"].endswith(f", {threads} thread{'s' * (threads > 1)}")
     assert (
         values["machine"].get("GPU", "none") == "none" or torch.cuda.is_available() or torch.backends.mps.is_available()
     )
