@@ -13,6 +13,7 @@ table.
 import argparse
 import copy
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -38,15 +39,20 @@ from lookaway.search.schedules.shortv import measure_contributions
 BATCH = 8
 
 
-def methods(keep: float, depth: int) -> dict[str, Any]:
-    """Name -> policy; each lets a layer process `keep` of the visual tokens on average."""
+def methods(keep: float, depth: int, side: int) -> dict[str, Any]:
+    """Name -> policy; each lets a layer process `keep` of the `side` x `side` visual tokens on average.
+
+    Pooling keeps whole cells, more than `keep` where they do not divide the grid: evenly spaced tokens stand beside it.
+    """
     inside = (keep * depth - 2) / (depth - 2)  # what stays from layer 2 on, so that the mean is `keep`
-    return {
+    factor = round(keep**-0.5)
+    pooled = (math.ceil(side / factor) / side) ** 2
+    rows = {
         "unpruned": la.KeepAll(),
         "before: evenly spaced": la.UniformKeep(keep, layer=0),
         "before: evenly spaced, renumbered": la.UniformKeep(keep, layer=0, positions="renumber"),
         "before: random": la.RandomKeep(keep, layer=0),
-        "before: downsampling": la.Downsample(round(keep**-0.5)),
+        "before: downsampling": la.Downsample(factor),
         "before: DivPrune": la.DivPrune(keep),
         "before: CDPruner": la.CDPruner(keep),
         "before: VisionZip": la.VisionZip(keep),
@@ -59,6 +65,9 @@ def methods(keep: float, depth: int) -> dict[str, Any]:
         "inside: AutoPrune, gamma 0.04": la.AutoPrune(budget=keep, gamma=0.04),
         "inside: fixed exit": la.ExitAt(int(keep * depth)),
     }
+    if round(pooled * side**2) != round(keep * side**2):
+        rows["before: evenly spaced, as many as downsampling"] = la.UniformKeep(pooled, layer=0)
+    return rows
 
 
 class Bench:
@@ -127,14 +136,17 @@ class Bench:
         return {**self.score(la.ShortV(frozen)), "frozen": frozen}
 
     def smaller(self) -> dict[str, Any]:
-        """The picture itself smaller: fewer patches, the tower's position embeddings interpolated."""
-        side = self.model.config.vision_config.image_size * self.options.keep**0.5
+        """The picture itself smaller, in whole patches; the tower's position embeddings are interpolated."""
+        patch = self.model.config.vision_config.patch_size
+        side = round(self.model.config.vision_config.image_size * self.options.keep**0.5 / patch) * patch
         with interpolated(self.model):
-            return self.score(la.KeepAll(), with_side(self.processor, round(side)))
+            return self.score(la.KeepAll(), with_side(self.processor, side))
 
     def run(self) -> None:
         depth = la.anatomy(self.model).num_layers
-        for name, policy in methods(self.options.keep, depth).items():
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        for name, policy in methods(self.options.keep, depth, side).items():
             self.part(name, partial(self.score, policy))
         self.part("before: smaller picture", self.smaller)
         self.part("inside: ShortV", self.shortv)
