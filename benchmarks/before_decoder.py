@@ -1,13 +1,15 @@
 """Methods before the decoder, inside it, and frozen tokens, at equal cost on the default model.
 
     python benchmarks/before_decoder.py [--models lookaway-mini-plain lookaway-mini] [--samples 160] [--keep 0.25]
+                                        [--data mini-hard --target own]
 
 Every method lets a layer process `--keep` of the visual tokens on average (FLOPs are counted and printed beside it; a
 frozen layer processes them all, so ShortV freezes as few layers as bring its FLOPs down to those of evenly spaced
-tokens). An answer is right where the argmax agrees at each of its tokens and its end. One question an image, of the
-test split; ShortV's layers are found on calibration samples. Each finished method is a line of the results file: the
-same command goes on behind it, and refuses a file that was made of something else. The last thing it prints is the
-table.
+tokens). An answer is right where the argmax agrees at each of its tokens and its end; with `--target own` the answer is
+the model's own without a policy. One question an image, of the test split (of `mini`; of other sets `test-seen`, which
+asks for no unseen pairs of colour and shape); ShortV's layers are found on calibration samples. Each finished method is
+a line of the results file: the same command goes on behind it, and refuses a file that was made of something else. The
+last thing it prints is the table.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from lookaway.data import load_samples
 from lookaway.engine.replay.teacher_forcing import answer_logits
 from lookaway.evaluation.header import run_header
 from lookaway.evaluation.statistics import binomial_interval, mcnemar
+from lookaway.models.answers import own_answers
 from lookaway.models.encoding import encode
 from lookaway.models.loading import load_model
 from lookaway.search.schedules.shortv import measure_contributions
@@ -72,14 +75,16 @@ def methods(keep: float, depth: int, side: int) -> dict[str, Any]:
 
 class Bench:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.options, self.path = options, options.out / f"before-decoder-{name}.jsonl"
+        self.options, self.path = options, results_file(name, options)
         self.model, self.processor = load_model(name)
-        self.test = load_samples("mini", "test", options.samples, 0, distinct_images=True)
-        self.calibration = load_samples("mini", "calibration", options.calibration, 0, distinct_images=True)
+        split = "test" if options.data == "mini" else "test-seen"
+        self.test = load_samples(options.data, split, options.samples, 0, distinct_images=True)
+        self.calibration = load_samples(options.data, "calibration", options.calibration, 0, distinct_images=True)
+        settings = {"keep": options.keep} if options.target == "truth" else {"keep": options.keep, "target": "own"}
         facts = provenance(model=self.model, processor=self.processor, samples=[*self.test, *self.calibration],
-                           keep=options.keep)  # fmt: skip
+                           **settings)  # fmt: skip
         facts = json.loads(json.dumps(facts, default=str))
-        header = run_header("before_decoder", self.model, "mini", vars(options), 0, name, facts)
+        header = run_header("before_decoder", self.model, options.data, vars(options), 0, name, facts)
         found = list(read_records(self.path)) if self.path.exists() else []
         known = next((record["facts"] for record in found if record["kind"] == "before-decoder-run"), facts)
         require_same(known, facts, self.path)
@@ -88,6 +93,10 @@ class Bench:
         if not found:
             self.writer.write("run", **header)
             self.writer.write("before-decoder-run", facts=facts)
+        self.answers: dict[str, Any] = {sample.id: str(sample.answer) for sample in self.test}
+        if options.target == "own":
+            batches = [self.test[first : first + BATCH] for first in range(0, len(self.test), BATCH)]
+            self.answers = own_answers(self.model, self.processor, batches)
 
     def part(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` returns, from the results file where it is there already."""
@@ -109,7 +118,7 @@ class Bench:
         right, flops, slots, full, full_slots = [], 0, 0, 0, 0
         for first in range(0, len(self.test), BATCH):
             some = self.test[first : first + BATCH]
-            batch = encode(processor or self.processor, some, self.model.device, [str(s.answer) for s in some])
+            batch = encode(processor or self.processor, some, self.model.device, [self.answers[s.id] for s in some])
             with la.attach(self.model, policy) as attached:
                 logits, targets = answer_logits(self.model, attached, batch)
             hits = (logits.argmax(-1) == targets).split(batch.answer_mask.sum(1).tolist())
@@ -151,6 +160,11 @@ class Bench:
         self.part("before: smaller picture", self.smaller)
         self.part("inside: ShortV", self.shortv)
         self.writer.close()
+
+
+def results_file(name: str, options: argparse.Namespace) -> Path:
+    """Of one model on one set of questions; the shares and targets of a file are the same for all its lines."""
+    return Path(options.out) / f"before-decoder-{name}{'' if options.data == 'mini' else '-' + options.data}.jsonl"
 
 
 def with_side(processor: Any, side: int) -> Any:
@@ -197,6 +211,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["lookaway-mini-plain", "lookaway-mini"])
     parser.add_argument("--samples", type=int, default=160, help="test questions, one an image")
     parser.add_argument("--keep", type=float, default=0.25, help="visual tokens a layer processes on average, a share")
+    parser.add_argument("--data", default="mini", help="a generated set of questions: mini, mini-hard, ...")
+    parser.add_argument("--target", choices=["truth", "own"], default="truth", help="the answer that must be given")
     parser.add_argument("--calibration", type=int, default=4, help="samples that find ShortV's layers")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     parser.add_argument("--table", action="store_true", help="only print what the results files hold")
@@ -204,7 +220,7 @@ def main() -> None:
     for name in options.models:
         if not options.table:
             Bench(name, options).run()
-        print(table(options.out / f"before-decoder-{name}.jsonl"), flush=True)
+        print(table(results_file(name, options)), flush=True)
 
 
 if __name__ == "__main__":
