@@ -58,6 +58,10 @@ class Anatomy:
     """Further token ids that stand for visual tokens, e.g. those of videos."""
     first_position: int | None = 0
     """Position of a row's first real token; None: the model counts in several dimensions and does it itself."""
+    grid_rotary: nn.Module | None = None
+    """What makes the decoder's rotary embeddings of states [B, S, D] and positions [3, B, S] in time, row and column,
+    where visual tokens have their place in the picture and text goes on behind its rows and columns; None: it counts
+    otherwise, or nobody has said."""
     prefix_is_causal: bool = True
     """Text in front of the image does not see it; False where picture and prompt all see each other."""
     images_by_row: bool = False

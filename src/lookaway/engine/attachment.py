@@ -26,7 +26,7 @@ from .prefill.before_decoder import Deepstack
 from .prefill.decoder_call import LayerCall
 from .prefill.held_layer import HeldRun
 from .prefill.into_fixed_size import IntoFixedSize, check_later_turn
-from .prefill.renumbering import moved_back
+from .prefill.renumbering import GridPositions, moved_back
 from .prefill.row_groups import CannotSplit, GroupRun
 from .prefill.run import ForwardRun
 from .prefill.start import past_of, prompt_layout
@@ -151,6 +151,8 @@ class Attachment(Handle):
             kwargs = moved_back(kwargs, run.past.shift)
         if run.state is None:
             return args, kwargs
+        if self.policy.renumbers() and self.anatomy.grid_rotary is not None and run.state.has_visual_tokens:
+            run.grid = GridPositions.taken_from(kwargs, self.anatomy.grid_rotary)
         run.embeds_recorded = records_hidden_states(kwargs, module.config)
         run.deepstack, kwargs = Deepstack.taken_from(kwargs)
         return args, kwargs
@@ -192,7 +194,7 @@ class Attachment(Handle):
         twig = None
         if asked is not None and self.twig is not None and index == self.twig.start:
             twig = self.twig.ranking_inputs(entering_call(run.state, call), ~run.state.layout.padding)
-        run.state, call = prefill_step(run.state, call, asked, seen, attends, vision, twig)
+        run.state, call = prefill_step(run.state, call, asked, seen, attends, vision, twig, run.grid)
         run.cache = call.cache
         if not attends:
             run.state, call = self.skipping.enter(run.state, call, self._here.needed)

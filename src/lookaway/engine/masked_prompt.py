@@ -78,7 +78,10 @@ class MaskedPrompt:
         self.notes: dict[int, Mapping[str, Tensor]] = {}
         self.changes = [self._counts(0)]
         self.places: list[list[int]] | None = None
-        """Columns whose positions each row's columns have, where those that stay were numbered anew."""
+        """Columns whose positions each row's columns have, where those that stay were numbered anew one by one."""
+        self.grid: list[list[list[int]]] | None = None
+        """Time, row and column of each row's columns [B][S][3], where the decoder counts in these; anew once some
+        left."""
         self.shift = torch.zeros(len(layout.visual), dtype=torch.int64)
         self.means: Mapping[Any, Tensor] = {}
         """Means that runs of skipped layers share."""
@@ -140,7 +143,10 @@ class MaskedPrompt:
         for row in range(len(left)):
             left[row, index[row][stays[row]]] = True
         if layer == 0 and policy.renumbers():
-            self._renumber(left)
+            if self.grid is None:
+                self._renumber(left)
+            else:
+                self._place_anew(self.grid, left)
         self.left, self.removed = left, True
         self.changes.append(self._counts(layer))
         if decision.values is None:
@@ -161,6 +167,38 @@ class MaskedPrompt:
                 own[column] = numbers[place]
             self.places.append(own)
             self.shift[row] = sum(before) - sum(after)
+
+    def _place_anew(self, grid: list[list[list[int]]], left: Tensor) -> None:
+        """Write the prompt again without what left, bool [B, S] of what is left: each text token one place behind what
+        comes before it, each picture with its own rows and columns behind that, as far as they are left."""
+        for row, (real, stays) in enumerate(zip(self.left.tolist(), left.tolist(), strict=True)):
+            pieces = self._pieces(row, [column for column, is_real in enumerate(real) if is_real], grid[row])
+            if not pieces:
+                continue
+            place, behind = grid[row][pieces[0][0]][1], max(grid[row][pieces[-1][-1]][1:]) + 1
+            for piece in pieces:
+                begin = grid[row][piece[0]][1]
+                sizes = [max(grid[row][column][1:]) - begin + 1 for column in piece if stays[column]]
+                for column in piece:
+                    grid[row][column] = [place + coordinate - begin for coordinate in grid[row][column]]
+                place += max(sizes, default=0)
+            self.shift[row] = behind - place
+
+    def _pieces(self, row: int, columns: list[int], grid: list[list[int]]) -> list[list[int]]:
+        """A row's columns as text tokens, each alone, and pictures, whose first column is their smallest corner."""
+        visual = self.layout.visual[row].tolist()
+        pieces: list[list[int]] = []
+        inside, edge = False, 0
+        for column in columns:
+            pictured = visual[column] or len(set(grid[column])) > 1  # a picture's last column may count as text
+            if pictured and inside and min(grid[column][1:]) <= edge:
+                pieces[-1].append(column)
+                edge = max(edge, *grid[column][1:])
+            else:
+                pieces.append([column])
+                edge = max(grid[column][1:])
+            inside = pictured
+        return pieces
 
     def trace(self, shape: DecoderShape) -> Trace:
         """What happened, counted from which columns each layer could see."""

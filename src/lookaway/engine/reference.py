@@ -67,12 +67,22 @@ class Reference(Handle):
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """New tokens behind a prompt that was numbered anew stand so many places earlier."""
         run: MaskedRun | None = self._here.run
-        if run is None or run.past is None or run.past.shift is None:
+        if run is None:
             return None
         positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(run.past.length, run.past.length + kwargs["inputs_embeds"].shape[1])[None]
-        return args, {**kwargs, "position_ids": positions - run.past.shift.to(positions.device)[:, None]}
+        if run.past is not None and run.past.shift is not None:
+            if positions is None:
+                positions = torch.arange(run.past.length, run.past.length + kwargs["inputs_embeds"].shape[1])[None]
+            moved = positions - run.past.shift.to(positions.device)[:, None]
+            if len(positions.shape) == 3 and len(positions) == 4:
+                moved[0] = positions[0]  # masks are made by these
+            positions = moved
+        if run.prompt is not None and self.policy.renumbers() and self.anatomy.grid_rotary is not None:
+            if positions is None or positions.dim() != 3:
+                raise UnsupportedModel("There are no positions in time, row and column. Use positions='original'.")
+            whole = positions[-3:].expand(-1, len(run.prompt.left), -1)
+            run.prompt.grid = whole.permute(1, 2, 0).tolist()
+        return args, {**kwargs, "position_ids": positions}
 
     def _store(self) -> QKStore | None:
         run: MaskedRun | None = self._here.run
@@ -168,7 +178,7 @@ class Reference(Handle):
         if past is None and new is None:
             return None
         if prompt is not None:
-            kwargs = _renumbered(prompt, kwargs, hidden)
+            kwargs = self._renumbered(prompt, kwargs, hidden)
         before = 0 if run.past is None else run.past.length
         gone = _columns(past, len(hidden), before, hidden), _columns(new, len(hidden), hidden.shape[1], hidden)
         return args, {**kwargs, "attention_mask": _closed(kwargs.get("attention_mask"), *gone, run.attention)}
@@ -182,7 +192,7 @@ class Reference(Handle):
         if run.past is not None:
             raise UnsupportedModel("A twig ranks a prompt that comes in one piece, and this one comes behind a cache.")
         hidden = args[0] if args else kwargs["hidden_states"]
-        kwargs = _renumbered(prompt, kwargs, hidden)
+        kwargs = self._renumbered(prompt, kwargs, hidden)
         if prompt.gone is not None:
             gone = _columns(None, len(hidden), 0, hidden), prompt.gone.to(hidden.device)
             kwargs = {**kwargs, "attention_mask": _closed(kwargs.get("attention_mask"), *gone, run.attention)}
@@ -199,6 +209,20 @@ class Reference(Handle):
             mask = mask.gather(3, take.transpose(2, 3).expand(-1, mask.shape[1], mask.shape[2], -1))
         return replace(seen, queries=queries, keys=keys, real=real.to(hidden.device), mask=mask)
 
+    def _renumbered(self, prompt: MaskedPrompt, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
+        """A layer's arguments with the rotary phases of columns' own places, where these were numbered anew."""
+        if prompt.grid is not None and prompt.removed:
+            assert self.anatomy.grid_rotary is not None
+            positions = torch.tensor(prompt.grid, device=hidden.device).permute(2, 0, 1)
+            return {**kwargs, "position_embeddings": self.anatomy.grid_rotary(hidden, positions)}
+        if prompt.places is None:
+            return kwargs
+        places = torch.tensor(prompt.places, device=hidden.device)
+        return {**kwargs, "position_embeddings": tuple(
+            torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
+            for part in kwargs["position_embeddings"]
+        )}  # fmt: skip
+
     def _context(self, index: int, hidden: Tensor, cache: Any, run: MaskedRun) -> Tensor | None:
         """What the replacement of a skipped attention knows of the prompt: made of what is left, or from the cache."""
         prompt, skipping = run.prompt, self.skipping
@@ -211,17 +235,6 @@ class Reference(Handle):
         if slot is not None:
             slot.context, slot.known = context, True
         return context
-
-
-def _renumbered(prompt: MaskedPrompt, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
-    """A layer's arguments with the rotary phases of the places that columns have, where those were numbered anew."""
-    if prompt.places is None:
-        return kwargs
-    places = torch.tensor(prompt.places, device=hidden.device)
-    return {**kwargs, "position_embeddings": tuple(
-        torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
-        for part in kwargs["position_embeddings"]
-    )}  # fmt: skip
 
 
 def _columns(gone: Tensor | None, rows: int, length: int, like: Tensor) -> Tensor:

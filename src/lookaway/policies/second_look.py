@@ -79,6 +79,11 @@ class SecondLook(Policy):
                 "SecondLook's 'then' ranks by the vision tower's attention, which is gone when rows look again. Let "
                 "'first' be that policy, or choose another one."
             )
+        if self.first.renumbers() or self.then.renumbers():
+            raise SettingsError(
+                "SecondLook cannot number positions anew: its rows would stand at those of two passes. Give both of "
+                "its policies positions='original'."
+            )
         if self.then.twig() is not None:
             raise SettingsError(
                 "SecondLook's 'then' has a twig, which runs in the first pass alone. Let 'first' be that policy."

@@ -1,4 +1,9 @@
-"""Tokens numbered anew: the shorter prompt at plain positions, built by hand; what comes later goes on from there."""
+"""Tokens numbered anew: the shorter prompt at its positions, built by hand; what comes later goes on from there.
+
+Families that count one by one; those that count time, row and column are in test_renumbering_on_grids.py.
+"""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +16,13 @@ from lookaway.anatomy.tiny import IMAGE, TINY, VIDEO, tiny
 from lookaway.anatomy.tiny.tiled import INDICATORS
 from lookaway.core.decision import Decision, Policy
 from lookaway.core.errors import SettingsError, UnsupportedModel
+from lookaway.engine.prefill.renumbering import check_renumbering
 from lookaway.engine.replay.resume import pause
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
-SEVERAL_DIMENSIONS = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"}
+GRIDS = {name for name in TINY if anatomy_of(tiny_once(name).model).grid_rotary is not None}
 WINDOWS = {name for name in TINY if anatomy_of(tiny_once(name).model).has_windows}
-FAMILIES = sorted(set(TINY) - SEVERAL_DIMENSIONS - WINDOWS)
+FAMILIES = sorted(set(TINY) - GRIDS - WINDOWS)
 POLICY = la.DivPrune(0.4, positions="renumber")
 
 
@@ -130,11 +136,24 @@ def test_a_later_turn_is_the_conversation_in_one_prompt():
     torch.testing.assert_close(word.logits, whole[:, -1:], **TOLERANCE)
 
 
-@pytest.mark.parametrize("family", sorted(SEVERAL_DIMENSIONS | WINDOWS))
-def test_families_that_count_otherwise_are_refused(family):
-    match = "several dimensions" if family in SEVERAL_DIMENSIONS else "sliding-window"
-    with pytest.raises(UnsupportedModel, match=f"{match}.*positions='original'"):
+@pytest.mark.parametrize("family", sorted(WINDOWS))
+def test_sliding_windows_are_refused(family):
+    with pytest.raises(UnsupportedModel, match="sliding-window.*positions='original'"):
         la.attach(tiny_once(family).model, POLICY)
+
+
+def test_a_family_of_which_nobody_said_how_it_counts_is_refused():
+    example = tiny_once("llava")
+    unknown = replace(anatomy_of(example.model), first_position=None)
+    with pytest.raises(UnsupportedModel, match="by the common pattern alone.*positions='original'"):
+        check_renumbering(unknown, la.chain(POLICY, la.ExitAt(2)))
+    check_renumbering(unknown, la.DivPrune(0.4))
+
+
+def test_a_second_look_is_refused():
+    for policies in ((POLICY, la.KeepAll()), (la.DivPrune(0.2), la.chain(POLICY))):
+        with pytest.raises(SettingsError, match="cannot number positions anew.*positions='original'"):
+            la.SecondLook(*policies)
 
 
 def test_a_run_that_goes_on_from_stored_states_numbers_anew_too():

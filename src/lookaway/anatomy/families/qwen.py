@@ -48,4 +48,7 @@ def glm4v(model: Any) -> Anatomy:
 
 
 def _three_dimensional(model: Any, **more: Any) -> Anatomy:
-    return usual(model, other_visual_ids=(model.config.video_token_id,), first_position=None, **more)
+    return usual(
+        model, other_visual_ids=(model.config.video_token_id,), first_position=None,
+        grid_rotary=model.model.language_model.rotary_emb, **more,
+    )  # fmt: skip

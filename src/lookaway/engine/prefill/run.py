@@ -9,6 +9,7 @@ from ..cache.pruned_cache import PrunedCacheInfo
 from .before_decoder import Deepstack
 from .decoder_call import LayerCall
 from .held_layer import HeldRun
+from .renumbering import GridPositions
 from .row_groups import GroupRun
 from .state import PrefillState
 
@@ -37,6 +38,8 @@ class ForwardRun:
     """The KV cache that is being filled, where there is one."""
     embeds_recorded: bool = False
     """Somebody records what layer 0 is called with: it must not run in groups."""
+    grid: GridPositions | None = None
+    """Positions of the prompt in time, row and column, where the policy numbers them anew."""
     deepstack: Deepstack | None = None
     """Features that the decoder adds between its first layers, where they are added here instead."""
     groups: GroupRun | None = None

@@ -18,7 +18,7 @@ from ..cache.kept import Kept, key_columns
 from ..cache.pruned_cache import PrunedCacheInfo
 from .decoder_call import gather_rows
 from .history import Change, PrefillHistory
-from .renumbering import new_places
+from .renumbering import NewNumbers
 from .row_groups import Group, make_groups
 
 __all__ = ["PrefillState", "Removal", "compact"]
@@ -74,6 +74,8 @@ class PrefillState:
     """The same in groups of rows that may run apart."""
     shift: Tensor | None = None  # int64 [B]
     """Places by which all that comes after this prompt is moved back; None: nothing was numbered anew."""
+    rotary: tuple[Tensor, ...] | None = None
+    """Cosines and sines of the prompt's columns where they were made anew; None: those that the layers are given."""
     removals: Mapping[int, Removal] = field(default_factory=dict)
     """By the layer before which something left."""
     marks: Mapping[int, Any] = field(default_factory=dict)
@@ -159,20 +161,20 @@ class PrefillState:
 
     # the next state --------------------------------------------------------------------------------------------------
 
-    def without(self, layer: int, removal: Removal, renumber: bool = False) -> PrefillState:
-        """After a removal before `layer`; `renumber`: what stays is numbered anew (before the decoder alone)."""
+    def without(self, layer: int, removal: Removal, numbers: NewNumbers | None = None) -> PrefillState:
+        """After a removal before `layer`; `numbers`: what stays is numbered anew (before the decoder alone)."""
         width = removal.index.shape[1]
         before = self.all_kept()
         kept = before.select(removal.index, removal.valid, full=min(removal.lengths) == width)
-        shift = self.shift
-        if renumber:
-            kept = replace(kept, places=new_places(self.initial, kept.valid))
-            shift = self.initial.counts - kept.valid.sum(1)
+        shift, rotary = self.shift, self.rotary
+        if numbers is not None:
+            kept, shift, rotary = replace(kept, places=numbers.places), numbers.shift, numbers.rotary
         layout = self.layout.gather(removal.index, removal.valid, removal.longest_question)
         return replace(
             self,
             kept=kept,
             shift=shift,
+            rotary=rotary,
             layout=layout,
             groups=tuple(make_groups(kept, removal.lengths, self.pad_right)),
             has_visual_tokens=removal.has_visual_tokens,

@@ -21,7 +21,7 @@ from ...core.layout import TokenLayout
 from ...core.vision_inputs import VisionInputs
 from ..cache.pruned_cache import PrunedCacheInfo
 from .decoder_call import LayerCall
-from .renumbering import check_consecutive
+from .renumbering import GridPositions, number_one_by_one
 from .state import PrefillState, Removal, compact
 
 __all__ = ["ask", "check_decision", "continued_step", "entering_call", "prefill_step", "repeated_step"]
@@ -35,6 +35,7 @@ def prefill_step(
     attends: bool = True,
     vision: VisionInputs | None = None,
     twig: AttentionInputs | None = None,
+    grid: GridPositions | None = None,
 ) -> tuple[PrefillState, LayerCall]:
     """One decoder layer of a prefill.
 
@@ -47,23 +48,28 @@ def prefill_step(
         attends: the layer's attention runs; else its mask and cache do not matter.
         vision: what the vision tower's attention says, where the policy wants it before the decoder.
         twig: queries and keys of the last layer of the policy's twig, before the layer that it grows behind.
+        grid: the prompt's positions, where the decoder counts time, row and column and the policy numbers anew.
 
     Returns:
         The state after the layer's call was made, and the call on the columns that are left.
 
     Raises:
         InvalidDecision: the policy drops text, or answers something that is no mask of the slots.
-        UnsupportedModel: (by `LayerCall.arguments`) the layer's mask cannot be narrowed.
+        UnsupportedModel: the prompt's positions are none that can be numbered anew; (by `LayerCall.arguments`) the
+            layer's mask cannot be narrowed.
     """
     if policy is not None and state.has_visual_tokens:
         decision = ask(state, call.layer, call.hidden, policy, attention_inputs, vision, twig)
         state = state.noted(call.layer, decision.notes)
         removal = check_decision(state, call.layer, decision, policy)
         if removal is not None:
-            renumber = call.layer == 0 and policy.renumbers()
-            if renumber:
-                check_consecutive(call.kwargs, state.initial)
-            state = state.without(call.layer, removal, renumber)
+            numbers = None
+            if call.layer == 0 and policy.renumbers():
+                if grid is None:
+                    numbers = number_one_by_one(state.initial, removal.valid, call.kwargs)
+                else:
+                    numbers = grid.numbered(state.initial, removal.index, removal.valid, call.hidden)
+            state = state.without(call.layer, removal, numbers)
             call = call.with_rows(removal.rows(call.hidden))
     state = state.entering(call.layer, call.mark, attends)
     return state, _narrowed(state, call, attends)
@@ -80,7 +86,7 @@ def entering_call(state: PrefillState, call: LayerCall) -> LayerCall:
             "A twig ranks the visual tokens of a prompt that comes in one piece; this one comes behind a KV cache. Run "
             "the whole conversation again without past_key_values."
         )
-    return call if state.kept is None else call.narrowed(state.kept, None, 0, state.length)
+    return call if state.kept is None else _at_its_phases(state, call).narrowed(state.kept, None, 0, state.length)
 
 
 def repeated_step(state: PrefillState, call: LayerCall, attends: bool = True) -> LayerCall:
@@ -174,7 +180,12 @@ def _narrowed(state: PrefillState, call: LayerCall, attends: bool) -> LayerCall:
     kept, past = state.kept_at[call.layer], state.past
     if not attends or (kept is None and past.kept_at[call.layer] is None):
         return call
-    return call.narrowed(kept, past.kept_at[call.layer], past.length, state.length)
+    return _at_its_phases(state, call).narrowed(kept, past.kept_at[call.layer], past.length, state.length)
+
+
+def _at_its_phases(state: PrefillState, call: LayerCall) -> LayerCall:
+    """The call with rotary embeddings at the new positions, where the state has such."""
+    return call if state.rotary is None else call.with_keywords(position_embeddings=state.rotary)
 
 
 def _mask_of_slots(keep: Tensor, layout: TokenLayout, policy: Policy, layer: int) -> Tensor:

@@ -27,7 +27,7 @@ from ..observe.qk_capture import QKCapture, QKStore
 from ..observe.vision_capture import VisionCapture
 from ..prefill.before_decoder import Deepstack
 from ..prefill.decoder_call import LayerCall, gather_rows
-from ..prefill.renumbering import check_renumbering
+from ..prefill.renumbering import GridPositions, check_renumbering
 from ..prefill.start import prompt_layout
 from ..prefill.state import PrefillState
 from ..prefill.step import prefill_step
@@ -56,6 +56,8 @@ class Paused:
     """What the vision tower's attention said, for policies that ask for it before the decoder."""
     deepstack: Deepstack | None = None
     """Of a run paused before layer 0: what the decoder adds behind its first layers."""
+    positions: Tensor | None = None
+    """Of a run paused before layer 0: the position_ids that the decoder was called with."""
     readable: bool = False
     """Queries and keys of this decoder's attention can be read, so a run that stops on the way keeps them."""
 
@@ -92,6 +94,9 @@ class Paused:
         check_renumbering(self.anatomy, policy)
         state, hidden, store = self.state, self.hidden, QKStore()
         memo: dict[Any, Any] = {}
+        grid = None
+        if self.layer == 0 and policy.renumbers() and self.anatomy.grid_rotary is not None:
+            grid = GridPositions.taken_from({"position_ids": self.positions}, self.anatomy.grid_rotary)
         captured = {layer for layer in policy.needs_attention(depth) & layers if self.layer <= layer < until}
         if self.layer < until < depth and self.readable:
             captured.add(until)
@@ -103,7 +108,7 @@ class Paused:
                 call = LayerCall(layer, (hidden,), self.calls[layer], self.attention, memo, self.anatomy.row_arguments)
                 asked = policy if layer in layers and state.has_visual_tokens else None
                 inputs = None if asked is None else capture.take(store, layer, state.layout)
-                state, call = prefill_step(state, call, asked, inputs, vision=None if layer else self.vision)
+                state, call = prefill_step(state, call, asked, inputs, vision=None if layer else self.vision, grid=grid)
                 args, kwargs = call.arguments()
                 hidden = self.anatomy.layers[layer](*args, **kwargs)
                 if self.deepstack is not None:
@@ -163,11 +168,13 @@ def pause(
     left: list[Any] = []
     changes: list[int] = []
     deepstack: list[Deepstack] = []
+    positions: list[Any] = []
     tower = VisionCapture(anatomy, vision)
 
     def entering(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found, _ = Deepstack.taken_from(kwargs)
         deepstack.extend([found] if found is not None else [])
+        positions.append(kwargs.get("position_ids"))
 
     def before(index: int) -> Any:
         def record(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -211,5 +218,5 @@ def pause(
     hidden = kept.get(layer, kept[-1])
     start = Paused(anatomy, tuple(calls), anatomy.attention, state, layer, hidden, store.seen.get(layer),
                    max(changes, default=0), tower.take(layout), deepstack[0] if deepstack else None,
-                   capture is not None)  # fmt: skip
+                   positions[0] if positions else None, capture is not None)  # fmt: skip
     return start, replace(start, layer=anatomy.num_layers, hidden=kept[-1], seen=None)
