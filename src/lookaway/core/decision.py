@@ -123,8 +123,8 @@ class Policy(ABC):
         return None
 
     def renumbers(self) -> bool:
-        """What stays of its removal before the decoder is numbered anew, as in a prompt that never had the rest; else
-        tokens keep the positions that they had."""
+        """What stays of its removal before the decoder is numbered anew, as in a prompt that never had the rest
+        (`engine/prefill/renumbering.py`); else tokens keep the positions that they had."""
         return False
 
     @abstractmethod

@@ -64,7 +64,9 @@ class PicturePolicy(SettingsPolicy):
 
     positions: str = "original"
     """'original': the tokens that stay keep the positions that they had in the whole prompt. 'renumber': they are
-    numbered anew, as in a prompt that never had the others."""
+    numbered anew, as in a prompt that never had the others.
+    One by one; where the decoder counts time, row and column (Qwen-VL, GLM-4V), each keeps its row and column in its
+    picture, and the text behind goes on from the largest that was kept."""
 
     def __post_init__(self) -> None:
         check_positions(self.positions)
