@@ -138,21 +138,21 @@ def test_a_later_turn_is_the_conversation_in_one_prompt():
 
 @pytest.mark.parametrize("family", sorted(WINDOWS))
 def test_sliding_windows_are_refused(family):
-    with pytest.raises(UnsupportedModel, match="sliding-window.*positions='original'"):
+    with pytest.raises(UnsupportedModel, match=r"sliding-window.*positions='original'"):
         la.attach(tiny_once(family).model, POLICY)
 
 
 def test_a_family_of_which_nobody_said_how_it_counts_is_refused():
     example = tiny_once("llava")
     unknown = replace(anatomy_of(example.model), first_position=None)
-    with pytest.raises(UnsupportedModel, match="by the common pattern alone.*positions='original'"):
+    with pytest.raises(UnsupportedModel, match=r"by the common pattern alone.*positions='original'"):
         check_renumbering(unknown, la.chain(POLICY, la.ExitAt(2)))
     check_renumbering(unknown, la.DivPrune(0.4))
 
 
 def test_a_second_look_is_refused():
     for policies in ((POLICY, la.KeepAll()), (la.DivPrune(0.2), la.chain(POLICY))):
-        with pytest.raises(SettingsError, match="cannot number positions anew.*positions='original'"):
+        with pytest.raises(SettingsError, match=r"cannot number positions anew.*positions='original'"):
             la.SecondLook(*policies)
 
 
