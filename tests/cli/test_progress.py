@@ -125,6 +125,30 @@ def test_a_restart_has_a_rate_of_its_own(capsys, monkeypatch):
     ]
 
 
+def test_each_phase_counts_its_own_steps(capsys, monkeypatch):
+    now = [0.0]
+    lines = module.PlainLines(lambda: now[0])
+    steps = lines.begin("full model", 20, loud=True, phases=("own answers", "states"))
+    for second in (20.0, 40.0, 60.0, 80.0):
+        now[0] = second
+        steps(10)
+    lines.end(steps)
+    assert capsys.readouterr().err.splitlines() == [
+        "full model, own answers: 0 of 20",
+        "full model, own answers: 20 of 20, 40 s, 0.5 a second, about 40 s left",
+        "full model, states: 20 of 20, 80 s, 0.5 a second",
+    ]
+    out = io.StringIO()
+    monkeypatch.setattr(module, "Console", lambda **_: Console(file=out, force_terminal=True, width=100))
+    with module.progress("full model", 20, ("own answers", "states")) as advance:
+        advance(20)
+        advance(15)  # fewer than there were before
+    assert "full model, own answers" in out.getvalue()
+    assert "full model, states" in out.getvalue()
+    assert {total for _, total in re.findall(r"(\d+)/(\d+)", out.getvalue())} <= {"20", "15"}
+    assert re.findall(r"\d+/\d+", out.getvalue())[-1] == "15/15"
+
+
 def test_what_fails_is_not_said_to_be_done(capsys):
     def fails():
         with module.progress("trials", 27) as advance:

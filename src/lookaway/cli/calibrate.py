@@ -60,7 +60,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..models.loading import load_model
     from ..reports.formatting import guarantee_text
     from ..training.calibration import calibrate, calibrated
-    from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, passes, with_images
+    from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, phases, with_images
     from ..training.labels_behind import check_comes_first
     from .common import cache_folder, fit_to, load_policies, plain_console, tell
     from .progress import progress
@@ -100,7 +100,7 @@ def run(options: Options) -> dict[str, Any]:
         target="own", batch_size=options.label_batch, max_new_tokens=options.max_new_tokens,
         candidates=policy.gates.layers, features=options.features,
     )  # fmt: skip
-    with progress("answers and labels for all layers", passes(samples, "own") * len(samples)) as advance:
+    with progress("all layers", len(samples), phases(samples, "own")) as advance:
         table = make_exit_table(model, processor, samples, labels, options.cache or cache_folder(), advance, after)
     if not processes().is_first:
         return {}

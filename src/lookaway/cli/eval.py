@@ -165,7 +165,7 @@ def write_token_baselines(
     from .progress import progress
 
     try:
-        with progress("random and uniform tokens", 2 * len(samples)) as advance:
+        with progress("beside the policy", len(samples), tuple(NAMES.values())) as advance:
             anatomy = anatomy_of(model)
             found = run_token_baselines(
                 model, processor, samples, results,

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from ..core.record import Sample
     from ..evaluation.scorers import Scorer
     from ..search.fit.guarantee import Guarantee
-    from ..search.fit.session import FitEvents
-    from ..search.trials.queue import Done
-    from .progress import Steps
 
 __all__ = ["Options", "run"]
 
@@ -37,7 +34,8 @@ class Options(FitOptions, HeldOut, PublishedModel):
     search_split: str = "train"
     """The split that policies are chosen on."""
     split: str = "calibration"
-    """The split that the choice is certified on; nothing else sees it."""
+    """The split that the choice is certified on; nothing else sees it. Of your own file also calibration+test, for twice
+    as many samples; then none are held out."""
     limit: int = 160
     """At most this many samples for the search and so many for the certificate, one question an image."""
     candidate: tuple[str, ...] = ()
@@ -77,15 +75,16 @@ def run(options: Options) -> dict[str, Any]:
     from ..models.loading import load_model
     from ..search.fit.outcomes import SampleRuns
     from ..search.fit.seconds import Seconds, measure_seconds
-    from ..search.fit.session import FitEvents, fit
+    from ..search.fit.session import fit
     from ..search.schedules.session import trial_facts
     from ..search.trials.queue import TrialQueue
     from ..search.trials.samples import check_disjoint, shuffled, with_images
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
     from .fit_report import draw_report, generic_prompts, write_held_out
-    from .fit_result import not_fast_enough, result_line, summary_of, test_line, why_none
-    from .fit_space import BEST, SPACE, gates_behind, read_space, save_best, write_space
+    from .fit_result import not_fast_enough, result_line, summary_of, why_none
+    from .fit_said import say_what_can_be_reached, say_what_can_be_shown, search_events
+    from .fit_space import BEST, SPACE, gates_behind, read_space, write_space
     from .progress import progress
     from .settings import tell_settings
 
@@ -99,11 +98,12 @@ def run(options: Options) -> dict[str, Any]:
     splits = [shuffled(split, options.seed) for split in splits]  # parts of a split are drawn alike
     check_disjoint(*splits)
     scorer, guarantee = _guarantee(options, splits)
-    _say_what_can_be_shown(console, options, guarantee, *(len(split) for split in splits))
+    say_what_can_be_shown(console, options, guarantee, *(len(split) for split in splits))
     own = {path: load_policies(path) for path in options.candidate}
     model, processor = load_model(options.model, device=options.device, **options.published)
     tell_settings(model, options.batch_size)
     options = _possible(console, options, anatomy_of(model))
+    only_before = bool(anatomy_of(model).only_before)
     # 2. Trials depend on all of this; a differing fit in the same folder is refused.
     named: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
     named |= {"max_new_tokens": options.max_new_tokens, "samples_of_splits": [len(split) for split in splits]}
@@ -122,6 +122,8 @@ def run(options: Options) -> dict[str, Any]:
         write_space(options)
 
     group.first(begin)
+    if options.speedup is not None and group.is_first:
+        say_what_can_be_reached(console, options, model, processor, splits[0])
     if "gates-behind" in options.methods:  # kept as files, which may be changed between two runs
         behind = gates_behind(options, model, processor, splits[0])
         own |= behind
@@ -131,7 +133,8 @@ def run(options: Options) -> dict[str, Any]:
                            fresh=options.fresh and group.is_first)  # fmt: skip
 
     def runs(which: int, part: range, words: str, kept: Mapping[str, Any]) -> SampleRuns:
-        with progress(words, 2 * len(part)) as advance:  # each sample's own answer, then its states
+        phases = ("own answers",) if only_before else ("own answers", "states")
+        with progress(words, len(part), phases) as advance:
             return SampleRuns(
                 model,
                 processor,
@@ -158,22 +161,13 @@ def run(options: Options) -> dict[str, Any]:
 
         return measure
 
-    events = FitEvents(
-        on_done=lambda done: console.print(
-            f"  {done.key}: " + ("not on this model" if "refused" in done.details else f"{done.value:.1%} same answers")
-        ),
-        on_part=lambda number, kept, samples: console.print(f"{kept} policies of one pass, {samples} samples:"),
-        on_best=lambda choice, policy: (
-            save_best(console, options, anatomy_of(model).identity, choice, policy) if group.is_first else None
-        ),
-        on_test=lambda tested: console.print(test_line(tested, guarantee)),
-    )
     # each process takes trials from the queue, so the samples of a trial are not shared
     with progress("policies tried", None) as tried, alone():
         result = fit(
             anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
             lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
-            guarantee, timed(0, 4), timed(1, 8), _counted(events, tried),
+            guarantee, timed(0, 4), timed(1, 8),
+            search_events(console, options, guarantee, anatomy_of(model).identity, tried, group.is_first),
         )  # fmt: skip
     # 3. The result, with its certificate inside.
     summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
@@ -240,38 +234,6 @@ def _possible(console: Any, options: Options, anatomy: Anatomy) -> Options:
             soft_wrap=True,
         )
     return replace(options, methods=methods)
-
-
-def _counted(events: FitEvents, tried: Steps) -> FitEvents:
-    """The same events, and each part's policies counted."""
-
-    def on_done(done: Done) -> None:
-        events.on_done(done)
-        tried(1)
-
-    def on_part(number: int, kept: int, samples: int) -> None:
-        events.on_part(number, kept, samples)
-        tried.restart(kept)
-
-    return replace(events, on_done=on_done, on_part=on_part)
-
-
-def _say_what_can_be_shown(console: Any, options: Options, guarantee: Guarantee, searched: int, certified: int) -> None:
-    from ..core.errors import DataError
-    from ..search.fit.guarantee import samples_needed
-
-    least = guarantee.of_total(0, certified)
-    kept = "of the answers change" if options.metric == "answers" else "of the score is lost"
-    console.print(
-        f"{searched} samples to search on, {certified} to certify on, one question an image. {certified} samples can "
-        f"show at best that at most {least:.1%} {kept} (confidence {1 - options.delta:.0%}; {guarantee.method})."
-    )
-    if least > options.epsilon:
-        raise DataError(
-            f"epsilon {options.epsilon} cannot be certified on {certified} independent samples, even if nothing "
-            f"changed: that takes {samples_needed(guarantee, 0)}. Give more --data, raise --limit, or allow --epsilon "
-            f"{least:.3f} or more."
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -77,7 +77,8 @@ def why_none(result: FitResult, guarantee: Guarantee) -> str:
     return (
         f"No policy passed: already the safest, {first.choice.name}: {_lost(first.choice, guarantee)} (upper bound "
         f"{first.bound:.2%}, allowed {guarantee.epsilon:.2%}); with so many changed, {needed} samples would be needed. "
-        "Give more --data or allow a larger --epsilon."
+        "Give more --data or allow a larger --epsilon"
+        + (", or minimise --cost flops without --speedup." if first.choice.seconds is not None else ".")
     )
 
 

@@ -74,9 +74,9 @@ def _full(path: str) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else path
 
 
-def save_best(console: Any, options: Any, base: BaseModel, choice: Choice, policy: Policy) -> None:
+def save_best(console: Any, options: Any, base: BaseModel, choice: Choice, policy: Policy, unit: str) -> None:
     """Say which policy is the best so far, and keep it as a folder that can be used; its card says that nothing is
-    certified."""
+    certified. `unit`: what its share is of."""
     from ..core.files import write_text
 
     kept = copy.copy(policy)
@@ -91,8 +91,8 @@ def save_best(console: Any, options: Any, base: BaseModel, choice: Choice, polic
     head, mark, body = text.partition("\n# ")
     write_text(card, f"{head}{mark}{body}" if not mark else f"{head}\n{note}# {body}")
     console.print(
-        f"  best so far (not certified, {folder}): {choice.name}: {choice.share:.1%} of the cost, {choice.changed} of "
-        f"{len(choice.same)} answers changed",
+        f"  best so far (not certified, {folder}): {choice.name}: {choice.share:.1%} of {unit}, "
+        f"{len(choice.same) - choice.changed} of {len(choice.same)} answers the same",
         soft_wrap=True,
     )
 

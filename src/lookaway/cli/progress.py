@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,9 +28,12 @@ class Steps:
 
     words: str
     total: int | None
-    """None: not known (yet)."""
+    """Of each phase; None: not known (yet)."""
     changed: Callable[[Steps], None]
+    phases: Sequence[str] = ()
+    """What is done to all steps one after the other; none: one thing."""
     done: int = 0
+    """In all phases together."""
     start: float = field(default_factory=time.monotonic)
 
     def __call__(self, count: int) -> None:
@@ -47,16 +50,33 @@ class Steps:
         self.done, self.total, self.start = 0, total, time.monotonic()
         self.changed(self)
 
+    @property
+    def whole(self) -> int | None:
+        """Steps of all phases."""
+        return None if self.total is None else self.total * max(1, len(self.phases))
+
+    @property
+    def phase(self) -> tuple[str, int]:
+        """What is at work, and how many steps of it are done: never more than there are."""
+        if not self.phases or not self.total:
+            return self.words, self.done
+        number = min(max(0, self.done - 1) // self.total, len(self.phases) - 1)
+        return f"{self.words}, {self.phases[number]}", self.done - number * self.total
+
+    @property
+    def phase_ended(self) -> bool:
+        return self.done > 0 and self.phase[1] == self.total
+
     def line(self, now: float) -> str:
         """What is done, in which time, how fast, and how long the rest takes at this rate."""
-        spent = now - self.start
+        spent, (words, done) = now - self.start, self.phase
         if self.total is None and not self.done:
-            return f"{self.words}: at work for {spent:.0f} s"
+            return f"{words}: at work for {spent:.0f} s"
         rate = self.done / spent if spent > 0 else 0.0
         of = "" if self.total is None else f" of {self.total}"
-        left = "" if self.total is None or not rate else f", about {(self.total - self.done) / rate:.0f} s left"
-        left = "" if self.done == self.total else left
-        return f"{self.words}: {self.done}{of}, {spent:.0f} s{f', {rate:.2g} a second' if self.done else ''}{left}"
+        left = "" if self.whole is None or not rate else f", about {(self.whole - self.done) / rate:.0f} s left"
+        left = "" if self.done == self.whole else left
+        return f"{words}: {done}{of}, {spent:.0f} s{f', {rate:.2g} a second' if self.done else ''}{left}"
 
 
 class PlainLines:
@@ -70,12 +90,12 @@ class PlainLines:
         self.lock = threading.RLock()
         self.ended: threading.Event | None = None
 
-    def begin(self, words: str, total: int | None, loud: bool) -> Steps:
-        steps = Steps(words, total, self.changed, start=self.clock())
+    def begin(self, words: str, total: int | None, loud: bool, phases: Sequence[str] = ()) -> Steps:
+        steps = Steps(words, total, self.changed, phases, start=self.clock())
         with self.lock:
             self.open.append(steps)
             if loud:
-                self._say(f"{words}: 0 of {total}" if total is not None else words)
+                self._say(f"{steps.phase[0]}: 0 of {total}" if total is not None else words)
             if self.ended is None:
                 self.ended = threading.Event()
                 threading.Thread(target=self._watch, args=(self.ended,), daemon=True).start()
@@ -83,7 +103,7 @@ class PlainLines:
 
     def changed(self, steps: Steps) -> None:
         with self.lock:
-            if (steps.done and steps.done == steps.total) or self.clock() - self.said >= EVERY:
+            if steps.phase_ended or self.clock() - self.said >= EVERY:
                 self._say(steps.line(self.clock()))
 
     def tick(self) -> None:
@@ -114,26 +134,35 @@ _shown: list[Progress] = []
 
 
 @contextmanager
-def progress(words: str, total: int | None) -> Iterator[Steps]:
+def progress(words: str, total: int | None, phases: Sequence[str] = ()) -> Iterator[Steps]:
     """Shows on stderr how much of `total` is done; yields what advances it by a count.
 
-    Work that ends well has done all of its steps, also where `total` was a guess.
+    Work that ends well has done all of its steps, also where `total` was a guess. With `phases` all steps are done
+    once in each of them, one phase after the other, and what is shown is how far the present one is.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        steps = _lines.begin(words, total, loud=True)
+        steps = _lines.begin(words, total, loud=True, phases=phases)
         try:
             yield steps
-            if steps.done and steps.done != steps.total:
-                steps.reach(steps.done, steps.done)
+            if steps.done and not steps.phase_ended:
+                done = steps.phase[1]
+                steps.done, steps.total, steps.words, steps.phases = done, done, steps.phase[0], ()
+                steps.changed(steps)
         finally:
             _lines.end(steps)
         return
     with _bars(console) as bars:
-        task = bars.add_task(words, total=total)
-        steps = Steps(words, total, lambda steps: bars.update(task, completed=steps.done, total=steps.total))
+        task = bars.add_task(", ".join((words, *phases[:1])), total=total)
+
+        def show(steps: Steps) -> None:
+            named, done = steps.phase
+            bars.update(task, description=named, completed=done, total=steps.total)
+
+        steps = Steps(words, total, show, phases)
         yield steps
-        bars.update(task, completed=steps.done, total=steps.done)
+        done = steps.phase[1]
+        bars.update(task, completed=done, total=done)
 
 
 @contextmanager

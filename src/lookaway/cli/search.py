@@ -62,7 +62,8 @@ def run(options: Options) -> dict[str, Any]:
     # 3. The full run, once.
     from ..search.trials.schedule_evaluator import ModelScheduleEvaluator
 
-    with progress("full runs", (2 if target == "own" else 1) * len(samples)) as advance:
+    phases = ("own answers", "states") if target == "own" else ("states",)
+    with progress("full model", len(samples), phases) as advance:
         answers = targets(model, processor, samples, target, options.batch_size, options.max_new_tokens, advance)
         evaluator = ModelScheduleEvaluator(
             model, processor, samples, answers, measure=options.measure, slack=options.slack, ranking=options.ranking,

@@ -66,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.header import run_header
     from ..models.loading import load_model
     from ..policies.visual_exit import VisualExit
-    from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, passes, with_images
+    from ..training.exit_labels import NOTHING, LabelOptions, image_names, make_exit_table, phases, with_images
     from ..training.gate_training import train_gates
     from ..training.labels_behind import check_comes_first
     from .common import cache_folder, fit_to, load_policies
@@ -93,7 +93,7 @@ def run(options: Options) -> dict[str, Any]:
     cache = options.cache or cache_folder()
     facts = provenance(model=model, processor=processor, policy=after, samples=samples, options=options)
     header = run_header("train", model, options.data, options, options.seed, options.model, facts, other)
-    with progress("answers and labels for all layers", passes(samples, options.target) * len(samples)) as advance:
+    with progress("all layers", len(samples), phases(samples, options.target)) as advance:
         table = make_exit_table(model, processor, samples, label_options, cache, advance, after, leave_out=True)
     if not processes().is_first:
         return {}  # the labels are shared; the gates take one process some seconds

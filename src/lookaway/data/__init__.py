@@ -12,10 +12,14 @@ from ..core.errors import DataError
 if TYPE_CHECKING:
     from ..core.record import Sample
 
-__all__ = ["GENERATED", "SEEN", "SPLITS", "load_samples"]
+__all__ = ["GENERATED", "HASHED", "SEEN", "SPLITS", "hashed", "load_samples"]
 
 SPLITS = ("train", "calibration", "test")
 """What gates learn from, what thresholds are chosen on, what is reported: never the same pictures."""
+
+HASHED = (*SPLITS, "calibration+test")
+"""What a file of one's own divides into, by a hash of its pictures' names: 60, 20 and 20 per cent, and the last two
+together for whoever needs as many to certify on."""
 
 SEEN = "test-seen"
 GENERATED = {
@@ -49,9 +53,9 @@ def load_samples(
         spec: a name of `GENERATED`: 'mini' (scenes and easy-VQA in equal parts), 'mini-hard' and so on; a path; or a
             published layout and its folder: 'scienceqa:FOLDER', 'gqa:FOLDER' and the other names of `PUBLISHED`
             (docs/data.md).
-        split: 'train', 'calibration' or 'test'; 'all' takes a user's file or a published folder whole. A published
-            folder's own parts can be named too, such as 'val' or 'adversarial', and generated sets have 'test-seen':
-            drawn like calibration, without the pairs of colour and shape that only 'test' shows.
+        split: 'train', 'calibration' or 'test'; of a user's file also 'calibration+test', and 'all' takes a user's file
+            or a published folder whole. A published folder's own parts can be named too, such as 'val', and generated
+            sets have 'test-seen': drawn like calibration, without the pairs of colour and shape that only 'test' shows.
         limit: at most so many; the generated sets make 1000 where it is None.
         seed: draws another part of the generated sets; a user's file is shuffled with it before `limit` cuts.
         distinct_images: one question of each image, so that samples are independent draws.
@@ -61,8 +65,10 @@ def load_samples(
     """
     kind, _, folder = spec.partition(":")
     published = kind in PUBLISHED and bool(folder)
-    if split not in (*SPLITS, SEEN, "all") and not published:
-        raise DataError(f"No split {split!r}; there are {', '.join(SPLITS)} and, for your own files, 'all'.")
+    if split not in (*HASHED, SEEN, "all") and not published:
+        raise DataError(
+            f"No split {split!r}; there are {', '.join(SPLITS)} and, for your own files, 'calibration+test' and 'all'."
+        )
     if limit is not None and limit < 1:
         raise DataError(f"--limit must be at least 1, not {limit}.")
     if spec in GENERATED:
@@ -71,6 +77,12 @@ def load_samples(
     whole = None if distinct_images else limit
     samples = _cut(_published(kind, folder, split), whole, seed) if published else _own(spec, split, whole, seed)
     return _one_per_image(samples, seed)[:limit] if distinct_images else samples
+
+
+def hashed(spec: str) -> bool:
+    """Whether --data is one's own, which is divided by a hash of the pictures' names (`formats.split_of`)."""
+    kind, _, folder = spec.partition(":")
+    return spec not in GENERATED and not (kind in PUBLISHED and folder)
 
 
 def _generated(parts: Sequence[str], split: str, count: int, seed: int, distinct: bool) -> list[Sample]:
@@ -120,7 +132,7 @@ def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
         raise DataError(f"Only the generated sets have a split {SEEN!r}; {path} has {', '.join(SPLITS)} and 'all'.")
     samples = read_samples(path)
     if split != "all":
-        chosen = [sample for sample in samples if split_of(sample) == split]
+        chosen = [sample for sample in samples if split_of(sample) in split.split("+")]
         if not chosen:
             raise DataError(
                 f"None of the {len(samples)} samples of {path} falls into the split {split!r} (60 / 20 / 20 by image). "

@@ -65,7 +65,7 @@ def make_exit_table(
         model, processor: of the same supported model, no policy attached.
         cache_dir: batches that are done stay there; the same call after a kill goes on from them.
         progress: called with the number of samples after each batch, once for its own answers where these are the
-            target, and once for its labels (`passes`).
+            target, and once for its labels (`phases`).
         after: a policy that stays on while the gates are used (a skip set, a keep schedule): 'the full model' is then
             the one under this policy. A sample costs several times more (`labels_behind.py`).
         leave_out: samples whose answer holds the token of visual positions are left out, and counted in a warning;
@@ -122,9 +122,9 @@ def target_of(samples: Sequence[Sample], target: str) -> Literal["answer", "own"
     return "own" if target == "own" else "answer"
 
 
-def passes(samples: Sequence[Sample], target: str) -> int:
-    """How often `make_exit_table` counts every sample to its `progress`."""
-    return 2 if target_of(samples, target) == "own" else 1
+def phases(samples: Sequence[Sample], target: str) -> tuple[str, ...]:
+    """What `make_exit_table` does to every sample, one after the other; it counts each to its `progress` every time."""
+    return ("own answers", "labels") if target_of(samples, target) == "own" else ("labels",)
 
 
 def with_images(samples: Sequence[Sample]) -> list[Sample]:

@@ -161,6 +161,28 @@ def test_the_best_so_far_gets_cheaper_and_looks_kept():
     assert shown[-1][1].name == "second-look"
 
 
+def test_what_is_dearer_than_the_full_model_is_never_the_best_and_counts_are_of_all_samples():
+    """Nothing keeps the answers but to look again with the full model, which costs more than not to look twice."""
+    need, sure = np.full(160, 0.99), np.full(160, 0.5)
+    shown, nothing, counts, parts = [], [], [], []
+    options = FitOptions(**{**SPACE, "methods": ("reduction", "second-look")}, halvings=2)
+    fit(
+        Anatomy, lambda part, kept: Runs(need[part.start : part.stop], sure[part.start : part.stop]), 160,
+        lambda kept: Runs(need, sure), options, TrialQueue("memory", "fit", 0, {"of": "toy"}),
+        events=FitEvents(
+            on_best=lambda choice, policy: shown.append(choice),
+            on_none=nothing.append,
+            on_part=lambda number, kept, part: parts.append(part.stop),
+            on_tried=lambda key, found: counts.append((parts[-1], key, len(found))),
+        ),
+    )  # fmt: skip
+    assert shown == []
+    assert nothing == parts == [40, 80, 160]
+    assert all(samples == seen for samples, _, seen in counts)
+    assert {samples for samples, _, _ in counts} == {40, 80, 160}
+    assert FULL not in {key for _, key, _ in counts}
+
+
 def seconds_of(policies, floor=0.5):
     """As if half of the time did not depend on the tokens."""
     found = {}

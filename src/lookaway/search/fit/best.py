@@ -17,8 +17,8 @@ __all__ = ["BestSoFar"]
 class BestSoFar:
     """Follows one part of a search, candidate by candidate.
 
-    The best is the cheapest choice that looks certified on the samples so far: whose bound is at most epsilon there,
-    or, where so few samples cannot show that, which lost nothing on them.
+    The best is the cheapest choice below the full model's cost that looks certified on the samples so far: whose bound
+    is at most epsilon there, or, where so few samples cannot show that, which lost nothing on them.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class BestSoFar:
         self.second_look_from = second_look_from
         self.known: dict[str, tuple[Outcomes, Choice]] = {}
         self.best: Choice | None = None
+        """None: nothing cheaper than the full model was found yet."""
 
     def add(self, key: str, found: Outcomes) -> bool:
         """One more candidate has run; True where it makes a better choice."""
@@ -41,7 +42,8 @@ class BestSoFar:
             for other in self.known:
                 new += self._pairs(key, other) if other != key else []
                 new += self._pairs(other, key) if other != key else []
-        better = [c for c in new if (self.best is None or c.share < self.best.share) and self._looks_certified(c)]
+        most = 1.0 if self.best is None else self.best.share
+        better = [c for c in new if c.share < most and self._looks_certified(c)]
         if not better:
             return False
         self.best = min(better, key=lambda c: (c.share, c.name))

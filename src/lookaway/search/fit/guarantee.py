@@ -12,7 +12,7 @@ from ...core.bounds import mean_upper_bound, upper_bound
 from .choices import Choice
 from .options import Metric
 
-__all__ = ["Guarantee", "samples_needed"]
+__all__ = ["Guarantee", "allowed", "samples_needed"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,11 @@ def samples_needed(guarantee: Guarantee, total: float) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if guarantee.of_total(total, middle) <= guarantee.epsilon else (middle, high)
     return high
+
+
+def allowed(guarantee: Guarantee, samples: int) -> int:
+    """The most samples that may lose 1 each so that the bound is at most epsilon; -1: not even none."""
+    count = -1
+    while count < samples and guarantee.of_total(count + 1, samples) <= guarantee.epsilon:
+        count += 1
+    return count

@@ -121,7 +121,7 @@ class SampleRuns:
         confidence_kind: a name in `policies.second_look.CONFIDENCES`.
         memory: bytes of states kept in memory; more go to a temporary folder.
         progress: called with the number of samples that were just answered in full, and again with that of those
-            whose states are kept.
+            whose states are kept (none, where nothing may leave inside the decoder).
 
     Raises:
         DataError: the scorer gives the full model a score outside of [0, 1], or a sample has no answer.
@@ -156,8 +156,6 @@ class SampleRuns:
         """The first layer from which a second look can run again; more than there are: none can on this decoder."""
         self.start = self.anatomy.first_prunable_layer if start is None else start
         if self.anatomy.only_before:  # states inside such a decoder cannot be gone on from
-            for chosen in self._groups:
-                progress(len(chosen))
             self.full = self._live(KeepAll())
             return
         parts: list[Outcomes] = []

@@ -11,7 +11,7 @@ from ...anatomy.base import Anatomy
 from ...core.decision import Policy
 from ...core.errors import SettingsError
 from ...engine.attached import policy_layers
-from ..trials.queue import Done, TrialQueue
+from ..trials.queue import TrialQueue
 from .best import BestSoFar
 from .candidates import FULL, Candidate, candidates, first_layer
 from .certify import Certificate, Tested, certify, coarse_ladder, ladder
@@ -54,12 +54,15 @@ class FitResult:
 class FitEvents:
     """What a fit tells while it runs."""
 
-    on_done: Callable[[Done], object] = lambda done: None
-    """After each trial."""
+    on_tried: Callable[[str, Outcomes | None], object] = lambda key, found: None
+    """After each policy of one pass: its key, and what it did on all samples so far; None: the model cannot run it."""
     on_best: Callable[[Choice, Policy], object] = lambda choice, policy: None
-    """A better policy than before, not certified."""
-    on_part: Callable[[int, int, int], object] = lambda number, kept, samples: None
-    """Before each part of the search: its number, how many policies of one pass it runs, on how many samples so far."""
+    """A better policy than before on the samples so far, cheaper than the full model; not certified."""
+    on_part: Callable[[int, int, range], object] = lambda number, kept, samples: None
+    """Before each part of the search: its number, how many policies of one pass it runs, and on which samples: outcomes
+    are told of all of them up to its last."""
+    on_none: Callable[[int], object] = lambda samples: None
+    """After a part in which nothing cheaper than the full model kept the answers, on so many samples."""
     on_test: Callable[[Tested], object] = lambda tested: None
     """After each test."""
 
@@ -177,7 +180,7 @@ def _search(
     found = _Found([], [], {})
     parts = parts_of(samples, options.halvings)
     for number, part in enumerate(parts):
-        events.on_part(number, sum(c.key != FULL for c in left), part.stop)
+        events.on_part(number, sum(c.key != FULL for c in left), part)
         trials = SplitTrials(tried, queue, f"search/{number}" if number else "search", partial(runs, part))
         try:
             full = trials.full if full is None else full.followed_by(trials.full)
@@ -185,11 +188,15 @@ def _search(
 
             def done(key: str, outcome: Outcomes, best: BestSoFar = best) -> None:
                 known[key] = known[key].followed_by(outcome) if key in known else outcome
+                if key != FULL:
+                    events.on_tried(key, known[key])
                 if best.add(key, known[key]):
                     assert best.best is not None
                     events.on_best(best.best, best.best.policy(best.by_key, options))
 
-            trials.run([candidate.key for candidate in left], events.on_done, done)
+            trials.run([candidate.key for candidate in left], lambda key: events.on_tried(key, None), done)
+            if best.best is None:
+                events.on_none(part.stop)
             second_look_from = trials.second_look_from
         finally:
             trials.close()

@@ -45,7 +45,7 @@ class SplitTrials:
         return int(self._of_full["second_look_from"])
 
     def run(
-        self, keys: Sequence[str], on_done: Callable[[Done], object] = lambda done: None,
+        self, keys: Sequence[str], on_refused: Callable[[str], object] = lambda key: None,
         on_outcome: Callable[[str, Outcomes], object] = lambda key, found: None,
     ) -> dict[str, Outcomes]:  # fmt: skip
         """Candidate key -> outcomes, of all keys that were asked for so far and could run."""
@@ -69,10 +69,10 @@ class SplitTrials:
             key = trial.key.removeprefix(f"{self.name}/")
             if "refused" in trial.details:
                 self.refused[key] = trial.details["refused"]
+                on_refused(key)
             else:
                 self.known[key] = Outcomes.from_plain(trial.details)
                 on_outcome(key, self.known[key])
-            on_done(trial)
 
         self.queue.run(jobs, evaluate, self._space, self.name, done)
         return self.known

@@ -90,7 +90,7 @@ class HeldOutEvaluator:
         self._own: ModelScheduleEvaluator | None = None
         if wrong:
             own = own_answers(model, processor, wrong, batch_size, max_new_tokens)
-            self._own = ModelScheduleEvaluator(model, processor, wrong, own, progress=progress, **more)
+            self._own = ModelScheduleEvaluator(model, processor, wrong, own, **more)
 
     def take(self, policy: Policy) -> dict[str, Any]:
         """What a policy does, as plain values: right, agree ('0110...'), visual [N][L]."""
