@@ -135,7 +135,7 @@ def test_each_phase_counts_its_own_steps(capsys, monkeypatch):
     lines.end(steps)
     assert capsys.readouterr().err.splitlines() == [
         "full model, own answers: 0 of 20",
-        "full model, own answers: 20 of 20, 40 s, 0.5 a second, about 40 s left",
+        "full model, own answers: 20 of 20, 40 s, 0.5 a second",
         "full model, states: 20 of 20, 80 s, 0.5 a second",
     ]
     out = io.StringIO()

@@ -75,7 +75,7 @@ class Steps:
         rate = self.done / spent if spent > 0 else 0.0
         of = "" if self.total is None else f" of {self.total}"
         left = "" if self.whole is None or not rate else f", about {(self.whole - self.done) / rate:.0f} s left"
-        left = "" if self.done == self.whole else left
+        left = "" if self.phase_ended else left
         return f"{words}: {done}{of}, {spent:.0f} s{f', {rate:.2g} a second' if self.done else ''}{left}"
 
 
