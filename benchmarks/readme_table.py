@@ -36,8 +36,10 @@ def share(successes: int, trials: int) -> str:
 
 
 def questions(records: Sequence[dict[str, Any]], seen: set[str] | None = None) -> list[dict[str, Any]]:
-    """Sample records of questions with an image."""
-    found = [r for r in records if r["kind"] == "sample" and r["visual_tokens"] and r["visual_tokens"][0]]
+    """Sample records of questions with an image, under the policy itself, not under what stands beside it."""
+    beside = {r["variant"] for r in records if r["kind"] == "summary" and r.get("beside")}
+    own = [r for r in records if r["kind"] == "sample" and r.get("variant") not in beside]
+    found = [r for r in own if r["visual_tokens"] and r["visual_tokens"][0]]
     return found if seen is None else [r for r in found if r["id"] in seen]
 
 

@@ -24,7 +24,7 @@ def evaluated(model_folder, data_file, tmp_path_factory):
 
 def test_eval_leaves_records_a_table_and_a_page(evaluated):
     kinds = [record["kind"] for record in read_records(evaluated / "records.jsonl")]
-    assert (kinds.count("run"), kinds.count("sample"), kinds.count("curve")) == (1, 12, 3)
+    assert (kinds.count("run"), kinds.count("sample"), kinds.count("curve")) == (1, 4 * 12, 3)
     table = json.loads((evaluated / "table.json").read_text())
     whole = table["summary"][0]
     assert (whole["family"], whole["samples"], whole["mean_exit"], whole["never_exits"]) == ("all", 12, 2.0, 0.0)
@@ -32,12 +32,75 @@ def test_eval_leaves_records_a_table_and_a_page(evaluated):
     assert "</html>" in (evaluated / "report.html").read_text()
 
 
-def test_random_and_uniform_tokens_stand_beside_the_policy_at_its_cost(evaluated):
-    rows = {r["variant"]: r["rows"][0] for r in read_records(evaluated / "records.jsonl") if r["kind"] == "summary"}
-    assert list(rows) == ["gates", "random tokens", "uniform tokens"]
+def test_baselines_stand_beside_the_policy_at_its_cost(evaluated):
+    """Exit before layer 2 of 4: the fixed exit at its cost is the policy itself, and is not run again."""
+    found = {r["variant"]: r for r in read_records(evaluated / "records.jsonl") if r["kind"] == "summary"}
+    assert list(found) == ["gates", "random tokens", "uniform tokens", "downsampling 2 x 2"]
+    rows = {name: record["rows"][0] for name, record in found.items()}
     for name in ("random tokens", "uniform tokens"):
         assert rows[name]["visual_tokens"] == pytest.approx(rows["gates"]["visual_tokens"], abs=0.5)
+    for name in list(found)[1:]:
+        assert found[name]["beside"] == "gates"
         assert rows[name]["accuracy_without"] == rows["gates"]["accuracy_without"]
+    assert rows["downsampling 2 x 2"]["visual_tokens"] == 4.0
+    page = (evaluated / "report.html").read_text()
+    assert "Beside the policy, at its cost" in page
+    assert "<td>downsampling 2 x 2 (at its own cost)</td>" in page
+
+
+def test_questions_that_a_baseline_cannot_answer_are_told_apart(model_folder, data_file, tmp_path, call):
+    """The truth is what the full model says, so the hard questions are those whose answer a baseline changes."""
+    common = ["eval", "--model", model_folder, "--policy", CONFIGS / "fastv.yaml", "--split", "all", "--limit", 12,
+              "--max-new-tokens", 3, "--no-curve"]  # fmt: skip
+    assert call(*common, "--data", data_file, "--score", "agreement", "--out", tmp_path / "a")[0] == 0
+    records = list(read_records(tmp_path / "a" / "records.jsonl"))
+    names = [r["variant"] for r in records if r["kind"] == "summary"]
+    assert names[1:3] == ["random tokens", "uniform tokens"]  # also without answers to score by
+    assert names[3:] == ["downsampling 2 x 2", "fixed exit before layer 3"]
+    assert not [r for r in records if r["kind"] == "hard"]
+    own = {r["id"]: r["answer_without"] for r in records if r["kind"] == "sample"}
+    entries = json.loads(data_file.read_text())
+    for entry in entries:
+        entry |= {"answer": own.get(entry["id"], ""), "image": str(data_file.parent / entry["image"])}
+    kept = [entry for entry in entries if entry["answer"].strip()]
+    (tmp_path / "d.json").write_text(json.dumps(kept))
+    status, _, err = call(*common, "--data", tmp_path / "d.json", "--score", "exact", "--out", tmp_path / "b")
+    assert status == 0, err
+    records = list(read_records(tmp_path / "b" / "records.jsonl"))
+    right = {}
+    for r in records:
+        if r["kind"] == "sample" and r["right_without"]:
+            right.setdefault(r["variant"], {})[r["id"]] = r["right_with"]
+    wanted = {}
+    for name in ("uniform tokens", "downsampling 2 x 2"):
+        hard = [id for id, found in right[name].items() if not found]
+        if hard:
+            wanted[name] = len(hard), sum(right["gates"][id] for id in hard) / len(hard)
+    found = {r["beside"]: (r["questions"], r["retention"][0]) for r in records if r["kind"] == "hard"}
+    assert wanted
+    assert found.keys() == wanted.keys()
+    assert all(found[name] == pytest.approx(wanted[name]) for name in wanted)
+    assert f"keeps {100 * found['downsampling 2 x 2'][1]:.1f} % (" in (tmp_path / "b" / "report.html").read_text()
+
+
+def test_a_run_that_ended_among_the_baselines_goes_on_there(evaluated, model_folder, data_file, tmp_path, call,
+                                                            monkeypatch):  # fmt: skip
+    from lookaway.engine import api
+
+    whole = list(read_records(evaluated / "records.jsonl"))
+    lines = (evaluated / "records.jsonl").read_text().splitlines(keepends=True)
+    last = max(i for i, r in enumerate(whole) if r["kind"] == "sample" and r["variant"] == "random tokens")
+    (tmp_path / "records.jsonl").write_text("".join(lines[: last - 3]) + lines[last - 3][:30])  # batches of 8 and 4
+    asked = []
+    attach = api.attach
+    monkeypatch.setattr("lookaway.evaluation.runner.attach", lambda model, p: asked.append(p.name) or attach(model, p))
+    status, _, err = call("eval", "--model", model_folder, "--data", data_file, "--split", "all", "--out", tmp_path,
+                          "--limit", 12, "--max-new-tokens", 4, "--exit-at", 2)  # fmt: skip
+    assert status == 0, err
+    assert asked == ["keep-schedule"] * 3 + ["downsample"] * 2  # of the policy and 8 of 12 random ones nothing anew
+    found = list(read_records(tmp_path / "records.jsonl"))
+    key = [(r["variant"], r["id"], r["answer_with"]) for r in found if r["kind"] == "sample"]
+    assert sorted(key) == sorted((r["variant"], r["id"], r["answer_with"]) for r in whole if r["kind"] == "sample")
 
 
 def test_the_curve_at_the_exit_layer_is_what_the_live_run_did(evaluated):
@@ -54,7 +117,7 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
     records = evaluated / "records.jsonl"
     whole = records.read_text()
     lines = whole.splitlines(keepends=True)
-    samples = [line for line in lines if '"kind": "sample"' in line]
+    samples = [line for line in lines if '"kind": "sample"' in line and '"variant": "gates"' in line]
     records.write_text(lines[0] + "".join(samples[:5]) + samples[5][:40])
     common = ["eval", "--model", model_folder, "--data", data_file, "--split", "all", "--out", evaluated]
     more = ["--limit", "12", "--max-new-tokens", "4"]
@@ -62,7 +125,7 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
     assert status == 1
     assert "policy.settings.layer: 2 -> 3" in err
     assert call(*common, *more, "--exit-at", "2")[0] == 0
-    again = [r for r in read_records(records) if r["kind"] == "sample"]
+    again = [r for r in read_records(records) if r["kind"] == "sample" and r["variant"] == "gates"]
     assert sorted(r["id"] for r in again) == sorted(json.loads(line)["id"] for line in samples)
     assert {r["id"]: r["answer_with"] for r in again} == {
         json.loads(s)["id"]: json.loads(s)["answer_with"] for s in samples
@@ -76,7 +139,7 @@ def test_policies_joined_by_commas_are_one_after_another(model_folder, data_file
     chosen = f"{tmp_path / 'thin.yaml'}, {tmp_path / 'leave.yaml'}"
     common = ["eval", "--model", model_folder, "--data", data_file, "--split", "all", "--limit", "4", "--no-curve"]
     assert call(*common, "--max-new-tokens", "2", "--policy", chosen, "--out", tmp_path / "both")[0] == 0
-    samples = [r for r in read_records(tmp_path / "both" / "records.jsonl") if r["kind"] == "sample"]
+    samples = [r for r in read_records(tmp_path / "both" / "records.jsonl") if r["kind"] == "sample"][:4]
     assert [r["visual_tokens"] for r in samples] == [[16, 8, 8, 0]] * 4
 
 
@@ -109,6 +172,7 @@ def test_ask_prints_the_answer_and_what_was_processed(model_folder, data_file, c
         (["ask", "--model", "nowhere/nothing", "--exit-at", "2", "--image", "IMAGE", "what?"], "nowhere/nothing"),
         (["eval", "--model", "MODEL", "--policy", "no-such-folder", "--data", "DATA"], "no-such-folder"),
         (["eval", "--model", "MODEL", "--exit-at", "2", "--data", "no-such-file.json"], "No data at no-such-file.json"),
+        (["eval", "--model", "MODEL", "--exit-at", "2", "--data", "DATA", "--name", "uniform tokens"], "Give another"),
         (["report"], "No records"),
         (["report", "--records", "nothing.jsonl"], "nothing.jsonl"),
     ],

@@ -66,7 +66,7 @@ def one(tmp, commands, call, monkeypatch):
 
 
 def by_id(records, kind):
-    return {r["id"]: r for r in records if r["kind"] == kind}
+    return {(r.get("variant"), r["id"]): r for r in records if r["kind"] == kind}
 
 
 def test_two_processes_leave_what_one_leaves(model_folder, data_file, tmp_path, call, monkeypatch):

@@ -102,7 +102,7 @@ def paired(here, command, out):
         "--pictures",
         0,
     ]
-    more = ["--no-curve"] if command == "eval" else []
+    more = ["--no-curve", "--no-baselines"] if command == "eval" else []
     return [command, "--model", here / "model", "--policy", here / "gates", *data, *more, "--out", out]
 
 
@@ -213,7 +213,7 @@ def test_compared_gates_keep_their_own_names_and_are_of_this_model(here, tmp_pat
     first, second = here / "one" / "gates", here / "two" / "gates"
     for threshold, folder in ((0.0, first), (1.0, second)):
         la.load(here / "gates").with_threshold(threshold).save_pretrained(folder)
-    command = [part for part in paired(here, "eval", tmp_path / "ev") if part != "--no-curve"] + ["--no-baselines"]
+    command = [part for part in paired(here, "eval", tmp_path / "ev") if part != "--no-curve"]
     status, _, err = call(*command, "--compare", first, "--compare", second)
     assert status == 0, err
     records = read_records(tmp_path / "ev" / "records.jsonl")

@@ -1,4 +1,4 @@
-"""Random and uniform tokens at a policy's cost, and the questions for which uniform tokens are not enough."""
+"""Baselines at a policy's cost, and the questions for which downsampling and uniform tokens are not enough."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import lookaway as la
 from lookaway.anatomy.tiny import tiny
 from lookaway.anatomy.tiny.processor import tiny_processor
 from lookaway.core.record import Sample
+from lookaway.evaluation.beside import at_cost, shows_what_is_hard
 from lookaway.evaluation.runner import evaluate_policy
 from lookaway.evaluation.scores import PairedScores
-from lookaway.evaluation.token_baselines import equal_share, hard_questions, prompt_tokens, run_token_baselines
+from lookaway.evaluation.token_baselines import equal_share, hard_questions, prompt_tokens
 from lookaway.models.encoding import encode
 
 
@@ -36,15 +37,37 @@ def test_the_baselines_process_as_many_tokens_a_layer_as_the_policy(ran):
     shape = la.anatomy(model).shape
     share = equal_share(results, shape, 1)
     assert (5 - 1) / (8 - 1) - 0.06 < share < (5 - 1) / (8 - 1) + 0.06
-    found = run_token_baselines(model, tiny_processor(), samples, results, batch_size=3, max_new_tokens=3)
-    assert list(found) == ["random tokens", "uniform tokens"]
-    for rows in found.values():
+    without = {result.id: result.answer_without for result in results}
+    found = {
+        one.name: evaluate_policy(model, tiny_processor(), one.policy, samples, batch_size=3, max_new_tokens=3,
+                                  without=without)
+        for one in at_cost(results, la.anatomy(model))
+    }  # fmt: skip
+    assert list(found) == ["random tokens", "uniform tokens", "downsampling 2 x 2", "fixed exit before layer 5"]
+    one_more = 7 * shape.layer_flops(40) - 7 * shape.layer_flops(39)  # one token in each of seven layers
+    for name, rows in found.items():
         assert [row.id for row in rows] == [sample.id for sample in samples]
         assert [row.answer_without for row in rows] == [result.answer_without for result in results]
         spent, allowed = (sum(r.flops for r in part[:4]) for part in (rows, results))
-        one_more = 7 * shape.layer_flops(40) - 7 * shape.layer_flops(39)  # one token in each of seven layers
-        assert allowed <= spent <= allowed + 4 * one_more
+        if name in ("random tokens", "uniform tokens"):
+            assert allowed <= spent <= allowed + 4 * one_more
         assert rows[4].visual_tokens == [0] * 8
+    assert [row.visual_tokens for row in found["downsampling 2 x 2"][:4]] == [[4] * 8] * 4
+    assert found["fixed exit before layer 5"] == [replace(r, variant="policy") for r in results]  # the same exit
+    assert [name for name in found if shows_what_is_hard(name)] == ["uniform tokens", "downsampling 2 x 2"]
+
+
+def test_downsampling_gets_the_policy_s_cost_or_says_that_it_has_its_own(ran):
+    """Four of 16 tokens in all layers cost less than an exit before layer 5 of 8, and more than one before layer 1."""
+    model, samples, results = ran
+    own = {one.name: one.own_cost for one in at_cost(results, la.anatomy(model))}
+    assert own == {"random tokens": False, "uniform tokens": False, "downsampling 2 x 2": True,
+                   "fixed exit before layer 5": False}  # fmt: skip
+    cheap = evaluate_policy(model, tiny_processor(), la.ExitAt(1), samples, batch_size=3, max_new_tokens=3)
+    (found,) = [one for one in at_cost(cheap, la.anatomy(model)) if "downsampling" in one.name]
+    assert not found.own_cost
+    theirs = evaluate_policy(model, tiny_processor(), found.policy, samples, batch_size=3, max_new_tokens=3)
+    assert sum(r.flops for r in theirs[:4]) >= sum(r.flops for r in cheap[:4])
 
 
 def test_without_a_policy_run_twice_the_answers_are_the_same(ran):
@@ -66,7 +89,7 @@ def test_where_there_is_no_such_baseline(ran):
     assert equal_share([nothing], shape, 1) is None
 
 
-def test_questions_that_uniform_tokens_cannot_answer_stand_apart(ran):
+def test_questions_that_a_baseline_cannot_answer_stand_apart(ran):
     _, _, results = ran
     scores = PairedScores("exact", [1.0, 0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0, 1.0], {}, {})
     uniform = replace(scores, with_policy=[0.0, 0.0, 1.0, 0.0, 0.0])

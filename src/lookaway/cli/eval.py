@@ -44,7 +44,7 @@ class Options(PublishedModel):
     curve: bool = True
     """Also evaluate every fixed exit, the oracle and random exits, from one run per sample (needs answers)."""
     baselines: bool = True
-    """Also evaluate random and uniform tokens at the policy's own cost (needs answers; two more runs)."""
+    """Also evaluate random and uniform tokens, downsampling and a fixed exit at the policy's own cost."""
     compare: tuple[str, ...] = ()
     """Other saved gates for the same model, shown at all thresholds (needs --curve)."""
     out: Path = Path("out/eval")
@@ -90,10 +90,12 @@ def run(options: Options) -> dict[str, Any]:
     from ..models.loading import load_model
     from ..reports.pages.page import write_report
     from .common import choose_policy, earlier_records, fit_to, short_names
+    from .eval_baselines import check_name, write_baselines
     from .progress import progress
     from .settings import tell_settings
     from .summary import show_summary
 
+    check_name(options.name)
     policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
     samples = load_samples(options.data, options.split, options.limit, options.seed)
     scorer = None
@@ -110,7 +112,8 @@ def run(options: Options) -> dict[str, Any]:
         others[name], allowed = fit_to(model, la.load(folder), options.allow_other_model)
         other += allowed
     facts = provenance(
-        model=model, processor=processor, policy=policy, samples=samples, options=options, free=("batch_size",),
+        model=model, processor=processor, policy=policy, samples=samples, options=options,
+        free=("batch_size", "baselines"),
         compared={name: policy_digest(one) for name, one in others.items()},
     )  # fmt: skip
     done = results_from_records(earlier_records(records, facts, options.fresh))
@@ -129,8 +132,11 @@ def run(options: Options) -> dict[str, Any]:
             totals = {"scorer": scores.scorer, "totals": scores.totals, "totals_without": scores.totals_without}
         can_exit = policy.can_exit(results[0].num_layers)
         writer.write("summary", variant=options.name, rows=[asdict(row) for row in rows], can_exit=can_exit, **totals)
-        if scorer is not None and scores is not None and options.baselines:
-            write_token_baselines(writer, options, model, processor, samples, results, scorer, scores)
+        if options.baselines:
+            write_baselines(
+                writer, model, processor, policy, samples, results, scorer, scores, name=options.name, done=done,
+                seed=options.seed, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+            )  # fmt: skip
         if first:
             write_pictures(writer, samples, results, options.pictures)
         seen = [sample for sample in samples if sample.images and sample.answer is not None]
@@ -149,46 +155,6 @@ def run(options: Options) -> dict[str, Any]:
     page = write_report(records, options.out / "report.html")
     show_summary(options.name, rows, page, scores, can_exit)
     return {"summary": [asdict(row) for row in rows], **totals, "records": str(records), "report": str(page)}
-
-
-def write_token_baselines(
-    writer: Any, options: Options, model: Any, processor: Any, samples: list[Sample], results: list[PairedResult],
-    scorer: Any, scores: Any,
-) -> None:  # fmt: skip
-    """A 'summary' for random and for uniform tokens, and how the policy does where uniform tokens are not enough."""
-    from ..anatomy.find import anatomy_of
-    from ..core.errors import LookawayError
-    from ..evaluation.scores import score_pairs
-    from ..evaluation.summary import summarise
-    from ..evaluation.token_baselines import NAMES, hard_questions, run_token_baselines
-    from .common import tell
-    from .progress import progress
-
-    try:
-        with progress("beside the policy", len(samples), tuple(NAMES.values())) as advance:
-            anatomy = anatomy_of(model)
-            found = run_token_baselines(
-                model, processor, samples, results,
-                first_layer=0 if anatomy.only_before else anatomy.first_prunable_layer,
-                batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, seed=options.seed,
-                progress=advance,
-            )  # fmt: skip
-    except LookawayError as error:  # a model in which tokens cannot leave one by one: the policy's results stand alone
-        tell(f"note: no random and uniform tokens beside the policy: {error}")
-        return
-    for name, others in found.items():
-        theirs = score_pairs(scorer, samples, others)
-        rows = summarise(others, theirs)
-        writer.write("summary", variant=name, rows=[asdict(row) for row in rows], can_exit=False)
-        tell(f"{name} at this cost: {rows[0].accuracy_with or 0:.1%} of {rows[0].scored} right")
-        hard = hard_questions(results, scores, theirs) if name == NAMES["uniform"] else None
-        if hard is not None:
-            count, kept = hard
-            writer.write("hard", variant=options.name, questions=count, retention=kept)
-            tell(
-                f"where uniform tokens are not enough ({count} questions) {options.name} keeps {kept.value:.1%} "
-                f"({kept.low:.1%} to {kept.high:.1%}) of the full model's score"
-            )
 
 
 def write_pictures(writer: Any, samples: list[Sample], results: list[PairedResult], count: int) -> None:

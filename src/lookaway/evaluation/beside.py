@@ -17,10 +17,11 @@ from ..policies.before_decoder.downsample import Downsample
 from ..policies.fixed import ExitAt
 from .runner import PairedResult
 from .statistics import share_interval
-from .token_baselines import prompt_tokens, token_baselines
+from .token_baselines import NAMES, prompt_tokens, token_baselines
 
-__all__ = ["Baseline", "baselines_for", "beside_row"]
+__all__ = ["Baseline", "at_cost", "baselines_for", "beside_row", "shows_what_is_hard"]
 
+DOWNSAMPLING, FIXED_EXIT = "downsampling", "fixed exit"
 DOWNSAMPLE = (2, 3, 4, 5, 6, 8)
 """Factors of downsampling that are tried: 2 keeps a quarter of the tokens."""
 
@@ -34,22 +35,26 @@ class Baseline:
     own_cost: bool = False
     """Its cost is its own: as published, or the nearest that its settings allow."""
 
+    @property
+    def kind(self) -> str:
+        """The name without its numbers: what tasks of different costs have in common."""
+        kinds = (DOWNSAMPLING, FIXED_EXIT)
+        return next((kind for kind in kinds if self.name.startswith(kind)), self.name)
 
-def baselines_for(
-    results: Sequence[PairedResult], anatomy: Anatomy, gates: Mapping[str, Policy], seed: int = 0
-) -> list[Baseline]:
-    """Random and uniform tokens, downsampling, a fixed exit, FastV as published, and gates alone.
+
+def at_cost(results: Sequence[PairedResult], anatomy: Anatomy, seed: int = 0) -> list[Baseline]:
+    """Random and uniform tokens, downsampling and a fixed exit at the cost of these results, those that there are.
 
     Args:
         results: of the policy, on the samples that the baselines will be run on.
-        gates: exit gates to show as they are, by name.
+        seed: of the random tokens.
     """
     seen = [result for result in results if result.initial_visual_tokens]
+    if not seen:
+        return []
     layers, shape = anatomy.num_layers, anatomy.shape
     first = 0 if anatomy.only_before else anatomy.first_prunable_layer  # random and uniform tokens leave before it
     found = [Baseline(n, p) for n, p in token_baselines(results, shape, first, seed).items()]
-    if not seen:
-        return []
     spent = sum(result.flops for result in seen)
     sizes = [(prompt_tokens(result, shape), result.initial_visual_tokens) for result in seen]
 
@@ -66,14 +71,32 @@ def baselines_for(
 
     enough = [factor for factor in DOWNSAMPLE if total(downsampled(factor)) >= spent]
     factor = enough[-1] if enough else DOWNSAMPLE[0]
-    found.append(Baseline(f"downsampling {factor} x {factor}", Downsample(factor), not enough))
-    if anatomy.only_before:
-        return found
-    exits = [layer for layer in range(first, layers) if total(exited(layer)) >= spent]
+    found.append(Baseline(f"{DOWNSAMPLING} {factor} x {factor}", Downsample(factor), not enough))
+    exits = [] if anatomy.only_before else [n for n in range(first, layers) if total(exited(n)) >= spent]
     if exits:
-        found.append(Baseline(f"fixed exit before layer {exits[0]}", ExitAt(exits[0])))
+        found.append(Baseline(f"{FIXED_EXIT} before layer {exits[0]}", ExitAt(exits[0])))
+    return found
+
+
+def baselines_for(
+    results: Sequence[PairedResult], anatomy: Anatomy, gates: Mapping[str, Policy], seed: int = 0
+) -> list[Baseline]:
+    """What stands at the policy's cost, then at their own FastV as published and gates alone.
+
+    Args:
+        gates: exit gates to show as they are, by name.
+    """
+    found = at_cost(results, anatomy, seed)
+    if not found or anatomy.only_before:
+        return found
     found.append(Baseline("FastV as published", FastV(), True))
     return [*found, *(Baseline(f"gates alone ({name})", policy, True) for name, policy in gates.items())]
+
+
+def shows_what_is_hard(name: str) -> bool:
+    """Whether questions that this baseline cannot answer are reported apart: VTC-Bench's downsampling, and uniform
+    tokens, which there are where a family gives no grid."""
+    return name == NAMES["uniform"] or name.startswith(DOWNSAMPLING)
 
 
 def cells(visual: int, grid: tuple[int, int] | None, factor: int) -> int:

@@ -1,25 +1,20 @@
 """Random and uniform tokens at a policy's cost: what any choice of tokens must be better than.
 
-A method that is not held beside random tokens proves nothing (UniPruneBench), and a question that uniform tokens answer
-as well does not show what a policy keeps: VTC-Bench judges on those that downsampling cannot answer. Uniform tokens, a
-regular grid of the visual tokens, stand for downsampling here, where a model's picture has one size.
+A method that is not held beside random tokens proves nothing (UniPruneBench), and a question that a shrunk picture
+answers as well does not show what a policy keeps: VTC-Bench judges on those that downsampling cannot answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..anatomy.find import anatomy_of
 from ..core.cost import DecoderShape
-from ..core.record import Sample
 from ..policies.keep_schedule import KeepSchedule
-from .runner import PairedResult, evaluate_policy
+from .runner import PairedResult
 from .scores import PairedScores
 from .statistics import Estimate, share_interval
 
-__all__ = ["NAMES", "equal_share", "hard_questions", "prompt_tokens", "run_token_baselines",
-           "token_baselines"]  # fmt: skip
+__all__ = ["NAMES", "equal_share", "hard_questions", "prompt_tokens", "token_baselines"]
 
 NAMES = {"random": "random tokens", "uniform": "uniform tokens"}
 """Ranking -> name of the variant in tables."""
@@ -58,33 +53,6 @@ def prompt_tokens(result: PairedResult, shape: DecoderShape) -> int:
     return result.full_kv_bytes // shape.slot_bytes()
 
 
-def run_token_baselines(
-    model: Any,
-    processor: Any,
-    samples: Sequence[Sample],
-    results: Sequence[PairedResult],
-    *,
-    first_layer: int = 1,
-    batch_size: int = 8,
-    max_new_tokens: int = 32,
-    seed: int = 0,
-    progress: Callable[[int], object] = lambda count: None,
-) -> dict[str, list[PairedResult]]:
-    """Answer the same samples with random and with uniform tokens; the answers without a policy are not made again.
-
-    Returns:
-        Name of the variant -> one result a sample, in the order of `samples`; empty where `equal_share` has none.
-    """
-    without = {result.id: result.answer_without for result in results}
-    return {
-        name: evaluate_policy(
-            model, processor, policy, samples, variant=name, batch_size=batch_size, max_new_tokens=max_new_tokens,
-            without=without, progress=progress,
-        )
-        for name, policy in token_baselines(results, anatomy_of(model).shape, first_layer, seed).items()
-    }  # fmt: skip
-
-
 def token_baselines(
     results: Sequence[PairedResult], shape: DecoderShape, first_layer: int, seed: int = 0
 ) -> dict[str, KeepSchedule]:
@@ -98,16 +66,20 @@ def token_baselines(
 
 
 def hard_questions(
-    results: Sequence[PairedResult], scores: PairedScores, uniform: PairedScores
+    results: Sequence[PairedResult], scores: PairedScores, baseline: PairedScores
 ) -> tuple[int, Estimate] | None:
-    """How the policy does where uniform tokens are not enough: the full model scores, uniform tokens score less.
+    """How the policy does where a baseline is not enough: the full model scores, the baseline scores less.
+
+    Args:
+        baseline: scores of downsampling or of uniform tokens, on the same questions.
 
     Returns:
         The number of such questions, and the policy's mean score there as a share of the full model's, clustered by
         image; None where there is no such question.
     """
     images, kept = list[str](), list[float]()
-    for result, full, score, low in zip(results, scores.without, scores.with_policy, uniform.with_policy, strict=True):
+    rows = zip(results, scores.without, scores.with_policy, baseline.with_policy, strict=True)
+    for result, full, score, low in rows:
         if full is not None and score is not None and low is not None and low < full:
             images.append(result.id if result.image is None else result.image)
             kept.append(min(1.0, score / full))

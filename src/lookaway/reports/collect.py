@@ -20,10 +20,15 @@ class ReportData:
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    """Of policies; those of what stands beside them are in its summaries alone."""
     pictures: dict[str, str] = field(default_factory=dict)
     """Sample id -> base64 PNG."""
     summaries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Variant -> rows."""
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> the summary of what stands beside the policy at its cost."""
+    hard: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Baseline -> the questions that it cannot answer and the full model can."""
     can_exit: dict[str, bool] = field(default_factory=dict)
     """Variant -> whether its policy may remove all visual tokens of a sample; not in records of 0.1."""
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,6 +92,10 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             samples[record["variant"], record["id"]] = record
         elif kind == "picture":
             data.pictures[record["id"]] = record["png"]
+        elif kind == "summary" and record.get("beside"):
+            data.baselines[record["variant"]] = record
+        elif kind == "hard" and "beside" in record:  # of an older version: beside uniform tokens
+            data.hard[record["beside"]] = record
         elif kind == "summary":
             data.summaries[record["variant"]] = record["rows"]
             data.can_exit[record["variant"]] = record.get("can_exit", False)
@@ -123,7 +132,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.studies[record["id"]] = record
         elif kind == "look":
             data.looks[record["id"]] = record
-    data.samples, data.timings = list(samples.values()), list(timings.values())
+    data.samples = [sample for (variant, _), sample in samples.items() if variant not in data.baselines]
+    data.timings = list(timings.values())
     data.equal_costs = list(costs.values())
     _check_runs(data.runs)
     return data

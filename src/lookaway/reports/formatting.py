@@ -9,9 +9,11 @@ from .collect import ReportData, saved_work, shows_exits, visual_tokens_of_promp
 from .published_curves import SCHEDULE, half_gone
 
 __all__ = [
+    "baseline_rows",
     "comparison_rows",
     "equal_cost_rows",
     "guarantee_text",
+    "hard_words",
     "sample_cards",
     "search_words",
     "summary_table",
@@ -77,6 +79,27 @@ def summary_table(data: ReportData, variant: str) -> tuple[list[str], list[list[
     left_out |= set() if shows_exits(data, variant) else {"mean exit", "never exits"}
     names = [name for name in columns if name not in left_out]
     return names, [list(cells) for cells in zip(*(columns[name] for name in names), strict=True)]
+
+
+def baseline_rows(data: ReportData) -> list[list[str]]:
+    """What stands beside the policy: the policy first, then its baselines, the most faithful on top."""
+    own = [(variant, rows[0], False) for variant, rows in data.summaries.items()]
+    others = [(name, found["rows"][0], found["own_cost"]) for name, found in data.baselines.items()]
+    others.sort(key=lambda row: -row[1]["agreement"][0])
+    return [
+        [f"{name} (at its own cost)" if own_cost else name, share(row["flops_share"]), share(row["kv_share"]),
+         share(row["accuracy_with"]), _interval(row["retention"]), _interval(row["agreement"])]
+        for name, row, own_cost in [*own, *others]
+    ]  # fmt: skip
+
+
+def hard_words(data: ReportData) -> list[str]:
+    """What the policy keeps of the questions that a baseline cannot answer, a sentence each."""
+    return [
+        f"Of the {found['questions']} questions that the full model answers and {name} does not, {found['variant']} "
+        f"keeps {_interval(found['retention'])} of the score."
+        for name, found in data.hard.items()
+    ]
 
 
 def scored_samples(row: dict[str, Any]) -> int:

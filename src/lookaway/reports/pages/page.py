@@ -11,9 +11,11 @@ from ...core.files import write_text
 from ..collect import ReportData, collect, skip_search
 from ..figures.skips import skip_rows
 from ..formatting import (
+    baseline_rows,
     comparison_rows,
     equal_cost_rows,
     guarantee_text,
+    hard_words,
     sample_cards,
     search_words,
     summary_table,
@@ -64,6 +66,8 @@ def render(data: ReportData) -> str:
         ],
         figures=[(Markup(svg), words) for svg, words in policy_figures(data)],
         tables=[(variant, *summary_table(data, variant)) for variant in data.summaries],
+        baselines=baseline_rows(data) if data.baselines else [],
+        hard=hard_words(data),
         equal_costs=equal_cost_rows(data),
         skips=skip_rows(data),
         timings=timing_rows(data),
