@@ -174,7 +174,9 @@ def _of_tasks(run: Mapping[str, Any], record: Mapping[str, Any], _: str | None, 
     for numbers in record["rows"]:
         task = numbers["family"]
         if task in digests:
-            row = BoardRow(*_named(run, record["variant"]), numbers, None, source, _note(run))
+            method, words = _named(run, record["variant"])
+            words = record.get("tasks", {}).get(task, {}).get("name", words)  # a baseline's cost is of each task
+            row = BoardRow(method, words, numbers, None, source, _note(run))
             yield _key(run, f"{task} {digests[task]}", f"the task's own, {harness}"), run, task, row
 
 

@@ -9,35 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from local_task import samples, write_task
+from local_task import samples
 
 from lookaway.core.errors import DataError, LookawayError, SettingsError, UnsupportedModel
 from lookaway.core.record import read_records
 
 TASK, COUNT = "easy_vqa_local", 12
-
-
-@pytest.fixture(scope="session")
-def task_folder(tmp_path_factory):
-    return write_task(tmp_path_factory.mktemp("task"), COUNT)
-
-
-@pytest.fixture(scope="session")
-def manager(task_folder):
-    from lookaway.evaluation.lmms.tasks import task_manager
-
-    return task_manager(task_folder, defaults=False)
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    from lookaway.anatomy.tiny import tiny
-    from lookaway.anatomy.tiny.processor import tiny_processor
-
-    path = tmp_path_factory.mktemp("model")
-    tiny("llava").model.save_pretrained(path)
-    tiny_processor().save_pretrained(path)
-    return path
 
 
 def test_the_default_model_scores_as_in_our_own_runner_sample_by_sample(manager, tmp_path):
@@ -82,14 +59,17 @@ def test_lookaway_eval_runs_tasks_and_says_what_it_did(task_folder, tiny_folder,
     assert "exact_match" in shown
     records = list(read_records(out / "records.jsonl"))
     kinds = [record["kind"] for record in records]
-    assert (kinds.count("run"), kinds.count("sample"), kinds.count("task"), kinds.count("summary")) == (1, 6, 1, 1)
-    rows = records[-1]["rows"]
+    assert (kinds.count("run"), kinds.count("sample"), kinds.count("task"), kinds.count("summary")) == (1, 24, 4, 4)
+    rows = next(record for record in records if record["kind"] == "summary")["rows"]
     assert [row["family"] for row in rows] == ["all", TASK]
     assert rows[1]["mean_exit"] == 2.0
     assert rows[1]["visual_tokens"] == 8.0  # 16 tokens through 2 of 4 layers
     assert (out / "report.html").exists()
-    status, _, err = call(*arguments)
-    assert (status, "is of an earlier run" in err) == (1, True)
+    summaries = {record["variant"]: record for record in records if record["kind"] == "summary"}
+    assert list(summaries) == ["gates", "random tokens", "uniform tokens", "downsampling"]  # a fixed exit is the policy
+    assert summaries["downsampling"]["tasks"] == {TASK: {"name": "downsampling 2 x 2", "own_cost": True}}
+    assert [row["visual_tokens"] for row in summaries["downsampling"]["rows"]] == [4.0, 4.0]
+    assert "Beside the policy, at its cost" in (out / "report.html").read_text()
 
 
 def test_an_unknown_task_names_the_near_ones_and_a_failed_run_does_not_exit_with_zero(
@@ -158,7 +138,7 @@ def test_two_processes_share_the_questions_and_give_the_results_of_one(task_fold
     for kind in ("sample", "summary"):
         one, two = ([record for record in found[name] if record["kind"] == kind] for name in ("one", "two"))
         assert sorted(one, key=lambda r: r.get("id", "")) == sorted(two, key=lambda r: r.get("id", ""))
-    assert sum(record["kind"] == "sample" for record in found["two"]) == 7
+    assert sum(record["kind"] == "sample" for record in found["two"]) == 7 * 4  # the policy and what stands beside it
 
 
 def test_what_the_plugin_cannot_do_is_refused(tiny_folder):

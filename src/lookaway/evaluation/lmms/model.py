@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +22,15 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
 from ...core.decision import Policy
-from ...core.errors import SettingsError, UnsupportedModel
+from ...core.errors import LookawayError, SettingsError, UnsupportedModel
+from ...core.processes import Processes
 from ...core.record import RecordWriter, Sample
 from ...engine.api import attach
 from ...models.encoding import encode
 from ...models.loading import load_model
 from ...policies import load_chain
 from ...policies.fixed import ExitAt
+from .answers import Answer, KnownAnswers, answer_key
 from .efficiency import Efficiency, efficiency_of, means
 from .messages import sample_of_messages
 
@@ -90,6 +92,10 @@ class LookawayModel(lmms):
         self.policy: Policy | None = load_chain(str(policy).split(";")) if policy is not None else None
         if exit_at is not None:
             self.policy = ExitAt(int(exit_at))
+        self.policy_of: Mapping[str, Policy] = {}
+        """Task -> the policy of its questions, instead of `policy`."""
+        self.known: KnownAnswers | None = None
+        """Answers of earlier runs; they are not made again. None: none are kept."""
         self.batch_size = int(batch_size)
         self.records = Path(records) if records is not None else None
         self.progress: Callable[[int], object] = lambda count: None
@@ -102,6 +108,11 @@ class LookawayModel(lmms):
         """The live Hugging Face model."""
         return self._held[0]
 
+    @property
+    def group(self) -> Processes:
+        """The processes that share the questions."""
+        return Processes(self._rank, self._world_size)
+
     def _join(self, device: str | None) -> str | None:
         """Rank, world size and device of this process, as torchrun and accelerate set them."""
         from accelerate import Accelerator
@@ -111,58 +122,89 @@ class LookawayModel(lmms):
         return str(self.accelerator.device) if self._world_size > 1 else device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answers in the order of the requests; `batch_size` of one task and its settings run together."""
+        """Answers in the order of the requests; `batch_size` of one task and its settings run together.
+
+        Raises:
+            LookawayError: a question cannot be answered, here or in another process.
+        """
         self.efficiency = {}
         groups: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             _, _, settings, _, task, _ = request.args
             groups.setdefault(f"{task} {sorted(settings.items(), key=str)}", []).append(place)
-        found: dict[int, GenerationResult] = {}
-        for places in groups.values():
-            for start in range(0, len(places), self.batch_size):
-                batch = places[start : start + self.batch_size]
-                answers = self._answer([requests[i] for i in batch])
-                found.update(zip(batch, answers, strict=True))
-                self.progress(len(batch))
-        self._report(len(requests), sum(r.token_counts.output_tokens for r in found.values()))
-        return [found[place] for place in range(len(requests))]
+        found: dict[int, Answer] = {}
+        failed = None
+        try:
+            for places in groups.values():
+                for start in range(0, len(places), self.batch_size):
+                    batch = places[start : start + self.batch_size]
+                    answers = self._answer([requests[i] for i in batch])
+                    found.update(zip(batch, answers, strict=True))
+                    self.progress(len(batch))
+        except LookawayError as error:
+            failed = error
+        self.group.all_ok(failed)
+        for place, answer in found.items():
+            if answer.efficiency is not None:
+                self.efficiency[requests[place].args[4], requests[place].args[3]] = answer.efficiency
+        self._report(sum(a.seconds for a in found.values()), sum(a.output_tokens for a in found.values()))
+        return [
+            GenerationResult(
+                text=found[place].text,
+                token_counts=TokenCounts(
+                    input_tokens=found[place].input_tokens, output_tokens=found[place].output_tokens
+                ),
+            )
+            for place in range(len(requests))
+        ]
+
+    def _answer(self, requests: Sequence[Instance]) -> list[Answer]:
+        """A batch's answers: the known ones where all are known, or else the whole batch, which no interruption
+        divides, so that an answer never depends on where a run was cut."""
+        _, _, settings, _, task, _ = requests[0].args
+        samples = [self._sample(request) for request in requests]
+        policy = self.policy_of.get(task, self.policy)
+        if self.known is None:
+            return self._generate(samples, settings, policy)
+        keys = [answer_key(task, sample, settings, policy) for sample in samples]
+        known = [self.known.get(key) for key in keys]
+        if None in known:
+            for key, request, answer in zip(keys, requests, self._generate(samples, settings, policy), strict=True):
+                self.known.add(key, answer, task=task, document=request.args[3])
+        return [answer for answer in map(self.known.get, keys) if answer is not None]
 
     @torch.no_grad()
-    def _answer(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        samples = [self._sample(request) for request in requests]
-        settings = _generation(requests[0].args[2])
+    def _generate(self, samples: Sequence[Sample], settings: dict[str, Any], policy: Policy | None) -> list[Answer]:
         inputs = encode(self.processor, samples, device=self.model.device).inputs
-        attached = nullcontext() if self.policy is None else attach(self.model, self.policy)
+        attached = nullcontext() if policy is None else attach(self.model, policy)
         start = time.perf_counter()
         with warnings.catch_warnings(), attached as run:
             if not any(sample.images for sample in samples):  # questions without an image are part of some tasks
                 warnings.filterwarnings("ignore", message="A policy is attached, but no row")
-            ids = self.model.generate(**inputs, **settings)
+            ids = self.model.generate(**inputs, **_generation(settings))
         seconds = (time.perf_counter() - start) / len(samples)
-        self._seconds += seconds * len(samples)
         fresh = ids[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(fresh, skip_special_tokens=True)
         padding = self.processor.tokenizer.pad_token_id
-        results = []
-        for row, (request, sample, text) in enumerate(zip(requests, samples, texts, strict=True)):
-            if run is not None:
-                found = efficiency_of(run.trace, row, seconds, sample.image_key)
-                self.efficiency[request.args[4], request.args[3]] = found
-            counts = TokenCounts(
-                input_tokens=int(inputs["attention_mask"][row].sum()), output_tokens=int((fresh[row] != padding).sum())
+        return [
+            Answer(
+                text=text.strip(),
+                input_tokens=int(inputs["attention_mask"][row].sum()),
+                output_tokens=int((fresh[row] != padding).sum()),
+                seconds=seconds,
+                efficiency=None if run is None else efficiency_of(run.trace, row, seconds, sample.image_key),
             )
-            results.append(GenerationResult(text=text.strip(), token_counts=counts))
-        return results
+            for row, (sample, text) in enumerate(zip(samples, texts, strict=True))
+        ]
 
     def _sample(self, request: Instance) -> Sample:
         _, to_messages, _, document, task, split = request.args
         messages = to_messages(self.task_dict[task][split][document])
         return sample_of_messages(messages, f"{task}/{document}", family=task)
 
-    def _report(self, questions: int, tokens: int) -> None:
+    def _report(self, seconds: float, tokens: int) -> None:
         """Our figures among lmms-eval's: means over all processes, on rank 0; records of all of them."""
         rows = list(self.efficiency.items())
-        seconds, self._seconds = self._seconds, 0.0
         if self._world_size > 1:
             from accelerate.utils import gather_object
 
@@ -177,8 +219,6 @@ class LookawayModel(lmms):
             with RecordWriter(self.records) as writer:
                 for (task, document), row in self.efficiency.items():
                     writer.write("lmms-sample", task=task, document=document, **asdict(row))
-
-    _seconds = 0.0
 
     def loglikelihood(self, requests: Sequence[Instance]) -> Any:
         raise UnsupportedModel(

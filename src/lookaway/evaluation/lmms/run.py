@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.decision import Policy
 from ...core.errors import DataError, LookawayError
 from ...core.files import write_json
+from ..beside import Baseline
 from ..runner import PairedResult
 from ..scores import PairedScores
 from ..scoring import same_answer
 from .efficiency import Efficiency, means
 
-__all__ = ["TaskResult", "evaluate_tasks"]
+__all__ = ["TaskResult", "TaskRuns", "evaluate_tasks"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,88 @@ class TaskResult:
     """By the first metric of the task that scores single questions; None where it only has totals (CIDEr)."""
 
 
+class TaskRuns:
+    """One set of tasks, answered without a policy and then under as many as are asked for. All processes make it and
+    call the same methods.
+
+    Args:
+        model: a `LookawayModel`; its own policy is put aside.
+        tasks: names that `known_tasks` has checked.
+        manager: of `task_manager`.
+        out: folder of `without.json` and one file a variant, lmms-eval's results with our efficiency figures in them.
+        limit: at most this many questions per task.
+    """
+
+    def __init__(self, model: Any, tasks: Sequence[str], manager: Any, *, out: Path, limit: int | None = None) -> None:
+        self.model, self.tasks, self.manager, self.out, self.limit = model, tasks, manager, out, limit
+        self._without: dict[str, Any] | None = None
+
+    def run(self, policy: Policy, variant: str = "policy") -> list[TaskResult]:
+        """All tasks under one policy.
+
+        Returns:
+            One result a task, in lmms-eval's order; empty in all processes but the first.
+
+        Raises:
+            DataError: a task's data cannot be had; the text tells what to fetch.
+            LookawayError: a question cannot be answered, or lmms-eval left no result of a task, or another set of
+                questions in another run.
+        """
+        return self._paired(variant, policy)
+
+    def beside(
+        self, results: Sequence[TaskResult], choose: Callable[[Sequence[PairedResult]], Sequence[Baseline]]
+    ) -> Iterator[tuple[str, dict[str, Baseline], list[TaskResult] | LookawayError]]:
+        """Run what stands beside a policy, at its cost in each task.
+
+        Args:
+            results: of the policy; looked at in the first process.
+            choose: a task's pairs -> its baselines.
+
+        Yields:
+            The kind of a baseline, what it is in each task that has one, and their results, or the error that says why
+            this model cannot run it.
+        """
+        group = self.model.group
+
+        def chosen() -> dict[str, dict[str, Baseline]]:
+            found: dict[str, dict[str, Baseline]] = {}
+            for result in results:
+                for one in choose(result.pairs):
+                    found.setdefault(one.kind, {})[result.task] = one
+            return found
+
+        for kind, baselines in group.first(chosen).items():
+            policies = {task: one.policy for task, one in baselines.items()}
+            try:
+                yield kind, baselines, self._paired(kind, None, policies)
+            except LookawayError as error:
+                yield kind, baselines, error
+
+    def _paired(
+        self, variant: str, policy: Policy | None, policy_of: Mapping[str, Policy] | None = None
+    ) -> list[TaskResult]:
+        if self._without is None:
+            self._without = self._run(None, {})
+        found = self._run(policy, policy_of or {})
+        if self.model.rank:
+            return []
+        costs = dict(self.model.efficiency)
+        tasks = [task for task in found["samples"] if policy is not None or task in (policy_of or {})]
+        for task in tasks:  # 'results' also holds groups of tasks, which have no questions of their own
+            found["results"][task].update({f"lookaway_{k}": v for k, v in means(_costs(costs, task)).items()})
+        write_json(self.out / "without.json", _plain(self._without))
+        write_json(self.out / f"{variant.replace(' ', '-')}.json", _plain(found))
+        return [_task_result(task, self._without, found, costs, variant) for task in tasks]
+
+    def _run(self, policy: Policy | None, policy_of: Mapping[str, Policy]) -> dict[str, Any]:
+        self.model.policy, self.model.policy_of = policy, policy_of
+        return _run(self.model, self.tasks, self.manager, self.limit)
+
+
 def evaluate_tasks(
     model: Any,
-    policy: Any,
+    policy: Policy,
     tasks: Sequence[str],
     manager: Any,
     *,
@@ -47,35 +128,8 @@ def evaluate_tasks(
     variant: str = "policy",
     limit: int | None = None,
 ) -> list[TaskResult]:
-    """Run lmms-eval twice over the same questions, first without the policy.
-
-    Args:
-        model: a `LookawayModel`; its own policy is put aside.
-        policy: the policy to be judged.
-        tasks: names that `known_tasks` has checked.
-        manager: of `task_manager`.
-        out: folder of `without.json` and `POLICY.json`, lmms-eval's results with our efficiency figures in them.
-        limit: at most this many questions per task.
-
-    Returns:
-        One result a task, in lmms-eval's order; empty on all ranks but the first.
-
-    Raises:
-        DataError: a task's data cannot be had; the text tells what to fetch.
-        LookawayError: lmms-eval left no result of a task, or another set of questions in its second run.
-    """
-    model.policy = None
-    without = _run(model, tasks, manager, limit)
-    model.policy = policy
-    found = _run(model, tasks, manager, limit)
-    if model.rank:
-        return []
-    write_json(out / "without.json", _plain(without))
-    costs = dict(model.efficiency)
-    for task in found["results"]:
-        found["results"][task].update({f"lookaway_{k}": v for k, v in means(_costs(costs, task)).items()})
-    write_json(out / f"{variant}.json", _plain(found))
-    return [_task_result(task, without, found, costs, variant) for task in found["samples"]]
+    """Run lmms-eval twice over the same questions, first without the policy: `TaskRuns` with one policy."""
+    return TaskRuns(model, tasks, manager, out=out, limit=limit).run(policy, variant)
 
 
 def _run(model: Any, tasks: Sequence[str], manager: Any, limit: int | None) -> dict[str, Any]:
