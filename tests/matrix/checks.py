@@ -117,7 +117,7 @@ def serve(w):
 
 def evaluate(w):
     w.run("eval", "--exit-at", EXIT, "--max-new-tokens", NEW, "--batch-size", 4)
-    records = {record["id"]: record for record in w.records("sample")}
+    records = {record["id"]: record for record in w.records("sample") if record["variant"] == "gates"}
     for sample in w.samples:
         found = records[sample.id]
         assert found["answer_without"] == w.judge.text(w.judge.greedy(sample, NEW))
@@ -189,6 +189,15 @@ def train_eas(w):
     first = w.records("training")[0]["history"][0]["loss"]  # adapters begin as nothing in the attention's place
     assert first == pytest.approx(w.mean_loss(without=(1,)), **NEAR)
     assert la.load(out).skipped == (1,)
+
+
+def train_twig(w):
+    start = max(1, w.first)
+    out = w.run("train --method twig", "--start", start, "--depth", w.judge.depth - start, "--max-steps", 1,
+                "--batch-size", len(w.samples), "--accumulate", 1)  # fmt: skip
+    first = w.records("training")[0]["history"][0]["loss"]  # it begins as the very layers behind its start
+    assert first == pytest.approx(w.mean_loss(), **NEAR)
+    assert la.load(out).start == start
 
 
 def tune(w):

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": checks.train,
     "calibrate": checks.calibrate,
     "train eas": checks.train_eas,
+    "train twig": checks.train_twig,
     "tune": checks.tune,
     "fit": checks.fit,
     "search p-sigmoid": checks.p_sigmoid,
