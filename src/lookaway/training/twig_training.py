@@ -141,9 +141,11 @@ def cost_in_prefills(options: TwigOptions, num_layers: int) -> float:
     return (options.start + 3 * options.depth) / num_layers
 
 
-def _final(options: TwigOptions, num_layers: int) -> int:
-    """K_f at three quarters of the depth, as published (24 of 32), and behind K in any case."""
-    return min(max(round(0.75 * num_layers), options.start + 1), num_layers - 1)
+def _final(options: TwigOptions, num_layers: int) -> int | None:
+    """K_f at three quarters of the depth, as published (24 of 32), and behind K in any case; None where K is the last
+    layer's place, so that none is behind it."""
+    final = min(max(round(0.75 * num_layers), options.start + 1), num_layers - 1)
+    return final if final > options.start else None
 
 
 def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded) -> Tensor:

@@ -65,6 +65,8 @@ class LavinAttention(LlamaAttention):
 
     def __init__(self, config: LavinConfig, layer_idx: int) -> None:
         super().__init__(config.text_config, layer_idx)
+        self.place = layer_idx
+        """In the decoder; `layer_idx` is the place in a KV cache, which a copied layer (a twig's) changes."""
         self.adapter = RoutedAdapter(config.text_config.hidden_size, config)
 
     def forward(self, hidden_states: Tensor, *args: Any, routing: Tensor | None = None, **kwargs: Any) -> Any:
@@ -79,7 +81,7 @@ class LavinAttention(LlamaAttention):
                 f"A decoder layer of LaVIN needs the routing of its {len(hidden_states)} rows and got {found}. Call "
                 "the whole model; what runs a part of a batch must take the same rows of `routing`."
             )
-        adapted = self.adapter(hidden_states, routing[:, self.layer_idx, None])
+        adapted = self.adapter(hidden_states, routing[:, self.place, None])
         return super().forward(adapted, *args, **kwargs)
 
     def alone(self, z: Tensor, weights: Tensor) -> Tensor:
