@@ -26,7 +26,14 @@ TASKS = {
     "refcoco_bbox_val": "refcoco/refcoco_bbox_val.yaml",
     "mmbench_en_dev": "mmbench/mmbench_en_dev.yaml",
     "seedbench": "seedbench/seedbench.yaml",
+    "mmvet": "mmvet/mmvet.yaml",
+    "mmmu_val": "mmmu/mmmu_val.yaml",
+    "ai2d": "ai2d/ai2d.yaml",
+    "chartqa": "chartqa/chartqa.yaml",
+    "realworldqa": "realworldqa/realworldqa.yaml",
+    "hallusion_bench_image": "hallusion_bench/hallusion_bench_image.yaml",
 }
+"""Those of the papers' experiments too, but for MathVista's, which need a package that lmms-eval does not bring."""
 DOCUMENT = {
     "question": "what is the BRAND? Please answer yes or no.",
     "hint": "Look at the label.",
@@ -43,6 +50,9 @@ DOCUMENT = {
     "category": "x",
     "source": "x",
     "split": "dev",
+    "options": ["Nokia", "Sony"],
+    "question_type": "multiple-choice",
+    "id": "validation_x_1",
 }
 
 
@@ -51,21 +61,39 @@ def asked(file):
     folder = Path(lmms_eval.tasks.__file__).parent
     config = load_yaml_config(str(folder / file), mode="full")
     special = (config.get("lmms_eval_specific_kwargs") or {}).get("default")
-    to_text = config["doc_to_text"]
+    to_text, document = config["doc_to_text"], dict(DOCUMENT)
+    if "mmmu" in file:
+        document["options"] = str(document["options"])  # its documents hold the list as text
     if not callable(to_text):
         return str(to_text), config.get("generation_kwargs")
     try:
-        text = to_text(dict(DOCUMENT), special)
+        text = to_text(document, special)
     except TypeError:
-        text = to_text(dict(DOCUMENT))
+        text = to_text(document)
     return text, config.get("generation_kwargs")
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_question_and_settings_of_a_task(task):
+def test_question_and_settings_of_a_task(task, monkeypatch):
+    """What lmms-eval asks, and what our model passes on to `generate`."""
+    from lookaway.evaluation.lmms.model import _generation
+
+    monkeypatch.setenv("OPENAI_API_KEY", "none")  # MM-Vet's module makes its judge's client; nobody is asked
     text, settings = asked(TASKS[task])
     expected = json.loads(SNAPSHOT.read_text())[task]
-    assert {"question": text, "generation": settings} == expected
+    assert {"question": text, "generation": settings, "passed_on": _generation(settings or {})} == expected
+
+
+def test_answers_are_drawn_only_where_a_task_asks_for_it():
+    """MM-Vet names a temperature and says not to sample; with the policy and without, chance would not be the same."""
+    from lookaway.evaluation.lmms.model import _generation
+
+    assert _generation({"temperature": 0.2, "do_sample": False, "top_p": 1.0}) == {
+        "do_sample": False, "max_new_tokens": 256,
+    }  # fmt: skip
+    assert _generation({"temperature": 0.2, "max_new_tokens": 4}) == {
+        "do_sample": True, "temperature": 0.2, "max_new_tokens": 4,
+    }  # fmt: skip
 
 
 def test_our_readers_ask_as_the_harness_does(tmp_path):

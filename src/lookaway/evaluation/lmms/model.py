@@ -231,10 +231,11 @@ class LookawayModel(lmms):
 
 
 def _generation(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings as `generate` takes them: greedy unless a temperature above 0 is asked for."""
+    """A task's settings as `generate` takes them: greedy unless a temperature above 0 is asked for, and greedy where the
+    task says not to sample (MM-Vet names a temperature all the same)."""
     found = {name: value for name, value in settings.items() if name in KNOWN and value is not None}
     found.setdefault("max_new_tokens", 256)
-    found["do_sample"] = float(found.get("temperature", 0) or 0) > 0
+    found["do_sample"] = float(found.get("temperature", 0) or 0) > 0 and found.get("do_sample", True)
     if not found["do_sample"]:
         for name in ("temperature", "top_p", "top_k"):
             found.pop(name, None)
