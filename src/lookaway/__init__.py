@@ -47,6 +47,7 @@ _HOME = {
     "SkipAdapters": "lookaway.modules.adapters",
     "AdapterShape": "lookaway.modules.adapters",
     "Decision": "lookaway.core.decision",
+    "Draft": "lookaway.core.draft",
     "LayerView": "lookaway.core.decision",
     "Policy": "lookaway.core.decision",
     "TokenLayout": "lookaway.core.layout",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .core.decision import Decision as Decision
     from .core.decision import LayerView as LayerView
     from .core.decision import Policy as Policy
+    from .core.draft import Draft as Draft
     from .core.errors import LookawayError as LookawayError
     from .core.layout import TokenLayout as TokenLayout
     from .core.record import Sample as Sample

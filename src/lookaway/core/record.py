@@ -87,6 +87,17 @@ class Trace:
     """Layers that held their visual tokens: of those they made keys and values alone."""
     twig_flops: list[int] = field(default_factory=list)
     """[B]: counted FLOPs of a twig that ranked the visual tokens; empty where there was none."""
+    drafted: int = 0
+    """Tokens of the answer that were guessed (`la.Draft`); 0 without a draft. A drafted batch has one row."""
+    accepted: int = 0
+    """Those of them that the model accepted."""
+    checks: int = 0
+    """Passes of the model that checked guesses; each leaves one token more than it accepted."""
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of the guessed tokens that was accepted; None: nothing was guessed."""
+        return self.accepted / self.drafted if self.drafted else None
 
     @property
     def initial_visual_tokens(self) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.decision import Policy
+from ..core.draft import Draft
 from .attachment import Attachment
 from .entry import EntryAttachment
 from .reference import Reference
@@ -13,7 +14,9 @@ from .self_check import self_check
 __all__ = ["attach", "reference"]
 
 
-def attach(model: Any, policy: Policy, allow_other_model: bool = False) -> Attachment | EntryAttachment:
+def attach(
+    model: Any, policy: Policy, allow_other_model: bool = False, draft: Draft | None = None
+) -> Attachment | EntryAttachment:
     """Attach a policy to a model; a context manager, and a handle with `detach()`.
 
     Args:
@@ -21,15 +24,19 @@ def attach(model: Any, policy: Policy, allow_other_model: bool = False) -> Attac
         policy: what decides.
         allow_other_model: a policy that was made for another model (other weights, revision, vocabulary) will do, where
             depth and width of the decoder fit; what was guaranteed for its own model holds no longer.
+        draft: while it is attached, `model.generate` guesses answer tokens by it and checks several in one pass:
+            `la.Draft(8)`, or `la.Draft(twig)`. Without a policy: `la.attach(model, la.KeepAll(), draft=...)`. What
+            cannot be drafted (batches, beams, static caches) is refused by `generate`.
 
     Raises:
         AttachError: a policy is attached to this model already, or it wants layers that cannot be pruned.
-        ModelMismatch: the policy was made for another model.
+        ModelMismatch: the policy, or the draft's twig, was made for another model.
+        SettingsError: the draft does not fit the decoder's depth.
         UnknownAnatomy, UnsupportedModel: see `la.anatomy`.
     """
     found = self_check(model)
     kind = EntryAttachment if found.only_before else Attachment
-    return kind(model, policy, allow_other_model)
+    return kind(model, policy, allow_other_model, draft)
 
 
 def reference(model: Any, policy: Policy, allow_other_model: bool = False) -> Reference:

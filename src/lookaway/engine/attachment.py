@@ -16,6 +16,7 @@ from torch import nn
 
 from ..anatomy.inputs import holds_images, records_hidden_states, records_inner_outputs
 from ..core.decision import Policy
+from ..core.draft import Draft
 from ..core.errors import AttachError
 from .cache.fixed_size import has_pruned_layers, is_fixed_size, pruned_layer
 from .cache.pruned_cache import write_cache_info
@@ -44,8 +45,8 @@ class Attachment(Handle):
     narrows = True
     looks_again = True
 
-    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
-        super().__init__(model, policy, allow_other_model)
+    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False, draft: Draft | None = None) -> None:
+        super().__init__(model, policy, allow_other_model, draft)
         self.split = True
         """Rows that keep different numbers of tokens run in groups of like length in prefill."""
         self._unfinished: deque[PrefillState] = deque(maxlen=8)
@@ -193,7 +194,9 @@ class Attachment(Handle):
         vision = None if asked is None or index else self._vision.take(run.state.layout)
         twig = None
         if asked is not None and self.twig is not None and index == self.twig.start:
-            twig = self.twig.ranking_inputs(entering_call(run.state, call), ~run.state.layout.padding)
+            entering = entering_call(run.state, call)
+            cache = None if self.drafting is None else self.drafting.shared_cache(call, run.state)
+            twig = self.twig.ranking_inputs(entering, ~run.state.layout.padding, cache)
         run.state, call = prefill_step(run.state, call, asked, seen, attends, vision, twig, run.grid)
         run.cache = call.cache
         if not attends:

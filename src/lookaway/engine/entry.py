@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..anatomy.inputs import holds_images
 from ..core.decision import Policy
+from ..core.draft import Draft
 from ..core.errors import AttachError, UnsupportedModel
 from .cache.padding_of_mask import padding_mask
 from .cache.pruned_cache import PrunedCacheInfo, sizes_as_held, write_cache_info
@@ -49,8 +50,8 @@ class EntryAttachment(Handle):
 
     narrows = True
 
-    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
-        super().__init__(model, policy, allow_other_model)
+    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False, draft: Draft | None = None) -> None:
+        super().__init__(model, policy, allow_other_model, draft)
         self._vision = VisionCapture(self.anatomy, policy.needs_vision())
         decoder = self.anatomy.language_model
         self._install(

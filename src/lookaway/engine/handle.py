@@ -18,9 +18,11 @@ from ..anatomy.base import Anatomy
 from ..anatomy.find import anatomy_of
 from ..core.cost import DecoderShape
 from ..core.decision import Policy
+from ..core.draft import Draft
 from ..core.errors import AttachError, UnsupportedModel
 from ..core.record import Trace
 from .attached import check_detached, policy_layers, register
+from .draft.drafting import Drafting
 from .prefill.held_layer import held_layers
 from .prefill.loss import loss_on_kept_columns
 from .prefill.renumbering import check_renumbering
@@ -77,7 +79,7 @@ class Handle(ABC):
     looks_again: ClassVar[bool] = False
     """Policies of two passes (`Policy.retry`) are carried out; else they are refused."""
 
-    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False) -> None:
+    def __init__(self, model: Any, policy: Policy, allow_other_model: bool = False, draft: Draft | None = None) -> None:
         self.anatomy: Anatomy = anatomy_of(model)
         self.policy = policy
         self._layers = policy_layers(policy, self.anatomy, self.looks_again, grows=True)
@@ -88,6 +90,7 @@ class Handle(ABC):
         self.skipping = Skipping(self.anatomy, policy)
         self.held = held_layers(self.anatomy, policy)
         self.twig = twig_of(self.anatomy, policy, self._layers)
+        self.drafting = None if draft is None else self._drafting(draft, allow_other_model)
         self._first_layer = min(self._layers, default=self.anatomy.num_layers)
         """From this decoder layer on, layers get hooks."""
         self._here = _Here()
@@ -111,7 +114,14 @@ class Handle(ABC):
         whole_prompt, eager = bool(self._layers or self.held or self.skipping.pools), bool(self.skipping.layers)
         if whole_prompt or eager:
             self._undo.append(watch_generate(anatomy.model, whole_prompt, eager))
+        if self.drafting is not None:
+            self._undo += self.drafting.install(lambda: self._here.run)
         self._undo.append(register(anatomy, self))
+
+    def _drafting(self, draft: Draft, allow_other_model: bool) -> Drafting:
+        spec = self.policy.twig()
+        ranking = None if self.twig is None or spec is None else (self.twig, spec)
+        return Drafting(self.anatomy, draft, frozenset(self.skipping.layers), ranking, allow_other_model)
 
     # the handle ------------------------------------------------------------------------------------------------------
 
@@ -209,6 +219,8 @@ class Handle(ABC):
             entering = [seen or now for seen, now in zip(trace.first_seen(before), trace.tokens[before], strict=True)]
             flops = [self.twig.ranking_flops(self.anatomy.shape, tokens) for tokens in entering]
             trace = replace(trace, twig_flops=flops)
+        if self.drafting is not None and (counts := self.drafting.counts(record)) is not None:
+            trace = replace(trace, drafted=counts.drafted, accepted=counts.accepted, checks=counts.checks)
         return replace(trace, held=sorted(self.held)) if self.held else trace
 
     def _left_columns(self) -> tuple[Tensor, Tensor] | None:
@@ -240,6 +252,8 @@ class Handle(ABC):
     def _finished(self, prompt: Prompt, record: PromptRecord) -> None:
         """A prompt's prefill ended."""
         self._here.latest = prompt
+        if self.drafting is not None:
+            self.drafting.began(record)
         self._records.append(record)
         if self._here.record is None or record.had_images or not self._here.record.had_images:
             self._here.record = record

@@ -116,6 +116,31 @@ class LayerCall:
         call = replace(self, args=args, kwargs={**kwargs, **self.memo[key][0]}, columns=None)
         return call.with_rows(gather_rows(call.hidden, index))
 
+    def last_slot(self, keys: int | None) -> LayerCall:
+        """The call of the last slot alone.
+
+        Args:
+            keys: so many of the last columns its mask has, those of the cache and its own; None: as many as there are.
+
+        Raises:
+            UnsupportedModel: mask or rotary embeddings are of a form that cannot be cut.
+        """
+        args, kwargs = self.arguments()
+        changed: dict[str, Any] = {}
+        mask, cos_sin = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
+        if isinstance(mask, Tensor) and mask.dim() == 4:
+            changed["attention_mask"] = mask[:, :, -1:, 0 if keys is None else -keys :]
+        elif mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
+            raise self._no_such_mask(mask)
+        if isinstance(cos_sin, tuple):
+            changed["position_embeddings"] = tuple(part[..., -1:, :] for part in cos_sin)
+        elif cos_sin is not None:
+            raise self._no_such_phases(cos_sin)
+        if (positions := kwargs.get("position_ids")) is not None:
+            changed["position_ids"] = positions[..., -1:]
+        call = replace(self, args=args, kwargs={**kwargs, **changed}, columns=None)
+        return call.with_rows(call.hidden[:, -1:])
+
     def _queries(self, mask: Any, index: Tensor) -> Tensor:
         """The rows of a mask that belong to the slots `index` int64 [B, T]: [B, 1 or H, T, keys]."""
         if mask is None:  # plain causal, and the keys are the slots
@@ -133,10 +158,7 @@ class LayerCall:
             return {}
         cos_sin = self.kwargs.get("position_embeddings")
         if not isinstance(cos_sin, tuple):
-            raise UnsupportedModel(
-                f"Decoder layer {self.layer} gets rotary embeddings as {type(cos_sin).__name__}, not as (cos, sin). "
-                "Removal on such a decoder is not supported yet."
-            )
+            raise self._no_such_phases(cos_sin)
         positions = self.kwargs.get("position_ids")
         # Flash attention takes jumps in position_ids for packed sequences; rotary embeddings are what counts here.
         flash = "flash" in self.attention
@@ -205,6 +227,12 @@ class LayerCall:
                 "expected; lookaway does not cut masks to fit. Chunked caches are not supported together "
                 "with removal: use the default dynamic cache."
             )
+
+    def _no_such_phases(self, cos_sin: Any) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"Decoder layer {self.layer} gets rotary embeddings as {type(cos_sin).__name__}, not as (cos, sin). "
+            "Removal and drafting on such a decoder are not supported yet."
+        )
 
     def _no_such_mask(self, mask: Any) -> UnsupportedModel:
         form = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__

@@ -57,7 +57,8 @@ class LiveTwig(nn.Module):
             call: with the rows entering layer K; its own cache is not touched.
             cache: the twig's own KV cache; None: nothing is kept.
         """
-        args, kwargs = call.with_keywords(past_key_values=cache, use_cache=cache is not None).arguments()
+        args, kwargs = call.arguments()
+        kwargs = {**kwargs, "past_key_values": cache, "use_cache": cache is not None}
         hidden = call.hidden
         for layer in self.layers:
             rest = args[1:]
@@ -66,23 +67,28 @@ class LiveTwig(nn.Module):
                 raise UnsupportedModel(f"A decoder layer of this model returns {type(hidden).__name__}, not its rows.")
         return hidden
 
-    def ranking_inputs(self, call: LayerCall, real: Tensor) -> AttentionInputs:
+    def fill(self, call: LayerCall, cache: Any) -> None:
+        """Store keys and values of these rows in the twig's own KV cache; the last layer ends in its attention."""
+        self._here.seen = None
+        self._here.ends = True
+        try:
+            with suppress(_Enough):
+                self(call, cache)
+        finally:
+            self._here.ends = False
+
+    def ranking_inputs(self, call: LayerCall, real: Tensor, cache: Any = None) -> AttentionInputs:
         """Queries and keys of the twig's last layer; it runs up to there.
 
         Args:
             call: of layer K, with the rows that are left before anything leaves there.
             real: bool [B, S], slots that do not only pad.
+            cache: the twig's own KV cache, where keys and values are to be kept.
 
         Raises:
             UnsupportedModel: the last layer's attention did not run over these slots.
         """
-        self._here.seen = None
-        self._here.ends = True
-        try:
-            with suppress(_Enough):
-                self(call)
-        finally:
-            self._here.ends = False
+        self.fill(call, cache)
         if self._here.seen is None:
             raise UnsupportedModel("The attention of the twig's last layer did not run where it could be read.")
         (queries, keys, mask, scaling), self._here.seen = self._here.seen, None

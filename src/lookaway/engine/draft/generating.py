@@ -1,0 +1,114 @@
+"""A model's `generate` that drafts, through transformers' assisted generation; what that cannot do is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+
+from ...core.errors import UnsupportedModel
+from .ahead import check_cache
+
+__all__ = ["drafting_generate"]
+
+WITHOUT = "Attach without draft= for it."
+MODES: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "num_beams": ("beam search keeps several answers, and a draft is of one", (1,)),
+    "num_return_sequences": ("a draft is of one answer", (1,)),
+    "penalty_alpha": ("contrastive search is no sampling that a draft could be checked by", (0, 0.0)),
+    "dola_layers": ("DoLa reads earlier layers at each token", ()),
+    "custom_generate": ("it brings a loop of its own", ()),
+    "assistant_model": ("it drafts already", ()),
+    "prompt_lookup_num_tokens": ("it drafts already", ()),
+    "assistant_early_exit": ("it drafts already", ()),
+    "use_mtp": ("it drafts already", (False,)),
+    "speculation_type": ("it drafts already", ()),
+    "assistant_ensemble_weight": ("it changes the answers", ()),
+    "use_cache": ("the checked tokens' keys and values must be kept", (True,)),
+    "cache_implementation": ("guessed tokens are taken back out of the cache", ("dynamic", "dynamic_full")),
+    "output_hidden_states": ("the first layers run before the others", (False,)),
+    "output_attentions": ("the first layers run before the others", (False,)),
+    "guidance_scale": ("it runs a second prompt beside each token", (1, 1.0)),
+    "stop_strings": ("a draft would run past it, and the answer with it", ()),
+    "stopping_criteria": ("a draft would run past it, and the answer with it", ([],)),
+    "synced_gpus": ("processes guess different numbers of tokens, and would wait for each other", (False,)),
+}  # fmt: skip
+"""Option of `generate` -> why it cannot be drafted with, and the values (beside None) that do no harm."""
+
+
+def drafting_generate(
+    model: Any, start: int, begin: Callable[[bool], None], candidates: Callable[[Any, Any], Any]
+) -> list[Callable[[], object]]:
+    """Let `model.generate` draft; returns what takes that back, to be called in reverse order.
+
+    transformers' own switch for early exit begins its assisted generation, which asks the model for its candidate
+    generator.
+
+    Args:
+        start: K.
+        begin: is called with True when `generate` begins, with False when it ends.
+        candidates: (generation config, logits processors) -> the candidate generator; None: the usual one.
+    """
+    usual, usual_candidates = getattr(model, "generate", None), getattr(model, "_get_candidate_generator", None)
+    if usual is None or usual_candidates is None:
+        raise UnsupportedModel(f"{type(model).__name__} does not generate by transformers' loop, so nothing can draft.")
+
+    @wraps(usual)
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        _check(model, args, kwargs, start)
+        begin(True)
+        try:
+            return usual(*args, **{**kwargs, "assistant_early_exit": start})
+        finally:
+            begin(False)
+
+    def get_candidate_generator(*args: Any, **kwargs: Any) -> Any:
+        return candidates(kwargs["generation_config"], kwargs["logits_processor"]) or usual_candidates(*args, **kwargs)
+
+    return [_shadow(model, "generate", generate), _shadow(model, "_get_candidate_generator", get_candidate_generator)]
+
+
+def _shadow(model: Any, name: str, value: Any) -> Callable[[], object]:
+    """Let the model itself answer for `name`; returns what puts the usual back."""
+    before = vars(model).get(name)
+    setattr(model, name, value)
+
+    def put_back() -> None:
+        if before is None:
+            vars(model).pop(name, None)
+        else:
+            setattr(model, name, before)
+
+    return put_back
+
+
+def _check(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], start: int) -> None:
+    """Refuse what transformers' assisted generation does not do, or what would not be the answer without a draft."""
+    own = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+    sources = [kwargs, *(vars(config) for config in (own, model.generation_config) if config is not None)]
+    for name, (why, harmless) in MODES.items():
+        value = next((found for source in sources if (found := source.get(name)) is not None), None)
+        if value is not None and value not in harmless:
+            raise UnsupportedModel(f"generate({name}={_short(value)}) cannot be drafted: {why}. {WITHOUT}")
+    named = [kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")]
+    tokens = next((found for found in (*args[:1], *named) if found is not None), None)
+    if isinstance(tokens, Tensor) and len(tokens) > 1:
+        raise UnsupportedModel(
+            f"A batch of {len(tokens)} rows cannot be drafted: transformers' assisted generation takes one row, since "
+            f"each row would accept another number of tokens. Generate row by row. {WITHOUT}"
+        )
+    cache = kwargs.get("past_key_values")
+    if cache is None:
+        return
+    check_cache(cache, start)
+    if cache.get_seq_length() > 0:
+        raise UnsupportedModel(
+            "A prompt behind the KV cache of earlier turns cannot be drafted: transformers' assisted generation would "
+            f"run the whole conversation again behind it. Generate without past_key_values. {WITHOUT}"
+        )
+
+
+def _short(value: Any) -> str:
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
