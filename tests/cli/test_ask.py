@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import lookaway as la
 from lookaway.cli.ask import show
 
 FOUND = {
@@ -16,6 +17,8 @@ FOUND = {
     "exit_layer": None,
     "skipped_attention": [],
     "looked_again": False,
+    "drafted_tokens": 0,
+    "accepted_tokens": 0,
 }
 LESS = {"prefill_flops_share": 0.6, "kv_bytes_share": 0.5}
 SAVED = "prefill 40% fewer FLOPs, KV cache 50% fewer bytes"
@@ -41,6 +44,10 @@ SAVED = "prefill 40% fewer FLOPs, KV cache 50% fewer bytes"
             {"looked_again": True, "prefill_flops_share": 1.2, "kv_bytes_share": 0.5},
             "all 30 layers; unsure after a first pass, it looked again: prefill 20% more FLOPs, KV cache 50% fewer",
         ),
+        (
+            {"drafted_tokens": 8, "accepted_tokens": 6},
+            "processed all 64 visual tokens in all 30 layers; 6 of 8 guessed tokens accepted: nothing saved",
+        ),
     ],
 )
 def test_what_was_processed_and_saved(changes, words, capsys):
@@ -60,3 +67,23 @@ def test_a_model_without_a_policy_answers_all_the_same(model_folder, data_file, 
     assert call(*common, "--exit-at", "2", "--json", tmp_path / "b.json", "what?")[0] == 0
     found, judge = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert found["answer"] == judge["answer_without"]
+
+
+@pytest.mark.parametrize("policy", [(), ("--exit-at", "2")])
+def test_a_drafted_answer_is_the_answer(policy, model_folder, data_file, call, tmp_path):
+    image = data_file.parent / "0.png"
+    common = ["ask", "--model", model_folder, "--image", image, "--max-new-tokens", "6", "--json", tmp_path / "a.json"]
+    assert call(*common, *policy, "what?")[0] == 0
+    plain = json.loads((tmp_path / "a.json").read_text())
+    la.Twig(start=2, depth=1).save_pretrained(tmp_path / "twig")
+    for draft in ("1", tmp_path / "twig"):
+        status, out, error = call(*common, *policy, "--draft", draft, "what?")
+        assert status == 0, error
+        found = json.loads((tmp_path / "a.json").read_text())
+        assert found["answer"] == plain["answer"]
+        assert f"{found['accepted_tokens']} of {found['drafted_tokens']} guessed tokens accepted" in " ".join(
+            out.split()
+        )
+    status, _, error = call(*common, "--draft", "99", "what?")
+    assert status == 1
+    assert "does not fit a decoder of" in " ".join(error.split())

@@ -29,6 +29,9 @@ class Options(PublishedModel):
     the default model's own gates; other models answer without a policy."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
+    draft: str | None = None
+    """Guess answer tokens and check several in one pass: a number of decoder layers (early exit), or a twig's folder,
+    hub id or YAML file. The answer stays what it is without (docs/methods/twig.md)."""
     max_new_tokens: int = 64
     """Longest answer, in tokens."""
     compare: bool = True
@@ -45,13 +48,16 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.errors import DataError
     from ..models.encoding import encode
     from ..models.loading import load_model
-    from .common import choose_policy, fit_to
+    from .common import choose_draft, choose_policy, fit_to
 
     if not options.image:
         raise DataError("No image: give one with --image FILE.")
     policy = None
     if options.policy is not None or options.exit_at is not None or options.model.startswith("lookaway-mini"):
         policy = choose_policy(options.model, options.policy, options.exit_at, options.allow_other_model)
+    draft = None if options.draft is None else choose_draft(options.draft)
+    if policy is None and draft is not None:
+        policy = la.KeepAll()
     content: list[dict[str, str]] = [{"type": "image"} for _ in options.image]
     sample = la.Sample(
         id="ask",
@@ -73,7 +79,7 @@ def run(options: Options) -> dict[str, Any]:
         found: dict[str, Any] = {"question": options.question, "answer": answer(), "model": options.model}
         show_without(found)
         return found
-    with la.attach(model, policy) as attached:
+    with la.attach(model, policy, options.allow_other_model, draft) as attached:
         text = answer()
     found = {"question": options.question, "answer": text, "allowed_other_model": other}
     found |= _what_happened(attached.trace)
@@ -96,6 +102,9 @@ def _what_happened(trace: Trace) -> dict[str, Any]:
         "looked_again": trace.looked_again[0],
         "prefill_flops_share": cost.flops_share,
         "kv_bytes_share": cost.kv_share,
+        "drafted_tokens": trace.drafted,
+        "accepted_tokens": trace.accepted,
+        "checks": trace.checks,
     }
 
 
@@ -108,6 +117,8 @@ def show(found: dict[str, Any]) -> None:
         words += f"; skipped the attention of layers {', '.join(map(str, found['skipped_attention']))}"
     if found["looked_again"]:
         words += "; unsure after a first pass, it looked again"
+    if found["drafted_tokens"]:
+        words += f"; {found['accepted_tokens']} of {found['drafted_tokens']} guessed tokens accepted"
     flops, kv = found["prefill_flops_share"], found["kv_bytes_share"]
     saved = f"prefill {_change(flops, 'FLOPs')}, KV cache {_change(kv, 'bytes')}"
     console.print(f"{words}: {saved if (flops, kv) != (1, 1) else 'nothing saved'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -16,9 +17,10 @@ from ..core.processes import processes
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
+    from ..core.draft import Draft
 
-__all__ = ["cache_folder", "choose_policy", "earlier_records", "fit_to", "load_policies", "plain_console", "print_note",
-           "tell"]  # fmt: skip
+__all__ = ["cache_folder", "choose_draft", "choose_policy", "earlier_records", "fit_to", "load_policies",
+           "plain_console", "print_note", "tell"]  # fmt: skip
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -77,6 +79,17 @@ def fit_to(model: Any, policy: Policy, allow_other_model: bool) -> tuple[Policy,
         tell(f"note: this policy was made for another model: {'; '.join(found)}")
         policy = policy.with_base(anatomy.identity)
     return policy, found
+
+
+def choose_draft(given: str) -> Draft:
+    """'8' -> the first 8 layers guess; a folder, hub id or YAML file -> its twig does.
+
+    Raises:
+        SettingsError: the policy has no twig, or the number is out of range.
+    """
+    import lookaway as la
+
+    return la.Draft(int(given) if re.fullmatch(r"-?\d+", given) else la.load(given))
 
 
 def _several(policy: str) -> list[str]:
