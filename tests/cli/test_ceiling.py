@@ -88,3 +88,39 @@ def test_the_command(family, call, tmp_path):
     rows = json.loads((tmp_path / "t.json").read_text())["ceilings"]
     assert rows[0]["prefill_share"] == 1
     assert all(0 < row["prefill_share"] <= 1 for row in rows)
+
+
+def test_the_prompt_is_the_model_s_own_unless_it_is_given(call, model_folder, tmp_path):
+    """Against the layout that an attached run finds in the very same prompt."""
+    from PIL import Image
+
+    from lookaway.core.record import Sample
+    from lookaway.models.encoding import encode
+    from lookaway.models.loading import load_model
+    from lookaway.models.picture_tokens import QUESTION, SIZE, prompt_tokens
+
+    model, processor = load_model(model_folder, device="cpu")
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    sample = Sample("0", [{"role": "user", "content": content}], (Image.new("RGB", SIZE),))
+    inputs = encode(processor, [sample]).inputs
+    with torch.no_grad(), la.attach(model, la.KeepAll()) as run:
+        model(**inputs)
+    found = prompt_tokens(model_folder)
+    assert found.visual == run.trace.visual_tokens[0][0]
+    assert found.visual + found.text == run.trace.tokens[0][0]
+    for given, visual, words in (((), found.visual, "the model's own"), (("--visual", 7), 7, "--visual as given")):
+        status, out, err = call("ceiling", "--model", model_folder, *given, "--json", tmp_path / "c.json")
+        assert status == 0, err
+        numbers = json.loads((tmp_path / "c.json").read_text())
+        assert (numbers["visual"], numbers["text"]) == (visual, found.text)
+        assert f"A prompt of {visual} visual and {found.text} other tokens" in " ".join(out.split())
+        assert words in " ".join(out.split())
+
+
+def test_a_folder_without_a_processor_is_said_to_be_assumed(call, tmp_path):
+    tiny("llava").model.config.save_pretrained(tmp_path / "model")
+    status, out, err = call("ceiling", "--model", tmp_path / "model")
+    assert status == 0, err
+    text = " ".join(out.split())
+    assert "A prompt of 576 visual and 64 other tokens (assumed, because the model's own are not known" in text
+    assert "Give --visual and --text" in text

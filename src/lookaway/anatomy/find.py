@@ -17,7 +17,7 @@ from .families.entry import NoEntry, by_entry
 from .families.rule import NotOfThePattern, by_rule
 from .registry import FAMILIES, REFUSED
 
-__all__ = ["anatomy_of", "refute_inside"]
+__all__ = ["TRANSFORMERS", "anatomy_of", "check_transformers", "refute_inside"]
 
 
 NOT_YET = (5, 24)
@@ -25,12 +25,17 @@ NOT_YET = (5, 24)
 `past_key_values`, so what left would be forgotten behind the prompt."""
 
 
-def _check_transformers() -> None:
+TRANSFORMERS = ">=5.16,<5.24"
+"""The releases that this version reads, as pip takes them (the same as in pyproject.toml)."""
+
+
+def check_transformers() -> None:
+    """Raise UnsupportedModel where transformers is newer than what this version was tested with."""
     found = transformers.__version__
     if tuple(int(part) for part in found.split(".")[:2]) >= NOT_YET:
         raise UnsupportedModel(
             f"transformers {found} hands KV caches to decoder layers under another name than this lookaway reads. "
-            "Install one that it knows: pip install 'transformers>=5.16,<5.24'."
+            f"Install one that it knows: pip install 'transformers{TRANSFORMERS}'."
         )
 
 
@@ -42,7 +47,7 @@ def anatomy_of(model: Any) -> Anatomy:
         UnsupportedModel: the model has no visual tokens, is only a part of a supported one, or of a refused family; or
             transformers is newer than what this version of lookaway was tested with.
     """
-    _check_transformers()
+    check_transformers()
     model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)

@@ -27,10 +27,43 @@ def run(options: Options) -> dict[str, Any]:
     found = diagnose(options.folder, **options.published)
     if found.supported and "becomes" not in found.facts:  # transformers' own: what the anatomy knows of its kind
         found = replace(found, **_family(read_json(Path(options.folder) / "config.json")))
+    found = _with_transformers(found)
+    if found.supported:
+        found = _with_tokens(found, options)
     show_facts({**found.facts, "supported": f"{'yes' if found.supported else 'NO'}. {found.why}"})
     if found.supported:
         plain_console().print(f"next: lookaway fit --model {options.folder} --data DATA", soft_wrap=True)
     return asdict(found)
+
+
+def _with_transformers(found: Any) -> Any:
+    """The same with the installed transformers, and whether it is one that this lookaway reads."""
+    import transformers
+
+    from ..anatomy.find import TRANSFORMERS, check_transformers
+    from ..core.errors import UnsupportedModel
+
+    facts = {**found.facts, "transformers": f"{transformers.__version__} is installed; {TRANSFORMERS} is needed"}
+    try:
+        check_transformers()
+    except UnsupportedModel as error:
+        return replace(found, supported=False, why=str(error), facts=facts)
+    return replace(found, facts=facts)
+
+
+def _with_tokens(found: Any, options: Options) -> Any:
+    """The same with what the processor makes of a picture; where it lacks a package, the model cannot be loaded."""
+    from ..core.errors import LookawayError
+    from ..models.picture_tokens import SIZE, prompt_tokens
+
+    try:
+        tokens = prompt_tokens(options.folder, **options.published)
+    except LookawayError as error:
+        if isinstance(error.__cause__, ImportError):
+            return replace(found, supported=False, why=f"{found.why} But its processor cannot be loaded: {error}")
+        return replace(found, facts={**found.facts, "a picture": f"not known how many visual tokens: {error}"})
+    said = f"{tokens.visual} visual tokens at {SIZE[0]} x {SIZE[1]}; a short question about it {tokens.text} others"
+    return replace(found, facts={**found.facts, "a picture": said})
 
 
 def _family(config: dict[str, Any]) -> dict[str, Any]:

@@ -34,8 +34,8 @@ class Options(FitOptions, HeldOut, PublishedModel):
     search_split: str = "train"
     """The split that policies are chosen on."""
     split: str = "calibration"
-    """The split that the choice is certified on; nothing else sees it. Of your own file also calibration+test, for twice
-    as many samples; then none are held out."""
+    """The split that the choice is certified on; nothing else sees it. Of your own file also calibration+test: twice as
+    many samples, and none are held out."""
     limit: int = 160
     """At most this many samples for the search and so many for the certificate, one question an image."""
     candidate: tuple[str, ...] = ()

@@ -154,10 +154,11 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
             annotation: Any = Annotated[kind if needed else kind | None, typer.Argument(help=text, show_default=False)]
             parameters.append(_parameter(field.name, annotation, inspect.Parameter.empty if needed else None))
             continue
-        shown = _default(field)
+        shown = _default(field, kind)  # in the text: typer puts a default that it is told in brackets of its own
+        text = f"{text} [{shown}]".strip() if shown else text
         flag = f"--{field.name.replace('_', '-')}"
         flags = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-        option = typer.Option(flags, help=text, show_default=shown, rich_help_panel=panel_of(field.name))
+        option = typer.Option(flags, help=text, show_default=False, rich_help_panel=panel_of(field.name))
         annotation = Annotated[kind | None, option]
         parameters.append(_parameter(field.name, annotation, None))
     config_option = typer.Option("--config", help="YAML file whose keys are these options.", show_default=False)
@@ -184,13 +185,17 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _default(field: dataclasses.Field[Any]) -> str | bool:
+def _default(field: dataclasses.Field[Any], kind: Any) -> str:
+    """What --help says of an option that is left out; nothing where its text says it."""
     value = field.default_factory() if field.default_factory is not REQUIRED else field.default
     if value is REQUIRED:
         return "required"
     if value is None or value == () or value == "":
-        return False
-    return str(value)
+        return ""
+    if kind is bool:
+        return f"default: {'on' if value else 'off'}"
+    several = value if isinstance(value, tuple | list) else (value,)
+    return f"default: {', '.join(map(str, several))}"
 
 
 def _is_union(kind: Any) -> bool:

@@ -18,7 +18,7 @@ from ..core.processes import processes
 if TYPE_CHECKING:
     from .layouts.plan import Plan
 
-__all__ = ["MINI", "device_of_process", "load_config", "load_model"]
+__all__ = ["MINI", "device_of_process", "load_config", "load_model", "load_processor"]
 
 MINI = {"lookaway-mini": "exit-aware", "lookaway-mini-plain": "plain"}
 """Names of the default models -> how they were aligned."""
@@ -145,6 +145,30 @@ def load_config(path_or_id: str | Path) -> Any:
         config = plan.config if plan is not None else AutoConfig.from_pretrained(source)
         refuse_classifier(config)
         return config
+
+
+def load_processor(
+    path_or_id: str | Path, *, vision_tower: str | Path | None = None, conversation: str | None = None
+) -> tuple[Any, Any]:
+    """The model's config and its processor, without its weights.
+
+    Raises:
+        PreparationError, UnsupportedModel, SettingsError: as for `load_model`; also where the processor needs a
+            package that is not installed.
+    """
+    from transformers import AutoConfig
+
+    from .layouts.converted import processor_of
+    from .registration import register_own_models
+
+    register_own_models()
+    source = _source(path_or_id)
+    with _Explained(str(path_or_id)):
+        plan = _published(source, vision_tower, conversation)
+        if plan is not None:
+            return plan.config, plan.processor
+        config = AutoConfig.from_pretrained(source)
+        return config, processor_of(config, source, conversation)
 
 
 def _published(source: str, vision_tower: str | Path | None = None, conversation: str | None = None) -> Plan | None:

@@ -129,7 +129,8 @@ def test_certificates_of_searched_second_looks_hold_too():
 
 
 def behind(found, gated, exit_layer=6):
-    """The same reduction, then gates: rows of `gated` lose their visual tokens at a layer, the answer of some with them.
+    """The same reduction, then gates: rows of `gated` lose their visual tokens at a layer, and some of them
+    their answer.
 
     Args:
         gated: rows that the gates let go -> whether the answer stays, bool [2, N].
