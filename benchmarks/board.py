@@ -1,0 +1,109 @@
+"""The leaderboard of our own policies, docs/board.html, from the committed records.
+
+    python benchmarks/board.py                             # draws it; no model runs
+    python benchmarks/board.py --run lookaway-mini-plain   # answers first; goes on after a kill; about 15 minutes
+
+`--run` asks `policies` the very questions that the committed fits were shown on (160, one an image, of a split that
+nothing was trained, chosen or certified on), so that all of them stand in one table. Folders of users lie in
+benchmarks/results/contributed/ (docs/leaderboard.md says what belongs there).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lookaway as la
+from lookaway.core.decision import Policy
+from lookaway.core.record import RecordWriter, write_records
+from lookaway.reports.pages.board import write_board
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "board.html"
+MODELS = ("lookaway-mini-plain", "lookaway-mini")
+DATA, SPLIT, COUNT, SEED = "mini", "test-seen", 160, 1
+
+
+def policies(model: str) -> Mapping[str, Policy]:
+    """Those that no fit shows: the shipped gates, and methods at about a quarter of the visual tokens."""
+    from lookaway.models.mini.model import shipped_gates
+
+    gates = la.load(shipped_gates(model))
+    return {
+        "exit-gates": gates,
+        "fastv-then-gates": la.chain(la.FastV(2, 0.5), gates),
+        "fastv": la.FastV(2, 0.75),
+        "pyramiddrop": la.PyramidDrop(),
+        "cdpruner": la.CDPruner(0.25),
+        "divprune": la.DivPrune(0.25),
+        "visionzip": la.VisionZip(0.25),
+        "dart": la.DART(layer=2, keep=0.25),
+    }
+
+
+def folders() -> list[Path]:
+    """What the page shows: committed fits, evaluations of POLICIES, and what users handed in."""
+    own = [*RESULTS.glob("fit-*"), *RESULTS.glob("board-*")]
+    return [*sorted(own), *sorted(path for path in (RESULTS / "contributed").iterdir() if path.is_dir())]
+
+
+def draw(page: Path = PAGE) -> Path:
+    return write_board(folders(), page, la.__version__)
+
+
+def run(model_name: str, work: Path) -> None:
+    """One file a policy in benchmarks/results/board-MODEL: the run's header and its summary. Answers stay in `work`."""
+    from lookaway.cli.common import earlier_records
+    from lookaway.cli.progress import progress
+    from lookaway.core.provenance import provenance
+    from lookaway.data import load_samples
+    from lookaway.evaluation.header import run_header
+    from lookaway.evaluation.runner import evaluate_policy, results_from_records
+    from lookaway.evaluation.scorers import scorer_for
+    from lookaway.evaluation.scores import score_pairs
+    from lookaway.evaluation.summary import summarise
+
+    samples = load_samples(DATA, SPLIT, COUNT, SEED, distinct_images=True)
+    scorer = scorer_for(samples, "auto")
+    model, processor = la.load_model(model_name, device="cpu")
+    options: dict[str, Any] = {"max_new_tokens": 32, "split": SPLIT, "limit": COUNT, "seed": SEED}
+    without: dict[str, str] | None = None
+    for name, policy in policies(model_name).items():
+        facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=options)
+        header = run_header("eval", model, DATA, {**options, "name": "gates"}, SEED, model_name, facts)
+        kept = work / model_name / f"{name}.jsonl"
+        done = results_from_records(earlier_records(kept, facts, fresh=False))
+        with RecordWriter(kept) as writer, progress(f"{model_name}, {name}", len(samples)) as advance:
+            if not done:
+                writer.write("run", **header)
+            results = evaluate_policy(model, processor, policy, samples, variant="gates", writer=writer, done=done,
+                                      without=without, progress=advance)  # fmt: skip
+        without = {result.id: result.answer_without for result in results}
+        scores = score_pairs(scorer, samples, results)
+        summary: dict[str, Any] = {
+            "variant": "gates", "rows": [asdict(row) for row in summarise(results, scores)],
+            "can_exit": policy.can_exit(results[0].num_layers), "scorer": scores.scorer, "totals": scores.totals,
+            "totals_without": scores.totals_without,
+        }  # fmt: skip
+        target = RESULTS / f"board-{model_name.removeprefix('lookaway-')}" / f"{name}.jsonl"
+        write_records(target, [("run", {**header, "argv": ["board.py", "--run", model_name]}), ("summary", summary)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", choices=MODELS, help="answer the questions first")
+    parser.add_argument("--work", type=Path, default=Path("out/board"), help="folder of the answers")
+    options = parser.parse_args()
+    if options.run:
+        run(options.run, options.work)
+    print(draw())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
