@@ -19,7 +19,7 @@ from typing import Any
 
 import lookaway as la
 from lookaway.core.decision import Policy
-from lookaway.core.record import RecordWriter, write_records
+from lookaway.core.record import RecordWriter, read_records, write_records
 from lookaway.reports.pages.board import write_board
 
 ROOT = Path(__file__).parents[1]
@@ -35,14 +35,14 @@ def policies(model: str) -> Mapping[str, Policy]:
 
     gates = la.load(shipped_gates(model))
     return {
-        "exit-gates": gates,
-        "fastv-then-gates": la.chain(la.FastV(2, 0.5), gates),
-        "fastv": la.FastV(2, 0.75),
-        "pyramiddrop": la.PyramidDrop(),
         "cdpruner": la.CDPruner(0.25),
         "divprune": la.DivPrune(0.25),
         "visionzip": la.VisionZip(0.25),
         "dart": la.DART(layer=2, keep=0.25),
+        "fastv": la.FastV(2, 0.75),
+        "fastv-then-gates": la.chain(la.FastV(2, 0.5), gates),
+        "pyramiddrop": la.PyramidDrop(),
+        "exit-gates": gates,
     }
 
 
@@ -56,11 +56,21 @@ def draw(page: Path = PAGE) -> Path:
     return write_board(folders(), page, la.__version__)
 
 
+def answers_without(model: str, samples: Mapping[str, Any]) -> dict[str, str]:
+    """Sample id -> what the model says without a policy, from the committed fit that was shown on these samples."""
+    for path in sorted(RESULTS.glob("fit-*/held-out.jsonl")):
+        records = list(read_records(path))
+        header = next(record for record in records if record["kind"] == "run")
+        if header["model"] == model and header["provenance"]["samples"] == samples:
+            return {record["id"]: record["answer_without"] for record in records if record["kind"] == "sample"}
+    raise SystemExit(f"No committed fit of {model} was shown on these questions, so nobody knows its own answers.")
+
+
 def run(model_name: str, work: Path) -> None:
     """One file a policy in benchmarks/results/board-MODEL: the run's header and its summary. Answers stay in `work`."""
     from lookaway.cli.common import earlier_records
     from lookaway.cli.progress import progress
-    from lookaway.core.provenance import provenance
+    from lookaway.core.provenance import provenance, sample_facts
     from lookaway.data import load_samples
     from lookaway.evaluation.header import run_header
     from lookaway.evaluation.runner import evaluate_policy, results_from_records
@@ -69,10 +79,10 @@ def run(model_name: str, work: Path) -> None:
     from lookaway.evaluation.summary import summarise
 
     samples = load_samples(DATA, SPLIT, COUNT, SEED, distinct_images=True)
+    without = answers_without(model_name, sample_facts(samples))
     scorer = scorer_for(samples, "auto")
     model, processor = la.load_model(model_name, device="cpu")
     options: dict[str, Any] = {"max_new_tokens": 32, "split": SPLIT, "limit": COUNT, "seed": SEED}
-    without: dict[str, str] | None = None
     for name, policy in policies(model_name).items():
         facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=options)
         header = run_header("eval", model, DATA, {**options, "name": "gates"}, SEED, model_name, facts)
@@ -83,7 +93,6 @@ def run(model_name: str, work: Path) -> None:
                 writer.write("run", **header)
             results = evaluate_policy(model, processor, policy, samples, variant="gates", writer=writer, done=done,
                                       without=without, progress=advance)  # fmt: skip
-        without = {result.id: result.answer_without for result in results}
         scores = score_pairs(scorer, samples, results)
         summary: dict[str, Any] = {
             "variant": "gates", "rows": [asdict(row) for row in summarise(results, scores)],
