@@ -1,7 +1,7 @@
 """kill -9 in the middle of `eval`, `analyze`, `train` and `calibrate`: the same command goes on, to the same result.
 
-`fit` is in test_fit_interrupted.py, `eval --tasks` in tests/evaluation/lmms/test_tasks_resumed.py, and a process among several
-in test_many_processes.py.
+`fit` is in test_fit_interrupted.py, `eval --tasks` in tests/evaluation/lmms/test_tasks_resumed.py, and a process among
+several in test_many_processes.py.
 """
 
 import json

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from judge import Judge, evenly
 from prepared import LAYERS, picture
 from starlette.testclient import TestClient
@@ -20,6 +21,7 @@ from lookaway.anatomy.find import anatomy_of
 from lookaway.core.exit_table import ExitTable
 from lookaway.core.record import read_records
 from lookaway.data import load_samples
+from lookaway.models.encoding import encode
 from lookaway.search.skips.options import SkipSearchOptions
 from lookaway.search.skips.search import split_samples
 
@@ -71,6 +73,14 @@ class Workplace:
     def mean_loss(self, seen=None, samples=None, without=()):
         found = [self.judge.loss(s, self.judge.tokens(s.answer), seen, without) for s in samples or self.samples]
         return float(np.mean(found))
+
+
+def answer_alone(model, processor, sample, policy):
+    """(tokens, cost) of one sample by itself, by the model's own generate."""
+    inputs = encode(processor, [sample], model.device).inputs
+    with torch.no_grad(), la.attach(model, policy) as run:
+        ids = model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist(), run.trace.cost()
 
 
 # one question --------------------------------------------------------------------------------------------------------

@@ -4,9 +4,12 @@ import json
 from functools import cache
 
 import pytest
+import torch
 from checks import Workplace
+from family_processor import family_processor
 from prepared import CLASSIFIERS, picture, prepared
 
+from lookaway.anatomy.tiny import IMAGE, VIDEO, tiny
 from lookaway.core.record import Sample
 
 ANSWERS = ("ab", "cd")
@@ -52,6 +55,24 @@ def model_folder_of(tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session", params=["lfm2_vl", "qwen3_5"])
+def before_only(request, tmp_path_factory):
+    """A folder of a family that tokens may leave before the decoder only (convolutions, linear attention), with
+    data.json: 14 questions about as many pictures."""
+    made, path = tiny(request.param), tmp_path_factory.mktemp(request.param)
+    with torch.no_grad():  # random weights would say tokens that stand for pictures
+        head = made.model.get_output_embeddings().weight
+        head[[IMAGE, VIDEO, *range(90, 97)]] = 0.0
+    made.model.save_pretrained(path)
+    family_processor(made).save_pretrained(path)
+    entries = []
+    for number in range(14):
+        picture(3 * number).save(path / f"{number}.png")
+        entries.append({"id": str(number), "image": f"{number}.png", "question": f"what is {number}" + "?" * number})
+    (path / "data.json").write_text(json.dumps(entries))
+    return path
 
 
 @pytest.fixture

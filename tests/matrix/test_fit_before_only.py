@@ -1,37 +1,12 @@
 """`lookaway fit` on models that tokens may leave before the decoder only: convolutions, linear attention."""
 
-import json
-
 import pytest
-import torch
-from family_processor import family_processor
-from prepared import picture
+from checks import NEW, answer_alone
 
 import lookaway as la
-from lookaway.anatomy.tiny import IMAGE, VIDEO, tiny
 from lookaway.core.record import read_records
 from lookaway.data import load_samples
-from lookaway.models.encoding import encode
 from lookaway.models.loading import load_model
-
-NEW = 2
-FAMILIES = ("lfm2_vl", "qwen3_5")
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def folder(request, tmp_path_factory):
-    made, path = tiny(request.param), tmp_path_factory.mktemp(request.param)
-    with torch.no_grad():  # random weights would say tokens that stand for pictures
-        head = made.model.get_output_embeddings().weight
-        head[[IMAGE, VIDEO, *range(90, 97)]] = 0.0
-    made.model.save_pretrained(path)
-    family_processor(made).save_pretrained(path)
-    entries = []
-    for number in range(14):
-        picture(3 * number).save(path / f"{number}.png")
-        entries.append({"id": str(number), "image": f"{number}.png", "question": f"what is {number}" + "?" * number})
-    (path / "data.json").write_text(json.dumps(entries))
-    return path
 
 
 def fit(call, folder, out, *more):
@@ -41,16 +16,8 @@ def fit(call, folder, out, *more):
     )  # fmt: skip
 
 
-def answer(model, processor, sample, policy):
-    """One sample alone, by the model's own generate."""
-    inputs = encode(processor, [sample], model.device).inputs
-    with torch.no_grad(), la.attach(model, policy) as run:
-        ids = model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
-    return ids[0, inputs["input_ids"].shape[1] :].tolist(), run.trace.cost()
-
-
-def test_methods_before_the_decoder_are_tried_and_judged_alone(call, folder, tmp_path):
-    status, printed, errors = fit(call, folder, tmp_path / "out", "--held-out", 2)
+def test_methods_before_the_decoder_are_tried_and_judged_alone(call, before_only, tmp_path):
+    status, printed, errors = fit(call, before_only, tmp_path / "out", "--held-out", 2)
     printed = " ".join(printed.split())
     assert "may leave before this decoder only" in printed
     assert "--methods before-decoder." in printed
@@ -59,14 +26,17 @@ def test_methods_before_the_decoder_are_tried_and_judged_alone(call, folder, tmp
     rows = {row["name"]: row for row in found["tried"]}
     assert {name.split("/")[0] for name in rows} == {"before-decoder"}
     assert "before-decoder/divprune-0.3" in rows
-    model, processor = load_model(str(folder), device="cpu")
-    samples = load_samples(str(folder / "data.json"), "train", distinct_images=True)
+    model, processor = load_model(str(before_only), device="cpu")
+    samples = load_samples(str(before_only / "data.json"), "train", distinct_images=True)
     policies = {
         "before-decoder/divprune-0.3": la.DivPrune(0.3),
         "before-decoder/uniform-0.6": la.UniformKeep(0.6, layer=0),
     }
     for name, policy in policies.items():
-        both = [(answer(model, processor, s, la.KeepAll()), answer(model, processor, s, policy)) for s in samples]
+        both = [
+            (answer_alone(model, processor, s, la.KeepAll()), answer_alone(model, processor, s, policy))
+            for s in samples
+        ]
         assert rows[name]["samples"] == len(samples)
         assert rows[name]["changed"] == sum(full != cut for (full, _), (cut, _) in both)
         spent, whole = (sum(pair[i][1].flops for pair in both) for i in (1, 0))
@@ -79,8 +49,8 @@ def test_methods_before_the_decoder_are_tried_and_judged_alone(call, folder, tmp
         assert la.load(tmp_path / "out" / "policy").layers(4, 4) == (0,)
 
 
-def test_methods_inside_alone_are_refused_with_the_cure(call, folder, tmp_path):
-    status, _, errors = fit(call, folder, tmp_path / "out", "--methods", "exit", "--methods", "second-look")
+def test_methods_inside_alone_are_refused_with_the_cure(call, before_only, tmp_path):
+    status, _, errors = fit(call, before_only, tmp_path / "out", "--methods", "exit", "--methods", "second-look")
     assert status != 0
     errors = " ".join(errors.split())
     assert "with --methods exit second-look is not possible" in errors
@@ -91,14 +61,14 @@ def test_methods_inside_alone_are_refused_with_the_cure(call, folder, tmp_path):
     "policy", [la.KeepSchedule([0.5] * 4, ranking="last-token"), la.VisionZip(0.5)], ids=["last-token", "visionzip"]
 )
 @pytest.mark.parametrize("command", ["eval", "fit"])
-def test_rankings_by_attention_are_refused_with_the_cure(call, folder, tmp_path, command, policy):
+def test_rankings_by_attention_are_refused_with_the_cure(call, before_only, tmp_path, command, policy):
     saved = policy.save_pretrained(tmp_path / "policy")
     if command == "fit":
-        status, _, errors = fit(call, folder, tmp_path / "out", "--candidate", saved)
+        status, _, errors = fit(call, before_only, tmp_path / "out", "--candidate", saved)
     else:
         status, _, errors = call(
-            "eval", "--policy", saved, "--model", folder, "--data", folder / "data.json", "--out", tmp_path / "out",
-            "--max-new-tokens", NEW, "--score", "agreement", "--device", "cpu",
+            "eval", "--policy", saved, "--model", before_only, "--data", before_only / "data.json", "--out",
+            tmp_path / "out", "--max-new-tokens", NEW, "--score", "agreement", "--device", "cpu",
         )  # fmt: skip
     assert status == 1, errors
     assert "la.CDPruner(keep" in errors

@@ -77,7 +77,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed, profile_speed
     from .bench_subject import model_and_sample, shaped
-    from .common import choose_policy, fit_to
+    from .common import choose_policy, fit_to, tell
     from .progress import progress
     from .settings import tell_settings
 
@@ -89,7 +89,8 @@ def run(options: Options) -> dict[str, Any]:
         subject = model_and_sample(options.model, options.data, **how, **options.published)
     model = subject.model
     tell_settings(model, max(sizes))
-    depth = anatomy_of(model).num_layers
+    anatomy = anatomy_of(model)
+    depth = anatomy.num_layers
     policies: dict[str, Policy] = {}
     other: list[str] = []
     own = options.shape is None and options.model.startswith("lookaway-mini")
@@ -101,6 +102,9 @@ def run(options: Options) -> dict[str, Any]:
     policies |= reductions(options)
     parts = (1 / 4, 1 / 2, 3 / 4) if options.shape is not None else (1 / 8, 1 / 4, 1 / 2, 3 / 4)
     exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in parts}))
+    if anatomy.only_before and not options.exits:
+        tell(f"note: no exits are timed: {anatomy.only_before}.")
+        exits = ()
     facts = provenance(
         model=model, processor=subject.processor, samples=subject.samples, options=options,
         policies=[policy_facts(policy) for policy in policies.values()],

@@ -74,6 +74,7 @@ def run(options: Options) -> dict[str, Any]:
         return run_tasks(options)
     import lookaway as la
 
+    from ..anatomy.find import anatomy_of
     from ..core.decision import Policy
     from ..core.processes import processes
     from ..core.provenance import policy_digest, provenance
@@ -89,7 +90,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
     from ..reports.pages.page import write_report
-    from .common import choose_policy, earlier_records, fit_to, short_names
+    from .common import choose_policy, earlier_records, fit_to, short_names, tell
     from .eval_baselines import check_name, write_baselines
     from .progress import progress
     from .settings import tell_settings
@@ -107,7 +108,9 @@ def run(options: Options) -> dict[str, Any]:
     tell_settings(model, options.batch_size)
     records = options.out / "records.jsonl"
     policy, other = fit_to(model, policy, options.allow_other_model)
-    others = dict[str, Policy]()
+    others, anatomy = dict[str, Policy](), anatomy_of(model)
+    if options.compare:
+        anatomy.require_inside("--compare, which shows gates at all exits,")
     for name, folder in zip(short_names(options.compare, taken=(options.name,)), options.compare, strict=True):
         others[name], allowed = fit_to(model, la.load(folder), options.allow_other_model)
         other += allowed
@@ -140,7 +143,9 @@ def run(options: Options) -> dict[str, Any]:
         if first:
             write_pictures(writer, samples, results, options.pictures)
         seen = [sample for sample in samples if sample.images and sample.answer is not None]
-        if options.curve and seen:
+        if options.curve and seen and anatomy.only_before:
+            tell(f"note: no curve of exits, no oracle: {anatomy.only_before}.")
+        elif options.curve and seen:
             with progress("all exits of each sample", len(seen)) as advance:
                 table, outcomes = collect_outcomes(
                     model, processor, seen, cache_dir=options.out / "cache", batch_size=options.batch_size,

@@ -16,6 +16,7 @@ METHODS = {"eas": "lookaway.cli.search_eas", "shortv": "lookaway.cli.search_shor
 
 
 def run(options: Options) -> dict[str, Any]:
+    from ..anatomy.find import anatomy_of
     from ..core.provenance import sample_facts
     from ..data import load_samples
     from ..models.loading import load_model
@@ -43,6 +44,7 @@ def run(options: Options) -> dict[str, Any]:
     storage = open_storage(options.storage or options.out / "study.journal")
     # 2. The trials depend on these.
     model, processor = load_model(options.model, device=options.device, **options.published)
+    anatomy_of(model).require_inside("A schedule of visual tokens per layer")
     tell_settings(model, options.batch_size)
     facts = {key: getattr(options, key) for key in ("measure", "slack", "ranking", "first_layer")}
     if options.method == "g-search" or options.compare:

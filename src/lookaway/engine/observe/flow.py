@@ -122,6 +122,7 @@ def watch_flow(model: Any, layers: Sequence[int] | None = None, block: int = BLO
 
 def require_observable(anatomy: Anatomy) -> None:
     """Raise UnsupportedModel, with the cure, where attention weights cannot be recomputed from queries and keys."""
+    anatomy.require_inside("Seeing what each decoder layer reads from the image")
     name = anatomy.base.id or anatomy.base.architecture
     if anatomy.attention not in ("sdpa", "eager"):
         raise UnsupportedModel(

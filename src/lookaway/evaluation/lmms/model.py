@@ -231,7 +231,7 @@ class LookawayModel(lmms):
 
 
 def _generation(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings as `generate` takes them: greedy unless a temperature above 0 is asked for, and greedy where the
+    """A task's settings as `generate` takes them: greedy unless a temperature above 0 is asked for, and also where the
     task says not to sample (MM-Vet names a temperature all the same)."""
     found = {name: value for name, value in settings.items() if name in KNOWN and value is not None}
     found.setdefault("max_new_tokens", 256)

@@ -110,6 +110,7 @@ class ModelScheduleEvaluator:
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.anatomy = anatomy_of(model)
+        self.anatomy.require_inside("A schedule of visual tokens per layer")
         self.measure, self.slack, self.ranking, self.seed = measure, slack, ranking, seed
         self.samples = tuple(samples)
         self.work = Work()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...anatomy.find import anatomy_of
 from ...core.decision import KEEP, Decision, LayerView, Policy
+from ...core.errors import UnsupportedModel
 from ...engine.api import attach
 from ...engine.handle import Handle
 
@@ -34,8 +35,12 @@ class PolicySwitch:
     def __init__(self, model: Any, policies: Mapping[str, Policy], allow_other_model: bool = False) -> None:
         self.model, self.anatomy = model, anatomy_of(model)
         self.policies = dict(policies)
-        if self.policies:
-            self.anatomy.require_inside("Serving requests of different policies in one batch")
+        if self.policies and self.anatomy.only_before:
+            raise UnsupportedModel(
+                f"Serving requests of different policies in one batch is not possible on {type(model).__name__}: "
+                f"{self.anatomy.only_before}. Attach a policy that acts before the decoder in your own service instead "
+                "(docs/service.md)."
+            )
         self._allow_other_model = allow_other_model
         self._now: Handle | None = None
         self._depth = self.anatomy.num_layers
