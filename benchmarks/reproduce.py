@@ -34,15 +34,22 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def steps(
-    experiment: Mapping[str, Any], model: str, data: str, out: str, weights: str | None = None
-) -> list[list[str]]:
-    """The commands as argument lists, `lookaway` first left out."""
+    experiment: Mapping[str, Any], model: str, data: str, out: str, weights: str | None = None,
+    source: str | None = None,
+) -> list[list[str]]:  # fmt: skip
+    """The commands as argument lists, `lookaway` first left out.
+
+    Args:
+        weights: folder of the model; None: its id.
+        source: the same of the model that gates are learnt on, where that is another one.
+    """
     names = {
         "model": weights or experiment["models"][model]["id"],
-        "source": weights or experiment.get("source", ""),
+        "source": source or experiment.get("source", ""),
         "data": data,
         "out": out,
         "tasks": ",".join(experiment.get("tasks", ())),
+        "config": experiment["models"][model].get("config", ""),
     }
     return [shlex.split(step.format(**names))[1:] for step in experiment["steps"]]
 
@@ -81,6 +88,7 @@ def main() -> int:
     parser.add_argument("--card", choices=sorted(PEAK), help="list what fits this card")
     parser.add_argument("--model", help="a model of the experiment; default: its first")
     parser.add_argument("--weights", help="folder of the model's weights, where the hub cannot be reached")
+    parser.add_argument("--source", help="the same of the model that gates are learnt on, where it is another one")
     parser.add_argument("--data", default="DATA", help="folder of the experiment's data")
     parser.add_argument("--out", default="out/reproduce")
     parser.add_argument("--run", action="store_true", help="run the commands")
@@ -97,7 +105,7 @@ def main() -> int:
         print(f"needed in {options.data}: {name} ({experiment['data'][name]})")
     if options.run and missing:
         return 1
-    for arguments in steps(experiment, model, options.data, options.out, options.weights):
+    for arguments in steps(experiment, model, options.data, options.out, options.weights, options.source):
         print("lookaway", shlex.join(arguments), flush=True)
         if options.run and subprocess.run([sys.executable, "-m", "lookaway", *arguments]).returncode:
             return 1

@@ -1,15 +1,26 @@
-"""configs/paper: every experiment loads, its commands are valid, and it runs from end to end on a tiny random model."""
+"""configs/paper: every experiment loads, its commands are valid, and it runs from end to end on a tiny random model of
+each family that it names: LLaVA and LaVIN in this package's own form, VILA, Eagle and InternVL as published."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
+import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from lookaway.anatomy.tiny import IMAGE, tiny
+from lookaway.anatomy.tiny.processor import tiny_processor
+from lookaway.core.record import read_records
+from lookaway.models.lavin.processor import LavinProcessor, lavin_image_processor
+from lookaway.models.tiny_models import tiny_lavin
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -75,24 +86,60 @@ def data(tmp_path_factory):
     return folder
 
 
+GOLDEN = ROOT / "tests" / "models" / "golden"
+DEPTHS = {"eas": 32, "p-sigmoid": 16}
+"""Experiments that need more layers than tiny models have: one names layers 20 to 31, the other keeps 17 %."""
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    from lookaway.anatomy.tiny import tiny
-    from lookaway.anatomy.tiny.processor import tiny_processor
+def weights_of(tmp_path_factory):
+    """`tiny` of an experiment's model, number of layers (None: as it is) -> a folder."""
 
-    folder = tmp_path_factory.mktemp("weights")
-    tiny("llava", num_layers=32).model.save_pretrained(folder / "deep")
-    tiny("llava").model.save_pretrained(folder / "shallow")
-    for name in ("deep", "shallow"):
-        tiny_processor().save_pretrained(folder / name)
-    return folder
+    @cache
+    def make(name, depth):
+        folder = tmp_path_factory.mktemp(name)
+        if name == "llava":
+            tiny(name, num_layers=depth or 4).model.save_pretrained(folder)
+            tiny_processor().save_pretrained(folder)
+        elif name == "lavin":
+            model = tiny_lavin(num_layers=depth or 4, image_token_id=IMAGE)
+            model.save_pretrained(folder)
+            seen = model.config.image_seq_length
+            processor = LavinProcessor(lavin_image_processor(16), tiny_processor().tokenizer, image_seq_length=seen)
+            processor.save_pretrained(folder)
+        else:
+            deepened(GOLDEN / name / "checkpoint", folder, depth)
+        return folder
+
+    return make
 
 
-def shortened(arguments, data):
-    """The same command for eight questions: benchmarks become a file here, twenty epochs one."""
+def deepened(source, folder, depth):
+    """A published checkpoint of three layers as one of `depth`, in which layer i is its layer i % 3."""
+    for place in (source, GOLDEN / "towers"):  # towers that are only named lie inside the model's folder
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+    if depth is None:
+        return
+    weights = {}
+    for file in folder.glob("*.safetensors"):
+        weights |= load_file(file)
+        file.unlink()
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    layer = re.compile(r"^(language_model\.model\.layers\.)(\d+)(\..*)$")
+    parts = {match: value for name, value in weights.items() if (match := layer.match(name))}
+    assert {int(match[2]) for match in parts} == {0, 1, 2}
+    deep = {f"{m[1]}{i}{m[3]}": v.clone() for m, v in parts.items() for i in range(int(m[2]), depth, 3)}
+    save_file({**weights, **deep}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["llm_config"]["num_hidden_layers"] = depth
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def shortened(arguments, data, count):
+    """The same command for a few questions: benchmarks become a file here, twenty epochs one."""
     swaps = {
-        "--tasks": ["--data", str(data / "search.json"), "--split", "all", "--no-curve"],
-        "--limit": ["--limit", "8"],
+        "--tasks": ["--data", str(data / "search.json"), "--split", "all", "--no-curve", "--limit", str(count)],
+        "--limit": ["--limit", str(count)],
     }
     short, rest = [], iter(arguments)
     for argument in rest:
@@ -104,7 +151,8 @@ def shortened(arguments, data):
         "search": ["--random-trials", "2", "--max-new-tokens", "2"],
         "eval": ["--max-new-tokens", "2", "--score", "agreement"],
     }
-    return [*short, *more[arguments[0]], "--device", "cpu"]
+    trials = ["--trials", "3"] if "p-sigmoid" in arguments else []
+    return [*short, *more[arguments[0]], *(trials if arguments[0] == "search" else []), "--device", "cpu"]
 
 
 def status_of(main):
@@ -115,17 +163,40 @@ def status_of(main):
     return 0
 
 
+ONE_SIZE = ("VILA-7b", "Eagle-X5-7B", "InternVL-Chat-ViT-6B-Vicuna-7B")
+"""Published checkpoints whose tiny form gives a picture as many visual tokens as the large one."""
+FAMILIES = list(
+    {(name, EXPERIMENTS[name]["models"][model]["tiny"]): (name, model) for name, model in PAIRS[::-1]}.values()
+)
+"""Of an experiment's models of one form (LLaVA-1.5-7B and 13B) the first."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_runs_from_end_to_end(name, data, weights, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "model"), sorted(FAMILIES))
+def test_an_experiment_runs_from_end_to_end(name, model, data, weights_of, tmp_path, monkeypatch):
     from lookaway.cli import app
 
     monkeypatch.chdir(ROOT)
     experiment = EXPERIMENTS[name]
-    deep = name.startswith(("eas", "p-sigmoid"))  # layers 20 to 31 are named; 17 % is less than two of four layers take
-    folder = weights / ("deep" if deep else "shallow")
-    model = next(iter(experiment["models"]))
-    for arguments in reproduce.steps(experiment, model, str(data), str(tmp_path), str(folder)):
-        monkeypatch.setattr(sys, "argv", ["lookaway", *shortened(arguments, data)])
+    count = 2 if "eagle" in model else 4  # its pictures have 1024 x 1024 pixels and five towers
+    depth = next((layers for start, layers in DEPTHS.items() if name.startswith(start)), None)
+    folder = weights_of(experiment["models"][model]["tiny"], depth)
+    source = weights_of("llava-v1.5-7b", None) if "source" in experiment else None
+    for arguments in reproduce.steps(experiment, model, str(data), str(tmp_path), str(folder), str(source)):
+        monkeypatch.setattr(sys, "argv", ["lookaway", *shortened(arguments, data, count)])
         assert status_of(app.main) == 0, arguments
     assert list(tmp_path.rglob("report.html"))
+    if experiment["models"][model]["tiny"] in ONE_SIZE:  # the hours of a table hang on it
+        (file, *_) = tmp_path.rglob("eval/records.jsonl")
+        seen = {r["prompt_visual_tokens"] for r in read_records(file) if r["kind"] == "sample"}
+        assert seen == {experiment["models"][model]["visual"]}
+
+
+def test_every_model_has_a_tiny_one_of_its_own_form():
+    own = {"llava-1.5-7b": "llava", "llava-1.5-13b": "llava", "lavin-7b": "lavin"}
+    for name, model in PAIRS:
+        found = EXPERIMENTS[name]["models"][model]
+        published = found["id"].rsplit("/", 1)[1] if "/" in found["id"] else found["id"]
+        wanted = {"InternVL2-8B": "InternVL2-2B"}.get(published, published)  # both InternLM2
+        assert found["tiny"] == own.get(model, wanted)
+        assert model in own or (GOLDEN / found["tiny"] / "checkpoint" / "config.json").exists()
