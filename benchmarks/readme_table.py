@@ -1,7 +1,7 @@
 """README's table of results, from the committed records: counts, and exact (Clopper-Pearson) 95 % intervals.
 
     python benchmarks/readme_table.py           # prints the table
-    python benchmarks/readme_table.py --write   # puts it between the marks in README.md
+    python benchmarks/readme_table.py --write   # puts it between the marks in README.md, and draws docs/board.html
 
 No model runs. Questions without an image are left out; all rows of one model are about the same questions. The second
 table is made of every `benchmarks/results/fit-*` that holds the records.jsonl and held-out.jsonl of a `lookaway fit`.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def main() -> None:
     print(*found.values(), sep="\n")
     if options.write:
         page = ROOT / "README.md"
+        runpy.run_path(str(Path(__file__).with_name("board.py")))["draw"]()
         write_text(page, MARKS.sub(lambda m: m[1] + found[m[2]] + m[3], page.read_text(encoding="utf-8")))
 
 
