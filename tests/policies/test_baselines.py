@@ -55,7 +55,7 @@ def test_every_policy_file_in_configs_has_its_test():
         ("preset: light", DataError, "is no policy"),
         ("policy: fastv\nconfig: 3", DataError, "'config' is 3, but must map"),
         ("policy: fastv\nconfig: {layr: 2}", SettingsError, "fastv: .*'layr'.*Known: layer"),
-        ("policy: fastv\nconfig: {ratio: 2}", SettingsError, "from 0 to 1, not 2"),
+        ("policy: fastv\nconfig: {ratio: 2}", SettingsError, "not 1.0, not 2"),
         ("policy: fastw", LookawayError, "Did you mean 'fastv'"),
     ],
 )
@@ -132,21 +132,38 @@ SHARES = {
     "KeepSchedule": lambda keep: la.KeepSchedule([keep] * 4, ranking="uniform"),
 }
 """Every policy before the decoder that is told a share."""
+INSIDE = {
+    "UniformKeep inside": la.UniformKeep,
+    "DART inside": lambda keep: la.DART(layer=1, keep=keep),
+    "Twig": lambda keep: la.Twig(start=1, depth=1, keep=keep),
+    "AutoPrune": lambda keep: la.AutoPrune(budget=keep, layer=1),
+}
+"""And of those inside it."""
 
 
 @pytest.mark.parametrize("keep", [-0.5, -1, 1.5, 2.0, float("nan"), True, "0.5", None])
-@pytest.mark.parametrize("name", SHARES)
+@pytest.mark.parametrize("name", [*SHARES, *INSIDE])
 def test_a_share_out_of_range_is_refused_with_its_value_and_the_cure(name, keep):
     with pytest.raises(SettingsError, match=r"(?i)give a (count|share)") as refused:
-        SHARES[name](keep)
+        (SHARES | INSIDE)[name](keep)
     assert f"keeps {keep!r}" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["DART", "DivPrune", "CDPruner", "VisionZip"])
+@pytest.mark.parametrize("name", [*SHARES, *INSIDE])
 @pytest.mark.parametrize("keep", [0, 0.0])
-def test_methods_that_choose_by_others_cannot_keep_nothing(name, keep):
-    with pytest.raises(SettingsError, match=rf"keep {keep!r}, .* Give a share .*la\.ExitAt"):
-        SHARES[name](keep)
+def test_methods_of_one_share_cannot_keep_nothing(name, keep):
+    with pytest.raises(SettingsError, match=rf"keep {keep!r} .* Give a share .*la\.ExitAt"):
+        (SHARES | INSIDE)[name](keep)
+
+
+def test_schedules_may_end_at_nothing_but_not_begin_with_it():
+    assert la.KeepSchedule.from_steps({1: 0.5, 3: 0}, 4).keep == (1.0, 0.5, 0.5, 0)
+    for never in (lambda: la.KeepSchedule([0, 0]), lambda: la.KeepSchedule.from_steps({0: 0.0}, 4),
+                  lambda: la.FitPrune([0.0, 0.0])):  # fmt: skip
+        with pytest.raises(SettingsError, match=r"keep 0(\.0)? from the start.*la\.ExitAt\(0\)"):
+            never()
+    with pytest.raises(SettingsError, match=r"not 1.0\. la\.ExitAt"):
+        la.FastV(ratio=1.0)
 
 
 @pytest.mark.parametrize("factor", [0, -1, 1.5, True])

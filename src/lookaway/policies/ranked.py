@@ -118,13 +118,13 @@ class OneStepPolicy(RankedPolicy):
     """Base of methods that drop visual tokens once. A method redeclares a field that has a default."""
 
     keep: Keep
-    """What stays: a share of the row's visual tokens (float) or a count (int)."""
+    """What stays: a share of the row's visual tokens (float, above 0.0) or a count (int, from 1 on)."""
     layer: int
     """Before it tokens leave."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_entries([self.keep], type(self).__name__)
+        check_some(self.keep, type(self).__name__)
 
     def entries(self, num_layers: int) -> tuple[Keep, ...]:
         return one_step(self.layer, self.keep, num_layers, type(self).__name__)
@@ -139,7 +139,8 @@ def check_entries(entries: Sequence[Any], who: str) -> tuple[Keep, ...]:
     """The entries of a schedule as a tuple, each an int (count) or a float (share).
 
     Raises:
-        SettingsError: an entry is no number in range; counts and shares are mixed (but for 1.0 and 0); one grows.
+        SettingsError: an entry is no number in range; the first is 0 (a later one may be: then all have left); counts
+            and shares are mixed (but for 1.0 and 0); one grows.
     """
     checked: list[Keep] = []
     for layer, entry in enumerate(entries):
@@ -151,6 +152,11 @@ def check_entries(entries: Sequence[Any], who: str) -> tuple[Keep, ...]:
                 f"count as an int ({round(entry)})."
             )
         checked.append(entry)
+    if checked and checked[0] == 0:
+        raise SettingsError(
+            f"{who} was told to keep {checked[0]!r} from the start, which is no visual token at all. Give a share (0.25) "
+            "or a count (144); la.ExitAt(layer) removes them all, la.ExitAt(0) before the decoder."
+        )
     partial = [entry for entry in checked if not is_all(entry) and entry != 0]
     if len({type(entry) for entry in partial}) > 1:
         raise SettingsError(f"{who} mixes counts (int) and shares (float): {partial}. Use one of them (1.0 is all).")
@@ -167,11 +173,6 @@ def check_entries(entries: Sequence[Any], who: str) -> tuple[Keep, ...]:
 def check_some(keep: Any, who: str) -> None:
     """Raise SettingsError unless `keep` is a share above 0.0 and up to 1.0, or a count from 1 on."""
     check_entries([keep], who)
-    if keep == 0:
-        raise SettingsError(
-            f"{who} was told to keep {keep!r}, which is no visual token at all. Give a share (0.25) or a count (144); "
-            "la.ExitAt(layer) removes them all."
-        )
 
 
 def is_all(entry: Keep) -> bool:

@@ -18,7 +18,7 @@ from ..core.decision import LayerView
 from ..core.errors import DataError, SettingsError
 from ..core.registry import register
 from ..core.twig import TwigSpec
-from .ranked import Keep, RankedPolicy, check_entries, check_some, steps_to_entries
+from .ranked import Keep, RankedPolicy, check_some, steps_to_entries
 from .ranking import Ranking, Wanted
 
 __all__ = ["Twig"]
@@ -67,7 +67,6 @@ class Twig(RankedPolicy):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise SettingsError(f"A twig's {name} is a whole number from {least} on, not {value!r}.")
-        check_entries([self.keep], "Twig")
         check_some(self.keep, "Twig")
         if self.final is not None and self.final <= self.start:
             raise SettingsError(

@@ -24,3 +24,10 @@ def test_a_policy_of_ones_own_that_reads_it_is_refused():
     assert any(c.key == "own/mine" for c in candidates(12, 1, FitOptions(), own))
     with pytest.raises(SettingsError, match="policy mine reads the vision tower's attention, which is not known"):
         candidates(12, 1, FitOptions(), own, vision=False)
+
+
+@pytest.mark.parametrize("name", ["shares", "before_shares", "gates_behind_shares"])
+@pytest.mark.parametrize("share", [0, 0.0, 1.0, 1.5, -0.1])
+def test_shares_out_of_range_are_refused_before_anything_runs(name, share):
+    with pytest.raises(SettingsError, match=rf"above 0 and below 1 .* not {share} \({name}\).*fixed exits"):
+        FitOptions(**{name: (0.3, share)})

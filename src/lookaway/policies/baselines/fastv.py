@@ -30,8 +30,11 @@ class FastV(RankedPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.ratio <= 1:
-            raise SettingsError(f"FastV's ratio is the share that leaves, from 0 to 1, not {self.ratio}.")
+        if not 0 <= self.ratio < 1:
+            raise SettingsError(
+                f"FastV's ratio is the share that leaves, from 0.0 up to but not 1.0, not {self.ratio!r}. "
+                "la.ExitAt(layer) removes all."
+            )
         ranking_named(self.ranking)
 
     def entries(self, num_layers: int) -> tuple[Keep, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.decision import LayerView
 from ...core.registry import register
-from ..ranked import OneStepPolicy, check_some
+from ..ranked import OneStepPolicy
 from ..ranking import RANKINGS, Ranking, Wanted
 from ..ranking.conditional import conditional_diversity, greedy_determinant, min_max
 from ..ranking.states import text_similarity, unit_states
@@ -32,10 +32,6 @@ class CDPruner(OneStepPolicy):
 
     layer: int = 0
     """Before it tokens leave; 0: they never enter the decoder."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_some(self.keep, "CDPruner")
 
     def order(self) -> Ranking:
         inside = RANKINGS["conditional-diversity"]

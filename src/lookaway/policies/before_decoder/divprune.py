@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...core.registry import register
-from ..ranked import OneStepPolicy, check_some
+from ..ranked import OneStepPolicy
 from ..ranking import RANKINGS, Ranking
 
 __all__ = ["DivPrune"]
@@ -21,10 +21,6 @@ class DivPrune(OneStepPolicy):
 
     layer: int = 0
     """Before it tokens leave; 0: they never enter the decoder."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_some(self.keep, "DivPrune")
 
     def order(self) -> Ranking:
         return RANKINGS["diversity"]

@@ -46,10 +46,11 @@ class Space:
         _only("methods", self.methods, METHODS)
         _only("before_decoder", self.before_decoder, BEFORE)
         for name in ("shares", "before_shares", "gates_behind_shares"):
-            wrong = [share for share in getattr(self, name) if not 0 <= share < 1]
+            wrong = [share for share in getattr(self, name) if not 0 < share < 1]
             if wrong:
                 raise SettingsError(
-                    f"A reduction keeps a share from 0 to below 1 of the visual tokens, not {wrong[0]} ({name})."
+                    f"A reduction keeps a share above 0 and below 1 of the visual tokens, not {wrong[0]} ({name}); "
+                    "fixed exits, which keep none, and the full model are tried anyway."
                 )
 
 
