@@ -20,7 +20,8 @@ of unequal prompts with left padding, a row of two images and a row of none: kee
 removal equals masking to 1e-5, in prefill and over 8 decoded tokens; a batch equals its rows one by one; a cached run
 equals an uncached one; each layer's cache is as long as the trace says; decoded tokens have the positions of the
 unpruned run; after detaching all is as before. Images are tested; videos are (`tests/engine/test_videos.py`) on
-Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4.1V, LLaVA-OneVision and LLaVA-NeXT-Video; SmolVLM's frames are pictures.
+Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4.1V, LLaVA-OneVision and LLaVA-NeXT-Video; SmolVLM's frames are pictures,
+tested on what its own processor makes of videos (`tests/engine/test_smolvlm_videos.py`).
 The released checkpoints themselves were **not** run for this page. (Eagle2's tests are in `tests/models`.)
 *flash* means that the logic of two-dimensional masks was tested on a CPU for some families, and never with the kernels.
 

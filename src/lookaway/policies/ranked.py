@@ -154,8 +154,8 @@ def check_entries(entries: Sequence[Any], who: str) -> tuple[Keep, ...]:
         checked.append(entry)
     if checked and checked[0] == 0:
         raise SettingsError(
-            f"{who} was told to keep {checked[0]!r} from the start, which is no visual token at all. Give a share (0.25) "
-            "or a count (144); la.ExitAt(layer) removes them all, la.ExitAt(0) before the decoder."
+            f"{who} was told to keep {checked[0]!r} from the start, which is no visual token at all. Give a share "
+            "(0.25) or a count (144); la.ExitAt(layer) removes them all, la.ExitAt(0) before the decoder."
         )
     partial = [entry for entry in checked if not is_all(entry) and entry != 0]
     if len({type(entry) for entry in partial}) > 1:
