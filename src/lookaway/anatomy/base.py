@@ -147,6 +147,12 @@ class Anatomy:
         return window is not None and "sliding_attention" in kinds
 
     @property
+    def mask_kinds(self) -> tuple[str, ...]:
+        """[L], equal where the decoder hands its layers the same mask."""
+        kinds = getattr(self.language_model.config, "layer_types", None) or [""] * self.num_layers
+        return tuple(kinds[: self.num_layers])
+
+    @property
     def attention(self) -> str:
         """Name of the attention implementation that the decoder uses now."""
         return str(self.language_model.config._attn_implementation)  # type: ignore[union-attr]

@@ -17,13 +17,11 @@ _INNER_OUTPUTS = ("output_attentions", "output_router_logits")
 
 def holds_images(inputs: Mapping[str, Any]) -> bool:
     """A forward is given pictures. An empty dict of encoder outputs, as `generate` passes it for a text, holds none."""
-    return any(_holds(inputs.get(name)) for name in IMAGE_INPUTS)
-
-
-def _holds(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(part is not None for part in value.values())
-    return value is not None
+    for name in IMAGE_INPUTS:  # asked for each decoded token
+        value = inputs.get(name)
+        if value is not None and (not isinstance(value, Mapping) or any(part is not None for part in value.values())):
+            return True
+    return False
 
 
 def records_inner_outputs(inputs: Mapping[str, Any], *configs: Any) -> bool:

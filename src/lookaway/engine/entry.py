@@ -71,10 +71,11 @@ class EntryAttachment(Handle):
         if self._layers:
             check_run(anatomy.attention, cache, anatomy.has_windows)
             refuse_flash(anatomy.attention)
-        behind = cache is not None and cache.get_seq_length() > 0
+        length = 0 if cache is None else int(cache.get_seq_length())
+        behind = length > 0
         run = EntryRun(anatomy.attention, None)
         if behind:
-            run.past = past_of(cache, anatomy, self._first_layer, self.policy)
+            run.past = past_of(cache, length, anatomy, self._first_layer, self.policy)
         if not behind or (self._layers and holds_images(inputs)):
             layout = prompt_layout(anatomy, inputs, behind)
             run.state = PrefillState.begin(layout, anatomy.num_layers, run.past, self._here.answers)

@@ -100,20 +100,23 @@ class Handle(ABC):
         self._entered = False
         self._undo: list[Callable[[], object]] = []
 
-    def _install(self, undo: list[Callable[[], object]]) -> None:
-        """Put all hooks on; `undo` takes off what the caller has put on already."""
+    def _install(self, undo: list[Callable[[], object]], generated: Callable[[], object] | None = None) -> None:
+        """Put all hooks on.
+
+        Args:
+            undo: takes off what the caller has put on already.
+            generated: is called when a `generate` has ended.
+        """
         anatomy, self._undo = self.anatomy, undo
         self._undo.append(anatomy.backbone.register_forward_pre_hook(self._before_model, with_kwargs=True).remove)
         self._undo.append(anatomy.backbone.register_forward_hook(self._after_model, always_call=True).remove)
-        first = self._first_layer
-        for layer in range(anatomy.num_layers):
-            if layer >= first or layer in self.skipping or layer in self.held:
-                self._undo += self._install_layer(layer, anatomy.layers[layer])
+        for layer in self._hooked():
+            self._undo += self._install_layer(layer, anatomy.layers[layer])
         self._undo += self.skipping.install()
         self._undo.append(loss_on_kept_columns(anatomy.model, self._left_columns, self.narrows))
         whole_prompt, eager = bool(self._layers or self.held or self.skipping.pools), bool(self.skipping.layers)
         if whole_prompt or eager:
-            self._undo.append(watch_generate(anatomy.model, whole_prompt, eager))
+            self._undo.append(watch_generate(anatomy.model, whole_prompt, eager, generated))
         if self.drafting is not None:
             self._undo += self.drafting.install(lambda: self._here.run)
         self._undo.append(register(anatomy, self))
@@ -122,6 +125,12 @@ class Handle(ABC):
         spec = self.policy.twig()
         ranking = None if self.twig is None or spec is None else (self.twig, spec)
         return Drafting(self.anatomy, draft, frozenset(self.skipping.layers), ranking, allow_other_model)
+
+    def _hooked(self) -> list[int]:
+        """Layers that get hooks."""
+        first = self._first_layer
+        layers = range(self.anatomy.num_layers)
+        return [layer for layer in layers if layer >= first or layer in self.skipping or layer in self.held]
 
     # the handle ------------------------------------------------------------------------------------------------------
 

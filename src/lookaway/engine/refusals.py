@@ -77,13 +77,16 @@ def _is_compiled(part: nn.Module) -> bool:
     return hasattr(getattr(part, "forward", None), "_torchdynamo_orig_callable")
 
 
-def watch_generate(model: Any, whole_prompt: bool, eager: bool) -> Callable[[], object]:
+def watch_generate(
+    model: Any, whole_prompt: bool, eager: bool, ended: Callable[[], object] | None = None
+) -> Callable[[], object]:
     """Let `model.generate` refuse or leave out what an attached policy cannot do; returns what takes that back.
 
     Args:
         whole_prompt: `prefill_chunk_size` is refused before the first chunk runs: a policy that decides in the first
             chunk would not know the question.
         eager: decoding is not compiled by itself, as transformers does on a GPU with a static cache.
+        ended: is called when a generation has ended, also by an error.
     """
     usual, own = getattr(model, "generate", None), "generate" in vars(model)
     if usual is None:
@@ -100,7 +103,11 @@ def watch_generate(model: Any, whole_prompt: bool, eager: bool) -> Callable[[], 
             )
         if eager:
             kwargs["disable_compile"] = True
-        return usual(*args, **kwargs)
+        try:
+            return usual(*args, **kwargs)
+        finally:
+            if ended is not None:
+                ended()
 
     def put_back() -> None:
         if own:

@@ -8,11 +8,10 @@ from local_policies import Exit, Thin
 
 from lookaway.core.errors import DataError, InvalidDecision
 from lookaway.core.layout import ImageSpan, TokenLayout
-from lookaway.engine.cache.pruned_cache import PrunedCacheInfo
 from lookaway.engine.prefill.decoder_call import LayerCall
 from lookaway.engine.prefill.start import last_column_is_text
 from lookaway.engine.prefill.state import PrefillState
-from lookaway.engine.prefill.step import continued_step, prefill_step, repeated_step
+from lookaway.engine.prefill.step import prefill_step, repeated_step
 
 ROWS, LENGTH, WIDTH, LAYERS = 2, 8, 4, 3
 
@@ -117,11 +116,6 @@ class Hiding(Exit):
         keep = torch.ones_like(view.layout.text)
         keep[:, -2:] = False
         return super().decide(view).__class__(keep=keep)
-
-
-def test_tokens_behind_a_whole_cache_are_left_alone(layout):
-    call = call_of(1)
-    assert continued_step(PrunedCacheInfo.of_whole(LAYERS, 5), call) is call
 
 
 def test_the_last_column_counts_as_text(layout):

@@ -34,12 +34,6 @@ class Kept:
         places = None if self.places is None else self.places[rows, slots]
         return Kept(self.index[rows, slots], self.valid[rows, slots], full, rows, places)
 
-    def followed_by(self, first: int, last: int) -> Kept:
-        """These columns and behind them all from `first` up to `last`."""
-        more = torch.arange(first, last, device=self.index.device).expand(len(self.index), -1)
-        valid = torch.ones_like(more, dtype=torch.bool)
-        return Kept(torch.cat([self.index, more], 1), torch.cat([self.valid, valid], 1), self.full)
-
     def select(self, index: Tensor, valid: Tensor, full: bool) -> Kept:
         """Keep the slots `index` [B, K'] of these; a slot is valid where both say so."""
         places = None if self.places is None else self.places.gather(1, index)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UnsupportedModel
+from .growing import LaterColumns
 from .kept import Kept, window_of
 
 __all__ = ["CacheInfo", "PrunedCacheInfo", "read_cache_info", "sizes_as_held", "write_cache_info"]
@@ -51,10 +52,15 @@ class PrunedCacheInfo:
         """Of a cache whose layers hold all of `length` columns."""
         return cls((None,) * num_layers, length)
 
-    @property
+    @cached_property
+    def later(self) -> LaterColumns:
+        """What forwards behind these columns share: it stays with the cache from step to step."""
+        return LaterColumns(self.kept_at, self.length)
+
+    @cached_property
     def first_layer(self) -> int:
         """First layer whose cache is shorter than the prompt; the number of layers where none is."""
-        return next((layer for layer, kept in enumerate(self.kept_at) if kept), len(self.kept_at))
+        return min(self.later.shortened, default=len(self.kept_at))
 
     @property
     def batch(self) -> int:
@@ -73,12 +79,12 @@ class PrunedCacheInfo:
         """
         if length == self.length:
             return self
-        changed = {id(kept): self._changed(kept, length) for kept in self.kept_at if kept}
+        changed = {id(kept): self._changed(layer, kept, length) for layer, kept in enumerate(self.kept_at) if kept}
         return replace(self, kept_at=tuple(changed[id(kept)] if kept else None for kept in self.kept_at), length=length)
 
-    def _changed(self, kept: Kept, length: int) -> Kept:
+    def _changed(self, layer: int, kept: Kept, length: int) -> Kept:
         if length > self.length:
-            return kept.followed_by(self.length, length)
+            return self.later.at(layer, length) or kept
         cut = self.length - length
         index, valid = kept.index[:, -cut:], kept.valid[:, -cut:]
         if not bool((valid & (index == torch.arange(length, self.length, device=index.device))).all()):

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cache.kept import Kept, window_of
+from ..cache.growing import GrowingColumns
+from ..cache.kept import window_of
 from ..prefill.decoder_call import LayerCall
 from ..prefill.state import PrefillState
 from ..twig.growth import LiveTwig
@@ -20,8 +21,8 @@ class TwigRun:
     def __init__(self, twig: LiveTwig) -> None:
         self.twig = twig
         self.filled = False
-        self._kept: Kept | None = None
-        self._prompt = 0
+        self._columns: GrowingColumns | None = None
+        """Columns of the prompt, and all behind it, that entered layer K; None: all."""
         self._cache: Any = None
         self._states: list[list[dict[str, Any]]] = []
         """Of sliding windows: what the layers held behind each token of the present draft."""
@@ -29,7 +30,8 @@ class TwigRun:
 
     def begin(self, call: LayerCall, state: PrefillState) -> Any:
         """An empty cache for the prompt that enters layer K as `state` says, to be filled by whoever runs the twig."""
-        self._kept, self._prompt, self.filled = state.kept, state.length, True
+        self._columns = None if state.kept is None else GrowingColumns(state.kept, state.length)
+        self.filled = True
         self._cache = _empty(len(self.twig.layers), window_of(call.cache, call.layer))
         return self._cache
 
@@ -61,8 +63,8 @@ class TwigRun:
         self._states = []
 
     def _run(self, call: LayerCall, before: int) -> Tensor:
-        if self._kept is not None:
-            call = call.narrowed(None, self._kept.followed_by(self._prompt, before), before, 1)
+        if self._columns is not None:
+            call = call.narrowed(None, self._columns.up_to(before), before, 1)
         hidden = self.twig(call, self._cache)
         if self._cache.layers[0].is_sliding:
             self._states.append([dict(vars(place)) for place in self._cache.layers])

@@ -98,8 +98,11 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
 
     config: Any = module.config
     scaling = kwargs.get("scaling")
-    for see in tuple(config._seers):
-        see(module, query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    name = config._usual._attn_implementation
+    own = config
+    if isinstance(config, _SpyConfig):  # else another thread has stopped spying since this one chose its function
+        for see in tuple(config._seers):
+            see(module, query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
+        own = config._usual
+    name = own._attn_implementation
     usual = beside(module, "eager_attention_forward") if name == "eager" else AttentionInterface()[name]
-    return usual(_AsUsual(module, config._usual), query, key, value, mask, **kwargs)
+    return usual(_AsUsual(module, own), query, key, value, mask, **kwargs)

@@ -43,18 +43,30 @@ class QKCapture:
         self._store = store
         self._undo: list[Callable[[], None]] = []
         try:
-            for layer in sorted(layers):
-                attention = getattr(anatomy.layers[layer - 1], "self_attn", None)
-                if attention is None:
-                    raise UnsupportedModel(
-                        f"Decoder layer {layer - 1} has no self_attn, so a ranking by attention before layer {layer} "
-                        "is not possible. Use a ranking that needs no attention, e.g. 'uniform' or 'diversity'."
-                    )
-                self._undo.append(spy(attention, partial(self._see, layer)))
-                self._undo.append(attention.register_forward_pre_hook(self._phases, with_kwargs=True).remove)
+            self.on()
         except BaseException:
             self.remove()
             raise
+
+    def on(self) -> None:
+        """Catch again, after `off`.
+
+        Raises:
+            UnsupportedModel: queries and keys of a layer cannot be read.
+        """
+        for layer in sorted(self.layers):
+            attention = getattr(self._anatomy.layers[layer - 1], "self_attn", None)
+            if attention is None:
+                raise UnsupportedModel(
+                    f"Decoder layer {layer - 1} has no self_attn, so a ranking by attention before layer {layer} "
+                    "is not possible. Use a ranking that needs no attention, e.g. 'uniform' or 'diversity'."
+                )
+            self._undo.append(spy(attention, partial(self._see, layer)))
+            self._undo.append(attention.register_forward_pre_hook(self._phases, with_kwargs=True).remove)
+
+    def off(self) -> None:
+        """Catch nothing until `on`: what runs now shows its attentions to nobody."""
+        self.remove()
 
     def take(
         self, store: QKStore, layer: int, layout: TokenLayout, columns: Tensor | None = None

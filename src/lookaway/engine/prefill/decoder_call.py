@@ -30,6 +30,14 @@ class Columns:
     """The columns that this layer's cache holds; None: all."""
     before: int
     length: int
+    known: Kept | None = None
+    """Columns of all keys, cache and new ones, where somebody knows them already."""
+
+    def keys(self) -> tuple[Tensor, Tensor]:
+        """Columns that the layer's keys stand for: `(index int64 [B, N], valid bool [B, N])`."""
+        if self.known is not None:
+            return self.known.index, self.known.valid
+        return key_columns(self.new, self.past, self.before, self.length)
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,11 @@ class LayerCall:
 
     def narrowed(self, new: Kept | None, past: Kept | None, before: int, length: int) -> LayerCall:
         """The call narrowed to `Columns`; its rows must be those of `new` already."""
-        return replace(self, columns=Columns(new, past, before, length))
+        return self.about(Columns(new, past, before, length))
+
+    def about(self, columns: Columns) -> LayerCall:
+        """The same."""
+        return replace(self, columns=columns)
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) for the layer, as a forward pre-hook returns them.
@@ -180,10 +192,10 @@ class LayerCall:
         assert some is not None
         if mask is None:
             full = (new is None or new.full) and (past is None or past.full)
-            return None if full else self._own_mask(new, past, before, length)
+            return None if full else self._own_mask(columns)
         if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
             raise self._no_such_mask(mask)
-        index, valid = key_columns(new, past, before, length)
+        index, valid = columns.keys()
         total, window = before + length, window_of(self.cache, self.layer)
         if window is not None:
             # transformers' mask starts where the window of the first new token does; the cache holds the last stored.
@@ -205,9 +217,9 @@ class LayerCall:
             return mask
         return _without(mask, ~valid.to(mask.device), new is not None)
 
-    def _own_mask(self, new: Kept | None, past: Kept | None, before: int, length: int) -> Tensor:
+    def _own_mask(self, columns: Columns) -> Tensor:
         """A causal mask where transformers gave none although some slots now only pad."""
-        index, valid = key_columns(new, past, before, length)
+        new, (index, valid) = columns.new, columns.keys()
         if "flash" in self.attention:
             return valid
         if self.attention != "sdpa":
@@ -215,7 +227,9 @@ class LayerCall:
                 f"transformers built no mask for attention {self.attention!r}, and rows of this batch keep different "
                 "numbers of tokens. Load the model with attn_implementation='sdpa' or 'eager'."
             )
-        queries = length if new is None else new.index.shape[1]
+        queries = columns.length if new is None else new.index.shape[1]
+        if new is None and queries == 1:
+            return valid[:, None, None]  # it sees all that is there
         slots = torch.arange(index.shape[1], device=index.device)
         causal = (slots <= slots[-queries:, None]).expand(len(index), 1, -1, -1)  # [B, 1, queries, keys]
         return _without(causal, ~valid, new is not None)

@@ -106,10 +106,12 @@ class HeldLayer:
         self.attention, self.norm, self.queries = input_of_attention(layer, index)
         self._takes = inspect.signature(type(self.attention).forward).parameters
         self._here = _Here()
+        self._own: Any = None
+        self._forward: Any = None
 
     def install(self) -> list[Callable[[], object]]:
         """Let the query projection answer nothing while keys and values are made; returns what undoes it."""
-        own, usual = vars(self.queries).get("forward"), self.queries.forward
+        self._own, usual = vars(self.queries).get("forward"), self.queries.forward
         width = int(self.queries.out_features)  # type: ignore[arg-type]
 
         def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -117,15 +119,24 @@ class HeldLayer:
                 return hidden.new_zeros(1).expand(*hidden.shape[:-1], width)
             return usual(hidden, *args, **kwargs)
 
-        self.queries.forward = forward
+        self._forward = self.queries.forward = forward
+        return [self._put_back]
 
-        def put_back() -> None:
-            if own is None:
-                vars(self.queries).pop("forward", None)
-            else:
-                self.queries.forward = own
+    def off(self) -> None:
+        """Nothing is held until `on`: no prefill runs. Stays where somebody has wrapped the projection since."""
+        if vars(self.queries).get("forward") is self._forward:
+            self._put_back()
 
-        return [put_back]
+    def on(self) -> None:
+        """Hold again, after `off`."""
+        if vars(self.queries).get("forward") is self._own:
+            self.queries.forward = self._forward
+
+    def _put_back(self) -> None:
+        if self._own is None:
+            vars(self.queries).pop("forward", None)
+        else:
+            self.queries.forward = self._own
 
     def keys_and_values(self, call: LayerCall) -> tuple[Tensor, Tensor]:
         """Keys and values, each [B, heads, H, d], of the rows of `call`."""

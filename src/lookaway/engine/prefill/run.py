@@ -9,6 +9,7 @@ from ..cache.pruned_cache import PrunedCacheInfo
 from .before_decoder import Deepstack
 from .decoder_call import LayerCall
 from .held_layer import HeldRun
+from .later_tokens import LaterTokens
 from .renumbering import GridPositions
 from .row_groups import GroupRun
 from .state import PrefillState
@@ -27,7 +28,9 @@ class ForwardRun:
     state: PrefillState | None = None
     """Of the prompt, where this forward is a prefill."""
     past: PrunedCacheInfo | None = None
-    """What the cache holds, where this forward continues one."""
+    """What the cache holds that the prompt comes behind, where it comes behind one."""
+    later: LaterTokens | None = None
+    """Where this forward is no prefill and comes behind a cache that lost columns."""
     fixed: bool = False
     """It continues a cache of a fixed size whose layers know themselves what they hold (`cache/fixed_size.py`)."""
     moving: Any = None

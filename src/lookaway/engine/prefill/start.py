@@ -16,22 +16,26 @@ from ...core.layout import ImageSpan, TokenLayout
 from ..cache.padding_of_mask import padding_mask
 from ..cache.pruned_cache import PrunedCacheInfo, read_cache_info
 
-__all__ = ["last_column_is_text", "past_of", "prompt_layout"]
+__all__ = ["info_of", "last_column_is_text", "past_of", "prompt_layout"]
 
 
-def past_of(cache: Any, anatomy: Anatomy, first_layer: int, policy: Policy) -> PrunedCacheInfo:
-    """What a filled cache holds.
+def info_of(cache: Any, length: int, anatomy: Anatomy, first_layer: int, policy: Policy) -> PrunedCacheInfo | None:
+    """What a cache that lost columns holds of its first ones; it holds all that came after them.
 
     Args:
+        length: columns so far, what left included.
         first_layer: before which `policy` may remove something; the number of layers where it never does.
+
+    Returns:
+        None: it lost nothing.
 
     Raises:
         AttachError: the cache was filled under another policy, or masked by `la.reference`.
         UnsupportedModel: the cache cannot be gone on with on this decoder, or was cropped into what had left.
     """
-    info, length = read_cache_info(cache), cache.get_seq_length()
+    info = read_cache_info(cache)
     if info is None:
-        return PrunedCacheInfo.of_whole(anatomy.num_layers, length)
+        return None
     if not isinstance(info, PrunedCacheInfo):
         raise AttachError("This KV cache was filled under la.reference. Continue it under la.reference.")
     if info.first_layer < first_layer:
@@ -44,7 +48,13 @@ def past_of(cache: Any, anatomy: Anatomy, first_layer: int, policy: Policy) -> P
             "The prompts were padded on the right, and this decoder has layers of sliding windows or running states: "
             "padding between prompt and answer would push tokens out of them. Set tokenizer.padding_side = 'left'."
         )
-    return info.up_to(length)
+    return info if length >= info.length else info.up_to(length)
+
+
+def past_of(cache: Any, length: int, anatomy: Anatomy, first_layer: int, policy: Policy) -> PrunedCacheInfo:
+    """What a filled cache holds of all of its columns; arguments and errors as those of `info_of`."""
+    info = info_of(cache, length, anatomy, first_layer, policy)
+    return PrunedCacheInfo.of_whole(anatomy.num_layers, length) if info is None else info.up_to(length)
 
 
 def prompt_layout(anatomy: Anatomy, inputs: Mapping[str, Any], behind_cache: bool = False) -> TokenLayout:

@@ -19,12 +19,11 @@ from ...core.decision import Decision, LayerView, Policy
 from ...core.errors import InvalidDecision, UnsupportedModel
 from ...core.layout import TokenLayout
 from ...core.vision_inputs import VisionInputs
-from ..cache.pruned_cache import PrunedCacheInfo
 from .decoder_call import LayerCall
 from .renumbering import GridPositions, number_one_by_one
 from .state import PrefillState, Removal, compact
 
-__all__ = ["ask", "check_decision", "continued_step", "entering_call", "prefill_step", "repeated_step"]
+__all__ = ["ask", "check_decision", "entering_call", "prefill_step", "repeated_step"]
 
 
 def prefill_step(
@@ -99,12 +98,6 @@ def repeated_step(state: PrefillState, call: LayerCall, attends: bool = True) ->
     if removal is not None:
         call = call.with_rows(removal.rows(call.hidden))
     return _narrowed(state, call, attends)
-
-
-def continued_step(past: PrunedCacheInfo, call: LayerCall) -> LayerCall:
-    """The call of new tokens, none of which leaves, behind a cache that `past` describes."""
-    kept = past.kept_at[call.layer]
-    return call if kept is None else call.narrowed(None, kept, past.length, call.hidden.shape[1])
 
 
 def ask(
