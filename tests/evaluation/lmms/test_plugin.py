@@ -87,8 +87,24 @@ def test_an_unknown_task_names_the_near_ones_and_a_failed_run_does_not_exit_with
     common[common.index(task_folder)] = tmp_path / "broken"
     status, _, err = call(*common, "--tasks", "broken", "--out", tmp_path / "b")
     assert status == 1
-    assert "The data of broken cannot be read" in err
+    assert "The data of broken (parquet) cannot be read" in err
     assert not (tmp_path / "b" / "records.jsonl").exists()
+
+
+def test_data_that_is_not_here_names_what_to_fetch_and_from_whom(tiny_folder, tmp_path):
+    """Tasks, a task that includes another's settings, a group; and the error of a run without a network."""
+    from lookaway.evaluation.lmms.model import LookawayModel
+    from lookaway.evaluation.lmms.run import evaluate_tasks
+    from lookaway.evaluation.lmms.tasks import named_with_data, task_manager
+
+    (tmp_path / "_shared.yaml").write_text("dataset_path: someone/Pictures\noutput_type: generate_until\n")
+    (tmp_path / "own.yaml").write_text("include: _shared.yaml\ntask: own\ntest_split: test\n")
+    (tmp_path / "both.yaml").write_text("group: both\ntask:\n  - own\n")
+    manager = task_manager(tmp_path, defaults=False)
+    assert named_with_data(["own", "both", "none"], manager) == "own (someone/Pictures), both (someone/Pictures), none"
+    words = r"The data of own \(someone/Pictures\) cannot be read: .*hf download --repo-type dataset NAME"
+    with pytest.raises(DataError, match=words):
+        evaluate_tasks(LookawayModel(str(tiny_folder), device="cpu"), None, ["own"], manager, out=tmp_path)
 
 
 def test_lmms_evals_own_command_line_finds_the_model(task_folder, tiny_folder, tmp_path):

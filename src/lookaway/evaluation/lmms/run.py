@@ -19,6 +19,7 @@ from ..runner import PairedResult
 from ..scores import PairedScores
 from ..scoring import same_answer
 from .efficiency import Efficiency, means
+from .tasks import named_with_data
 
 __all__ = ["TaskResult", "TaskRuns", "evaluate_tasks"]
 
@@ -148,9 +149,9 @@ def _run(model: Any, tasks: Sequence[str], manager: Any, limit: int | None) -> d
             raise
         first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise DataError(
-            f"The data of {', '.join(tasks)} cannot be read: {first[:300]}. lmms-eval fetches a task's data from the "
-            "model hub. Without a network fetch it elsewhere (`hf download --repo-type dataset NAME`; NAME is "
-            "dataset_path in the task's YAML), copy the hub's cache here and set HF_HUB_OFFLINE=1."
+            f"The data of {named_with_data(tasks, manager)} cannot be read: {first[:300]}. lmms-eval fetches the data "
+            "set that is named in brackets from the Hugging Face hub. Without a network fetch it elsewhere (`hf "
+            "download --repo-type dataset NAME`), copy the hub's cache here and set HF_HUB_OFFLINE=1."
         ) from error
     if model.rank:
         return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import DataError, MissingDependency
 
-__all__ = ["known_tasks", "task_manager"]
+__all__ = ["known_tasks", "named_with_data", "task_manager"]
 
 
 def task_manager(include_path: str | Path | None = None, defaults: bool = True) -> Any:
@@ -52,3 +52,23 @@ def known_tasks(names: Sequence[str], manager: Any) -> list[str]:
     if not wanted:
         raise DataError("No task was named: --tasks gqa,textvqa_val,...")
     return wanted
+
+
+def named_with_data(names: Sequence[str], manager: Any) -> str:
+    """'gqa (lmms-lab/GQA), pope (lmms-lab/POPE)': each task with the data set that it reads, where that is known."""
+    return ", ".join(f"{name} ({data})" if (data := _data_of(name, manager)) else name for name in names)
+
+
+def _data_of(name: str, manager: Any) -> str | None:
+    """`dataset_path` of a task, or of the first task of a group that names one."""
+    from lmms_eval.utils import load_yaml_config
+
+    path = manager.task_index.get(name, {}).get("yaml_path", -1)
+    if path == -1:
+        return None
+    config = load_yaml_config(str(path), mode="simple")
+    parts = config.get("task")
+    if isinstance(parts, list):
+        found = (_data_of(part, manager) for part in parts if isinstance(part, str) and part != name)
+        return next(filter(None, found), None)
+    return str(config["dataset_path"]) if config.get("dataset_path") else None
