@@ -6,6 +6,7 @@ word may be cut, no two columns may have one name, and no row may be hard to rea
 
 import ast
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from lookaway.cli import (
     eval_tasks,
     fit,
     fit_result,
+    fit_said,
     policies,
     search,
     search_compare,
@@ -29,6 +31,7 @@ from lookaway.cli import (
 from lookaway.cli import search_eas as eas
 from lookaway.cli import search_shortv as shortv
 from lookaway.cli.common import plain_console
+from lookaway.cli.progress import Steps
 from lookaway.evaluation.scores import PairedScores
 from lookaway.evaluation.speed import SpeedRow
 from lookaway.evaluation.statistics import Estimate
@@ -37,6 +40,8 @@ from lookaway.evaluation.time_shares import RANGES, TimeShares
 from lookaway.search.fit.certify import Tested
 from lookaway.search.fit.choices import Choice
 from lookaway.search.fit.guarantee import Guarantee
+from lookaway.search.fit.outcomes import Outcomes
+from lookaway.search.fit.reach import Reach
 
 FOLDER = Path(__file__).parent / "snapshots"
 CLI = Path(summary.__file__).parent
@@ -94,7 +99,7 @@ SKIPS = {
 }  # fmt: skip
 ASKED = {"answer": "red", "answer_without": "blue", "visual_tokens": 196, "skipped_attention": [],
          "layer_visual_tokens": [196] * 2 + [68] * 28, "looked_again": False, "prefill_flops_share": 0.44,
-         "kv_bytes_share": 0.47}  # fmt: skip
+         "kv_bytes_share": 0.47, "drafted_tokens": 0, "accepted_tokens": 0}  # fmt: skip
 
 
 def tasks():
@@ -115,11 +120,22 @@ def looked_at():
 
 
 def fitted():
-    """The lines of a fit that stand at its beginning and its end; what comes between is a line a policy."""
-    options = fit.Options(model="models/mine", data="photos.jsonl", epsilon=0.03)
+    """The lines of a fit: before its search, of one part of it, and of its end."""
+    options = fit.Options(model="models/mine", data="photos.jsonl", epsilon=0.03, speedup=2.0)
     guarantee, console = Guarantee(options.epsilon, options.delta), plain_console()
-    fit._say_what_can_be_shown(console, options, guarantee, 160, 160)
-    found = []
+    fit_said.say_what_can_be_shown(console, options, guarantee, 160, 160)
+    reached = Reach(0.241, 0.45, "5% of the visual tokens enter the decoder", 1.4)
+    console.print(fit_said.reach_text(reached, options))
+    events = fit_said.search_events(
+        console, options, guarantee, None, Steps("policies", None, lambda steps: None), False
+    )
+    events.on_part(1, 27, range(20, 40))
+    few = np.zeros(40)
+    tried = Outcomes.of_layers(np.arange(40) >= 7, few, few[:, None], few)
+    events.on_tried("before-decoder/divprune-0.1", tried)
+    events.on_tried("before-decoder/visionzip-0.1", None)
+    events.on_none(40)
+    options, found = replace(options, speedup=None), []
     for name, share, changed in (("before-decoder/divprune-0.1 then full below 0.99", 0.345, 1),
                                  ("before-decoder/divprune-0.1 then full below 0.7", 0.251, 6)):  # fmt: skip
         choice = Choice(f"second-look/{name}", "second-look", np.arange(160) >= changed, np.ones(160), share, "a", "b")

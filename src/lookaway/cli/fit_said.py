@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from ..core.record import Sample
     from ..search.fit.guarantee import Guarantee
     from ..search.fit.outcomes import Outcomes
+    from ..search.fit.reach import Reach
     from ..search.fit.session import FitEvents
     from .progress import Steps
 
-__all__ = ["say_what_can_be_reached", "say_what_can_be_shown", "search_events"]
+__all__ = ["reach_text", "say_what_can_be_reached", "say_what_can_be_shown", "search_events"]
 
 COUNTED = {"flops": "the prefill FLOPs", "seconds": "the prefill FLOPs", "kv": "the KV cache"}
 """What a share is of during the search, where seconds are not measured yet."""
@@ -92,29 +93,28 @@ def say_what_can_be_reached(console: Any, options: Any, model: Any, processor: A
     from ..search.fit.reach import measure_reach
 
     found = measure_reach(model, processor, samples, options, options.batch_size, options.answer_tokens, options.seed)
-    tower = (
-        ""
-        if found.vision_tower is None
-        else f", about {found.vision_tower:.0%} of it in the vision tower, which no policy shortens"
-    )
+    console.print(reach_text(found, options))
+
+
+def reach_text(found: Reach, options: Any) -> str:
+    """What was measured, and whether --speedup is within it."""
     token = "the first token" if options.answer_tokens == 1 else f"answers of {options.answer_tokens} tokens"
-    text = f"A batch of {options.batch_size} takes {1000 * found.seconds:.0f} ms in full ({token}){tower}."
+    text = f"A batch of {options.batch_size} takes {1000 * found.seconds:.0f} ms in full ({token})"
+    if found.vision_tower is not None:
+        text += f", about {found.vision_tower:.0%} of it in the vision tower, which no policy shortens"
     if found.boldest is None:
-        console.print(text)
-        return
+        return f"{text}."
     wanted = f"{options.speedup:g} times as fast"
     text += (
-        f" The boldest policy of this space ({found.boldest}) is {found.speedup:.2f} times as fast, whatever it does "
+        f". The boldest policy of this space ({found.boldest}) is {found.speedup:.2f} times as fast, whatever it does "
         "to the answers: "
     )
     if found.speedup >= options.speedup:
-        text += f"{wanted} can be reached, if the answers allow it."
-    else:
-        text += (
-            f"{wanted} is OUT OF REACH here. More visual tokens (larger pictures) or a larger --batch-size raise what "
-            f"can be saved; else give --speedup below {found.speedup:.1f}, or leave it out and save --cost flops."
-        )
-    console.print(text)
+        return f"{text}{wanted} can be reached, if the answers allow it."
+    return text + (
+        f"{wanted} is OUT OF REACH here. More visual tokens (larger pictures) or a larger --batch-size raise what "
+        f"can be saved; else give --speedup below {found.speedup:.1f}, or leave it out and save --cost flops."
+    )
 
 
 def search_events(
