@@ -41,7 +41,7 @@ ENGINE = {
     "prefill": {"cache"},
     "skip": {"attached", "prefill", "cache"},
     "twig": {"attached", "prefill", "observe"},
-    "draft": {"cache", "prefill", "twig"},
+    "draft": {"cache", "prefill", "refusals", "twig"},
     "handle": {"attached", "draft", "prefill", "refusals", "skip", "twig"},
     "second_look": {"attached", "cache", "prefill", "observe"},
     "layer_hooks": set(),

@@ -92,7 +92,7 @@ class Trace:
     accepted: int = 0
     """Those of them that the model accepted."""
     checks: int = 0
-    """Passes of the model that checked guesses; each leaves one token more than it accepted."""
+    """Passes of the model that checked guesses; each leaves one token more than it accepted, unless the answer ends."""
 
     @property
     def acceptance(self) -> float | None:

@@ -18,6 +18,7 @@ __all__ = [
     "check_run",
     "check_second_look",
     "refuse_flash",
+    "shadow",
     "watch_generate",
 ]  # fmt: skip
 
@@ -88,7 +89,7 @@ def watch_generate(
         eager: decoding is not compiled by itself, as transformers does on a GPU with a static cache.
         ended: is called when a generation has ended, also by an error.
     """
-    usual, own = getattr(model, "generate", None), "generate" in vars(model)
+    usual = getattr(model, "generate", None)
     if usual is None:
         return lambda: None
 
@@ -109,13 +110,20 @@ def watch_generate(
             if ended is not None:
                 ended()
 
+    return shadow(model, "generate", generate)
+
+
+def shadow(model: Any, name: str, method: Any) -> Callable[[], object]:
+    """Let the model itself answer for `name`, in front of its class; returns what puts back what was there."""
+    own, before = name in vars(model), vars(model).get(name)
+    setattr(model, name, method)
+
     def put_back() -> None:
         if own:
-            model.generate = usual
+            setattr(model, name, before)
         else:
-            vars(model).pop("generate", None)
+            vars(model).pop(name, None)
 
-    model.generate = generate
     return put_back
 
 

@@ -38,17 +38,17 @@ def shortened_model(model):
 
 
 def shares(logits):
-    logits = logits[0].clone()
+    logits = logits[0].detach().clone()
     logits[SUPPRESSED] = -torch.inf
     return logits.softmax(-1)
 
 
-def rounds(guess, inputs, answer, tokens, confidence):
-    """(guessed, accepted, checks) of a greedy `answer`, a list of ids that is right."""
+def rounds(guess, inputs, answer, tokens, confidence, longest=None, end=None):
+    """(guessed, accepted, checks) of a greedy `answer` (ids, all right), which has `longest` tokens or ends with `end`."""
     drafted = accepted = checks = 0
     done, prompt = 1, inputs["input_ids"]  # the first token comes with the prompt
     while done < len(answer):
-        wanted = min(tokens, len(answer) - done - 1)
+        wanted = min(tokens, (longest or len(answer)) - done - 1)
         if wanted < 1:
             break
         guesses = []
@@ -56,10 +56,10 @@ def rounds(guess, inputs, answer, tokens, confidence):
             ids = torch.cat([prompt, torch.tensor([answer[:done] + guesses])], 1)
             found = guess(inputs, ids)
             guesses.append(int(found.argmax()))
-            if float(found.max()) < confidence:
+            if guesses[-1] == end or float(found.max()) < confidence:
                 break
         right = 0
-        while right < len(guesses) and guesses[right] == answer[done + right]:
+        while right < min(len(guesses), len(answer) - done) and guesses[right] == answer[done + right]:
             right += 1
         drafted, accepted, checks, done = drafted + len(guesses), accepted + right, checks + 1, done + right + 1
     return drafted, accepted, checks

@@ -133,11 +133,32 @@ def test_an_answer_ends_where_it_would(by):
         options = {"eos_token_id": end, "min_new_tokens": None}
         plain = answers(model, inputs, la.ExitAt(2), **options)[0]
         assert plain.shape[1] == width + ids.index(end) + 1
-        assert torch.equal(answers(model, inputs, la.ExitAt(2), draft, **options)[0], plain)
+        found = answers(model, inputs, la.ExitAt(2), draft, **options)
+        assert torch.equal(found[0], plain)
     for length in (1, 2, 3):
         options = {"max_new_tokens": length, "min_new_tokens": length}
         found = answers(model, inputs, la.ExitAt(2), draft, **options)[0][0, width:].tolist()
         assert found == ids[:length]
+
+
+@pytest.mark.parametrize("by", ["early exit", "twig", "the rest of the model"])
+def test_an_end_token_that_was_guessed_counts_as_accepted(by):
+    model, inputs = tiny("llava").model, tiny("llava").inputs()
+    anatomy, width = la.anatomy(model), inputs["input_ids"].shape[1]
+    guess = (
+        early_exit(model, anatomy, 2) if by == "early exit" else shortened_model(shortened("llava", random_twig(model)))
+    )
+    draft = drafts(model).get(by) or la.Draft(la.Twig(start=2, depth=2), 3, 0.0)
+    ids = answers(model, inputs, la.KeepAll())[0][0, width:].tolist()
+    for end in dict.fromkeys(ids[2:5]):
+        found = answers(model, inputs, la.KeepAll(), draft, eos_token_id=end, min_new_tokens=None)
+        answer, trace = found[0][0, width:].tolist(), found[2].trace
+        assert answer == ids[: ids.index(end) + 1]
+        if by == "the rest of the model":
+            assert trace.accepted == trace.drafted
+        else:
+            expected = rounds(guess, inputs, answer, 3, 0.0, LENGTH, end)
+            assert (trace.drafted, trace.accepted, trace.checks) == expected
 
 
 def test_a_row_with_padding_penalties_and_a_streamer():

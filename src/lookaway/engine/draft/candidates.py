@@ -56,13 +56,15 @@ class GuessedTokens(CandidateGenerator):
         self._samples, self._longest = bool(config.do_sample), int(config.max_length)
         self._ends = getattr(config, "_eos_token_tensor", None)
         self._processors, self._logits, self._settled = processors, logits, settled
-        self._guessed = 0
+        self._guesses: Tensor | None = None
+        """The latest draft, the tokens in front of it included, [1, S + n]."""
+        self._count = 0
 
     def get_candidates(
         self, input_ids: Tensor, model_kwargs: dict[str, Any], is_first_iteration: bool, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """The tokens so far and guessed ones behind them, [1, S + n]; where it samples, also their logits [1, n, V]."""
-        self._guessed = 0
+        self._count = 0
         wanted = min(self._draft.tokens, self._longest - input_ids.shape[1] - 1)
         if is_first_iteration or wanted < 1:
             return input_ids, None
@@ -78,17 +80,24 @@ class GuessedTokens(CandidateGenerator):
             if self._is_last(token, shares):
                 break
         self._answer.hand_over()
-        self._guessed = len(found)
+        self._guesses, self._count = ids, len(found)
         return ids, torch.stack(found, 1) if self._samples else None
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
-        """What the model accepted of the guesses."""
-        if not self._guessed:
+        """What the model accepted of the guesses: those that `input_ids`, the tokens by now, go on with.
+
+        `num_matches` leaves out an accepted end token, behind which transformers lets the next one go.
+        """
+        if not self._count:
             return
-        accepted = int(num_matches)
+        assert self._guesses is not None
+        count, first = self._count, self._guesses.shape[1] - self._count
+        stays = input_ids[:, first : first + count].to(self._guesses.device)
+        same = stays == self._guesses[:, first : first + stays.shape[1]]
+        accepted = int(same.cumprod(1).sum())
         if self._answer.twig is not None:
-            self._answer.twig.settle(self._guessed, accepted)
-        self._settled(self._answer, self._guessed, accepted)
+            self._answer.twig.settle(count, accepted)
+        self._settled(self._answer, count, accepted)
 
     def _next_scores(self, ids: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         """Processed logits of what comes behind `ids`, float32 [1, V]."""

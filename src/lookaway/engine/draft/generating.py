@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core.errors import UnsupportedModel
+from ..refusals import shadow
 from .ahead import check_cache
 
 __all__ = ["drafting_generate"]
@@ -67,21 +68,7 @@ def drafting_generate(
     def get_candidate_generator(*args: Any, **kwargs: Any) -> Any:
         return candidates(kwargs["generation_config"], kwargs["logits_processor"]) or usual_candidates(*args, **kwargs)
 
-    return [_shadow(model, "generate", generate), _shadow(model, "_get_candidate_generator", get_candidate_generator)]
-
-
-def _shadow(model: Any, name: str, value: Any) -> Callable[[], object]:
-    """Let the model itself answer for `name`; returns what puts the usual back."""
-    before = vars(model).get(name)
-    setattr(model, name, value)
-
-    def put_back() -> None:
-        if before is None:
-            vars(model).pop(name, None)
-        else:
-            setattr(model, name, before)
-
-    return put_back
+    return [shadow(model, "generate", generate), shadow(model, "_get_candidate_generator", get_candidate_generator)]
 
 
 def _check(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], start: int) -> None:
