@@ -1,5 +1,7 @@
 """Timing in turns: order, warm-up and ratios, on a clock of our own."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from lookaway.evaluation import latency
@@ -28,6 +30,24 @@ def test_variants_take_turns_and_the_warm_up_does_not_count(clock):
     assert found["slow"].runs == pytest.approx((3.0, 3.0, 3.0))
     assert found["fast"].median == pytest.approx(1.0)
     assert ratio(found["slow"], found["fast"]) == pytest.approx((3.0, 3.0, 3.0))
+
+
+def test_what_is_entered_around_a_run_is_not_timed(clock):
+    entered = []
+
+    @contextmanager
+    def around(name):
+        entered.append(name)
+        clock[0] += 50.0
+        yield
+        clock[0] += 50.0
+
+    def work():
+        clock[0] += 2.0
+
+    found = measure({"a": work, "b": work}, repeats=2, warmup=1, around=around)
+    assert found["a"].runs == found["b"].runs == (2.0, 2.0)
+    assert sorted(entered) == ["a"] * 3 + ["b"] * 3
 
 
 def test_the_ratio_is_of_neighbours_so_drift_cancels():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,11 @@ class Timing:
 
 
 def measure(
-    variants: Mapping[str, Callable[[], Any]], repeats: int = 15, warmup: int = 2, device: Any = None
+    variants: Mapping[str, Callable[[], Any]],
+    repeats: int = 15,
+    warmup: int = 2,
+    device: Any = None,
+    around: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext(),
 ) -> dict[str, Timing]:
     """Time callables in turns: A B C A B C ... (every second round backwards).
 
@@ -40,18 +45,21 @@ def measure(
         repeats: rounds that count.
         warmup: rounds before them that do not.
         device: a CUDA device is synchronised around every run.
+        around: name -> what is entered around each of its runs, and not timed.
     """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with torch.no_grad():
         for round_ in range(warmup + repeats):
             for name in names if round_ % 2 else names[::-1]:
-                _synchronise(device)
-                start = time.perf_counter()
-                variants[name]()
-                _synchronise(device)
+                with around(name):
+                    _synchronise(device)
+                    start = time.perf_counter()
+                    variants[name]()
+                    _synchronise(device)
+                    taken = time.perf_counter() - start
                 if round_ >= warmup:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(taken)
     return {name: _timing(found) for name, found in seconds.items()}
 
 
