@@ -110,13 +110,14 @@ class Trace:
         return not any(self.initial_visual_tokens)
 
     def __str__(self) -> str:
-        """One line a row: the visual tokens that its layers processed, and what that cost."""
+        """One line a row: the visual tokens that its layers processed, what that cost, and what was guessed right."""
         lines = []
         for row in range(len(self.exit_layers)):
             counts, cost = [layer[row] for layer in self.visual_tokens], self.row_cost(row)
             words = processed(counts, self.initial_visual_tokens[row])
             shares = f"{cost.flops_share:.0%} of the prefill FLOPs, {cost.kv_share:.0%} of the KV cache"
-            lines.append(f"row {row}: {words}; {shares}")
+            guessed = f"; {self.accepted} of {self.drafted} guessed tokens accepted" if self.drafted else ""
+            lines.append(f"row {row}: {words}; {shares}{guessed}")
         return "\n".join(lines)
 
     def cost(self) -> Cost:

@@ -44,7 +44,7 @@ def shares(logits):
 
 
 def rounds(guess, inputs, answer, tokens, confidence, longest=None, end=None):
-    """(guessed, accepted, checks) of a greedy `answer` (ids, all right), which has `longest` tokens or ends with `end`."""
+    """(guessed, accepted, checks) of a right greedy `answer`, ids: `longest` tokens, or fewer and the last is `end`."""
     drafted = accepted = checks = 0
     done, prompt = 1, inputs["input_ids"]  # the first token comes with the prompt
     while done < len(answer):

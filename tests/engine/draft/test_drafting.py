@@ -94,6 +94,7 @@ def test_the_trace_says_what_a_draft_by_hand_does(removes, confidence, by):
     trace = run.trace
     assert (trace.drafted, trace.accepted, trace.checks) == expected
     assert trace.acceptance == expected[1] / expected[0]
+    assert str(trace).endswith(f"; {expected[1]} of {expected[0]} guessed tokens accepted")
 
 
 @pytest.mark.parametrize("policy", [la.KeepAll(), la.ExitAt(1), la.UniformKeep(0.5, layer=0)], ids=str)
