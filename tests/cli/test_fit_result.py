@@ -1,13 +1,15 @@
 """What `lookaway fit --speedup` says where it is out of reach: what is reached, and what it would take."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lookaway.cli.fit_result import not_fast_enough
+from lookaway.cli.fit_result import not_fast_enough, why_none
+from lookaway.search.fit.certify import Tested
 from lookaway.search.fit.choices import Choice
-from lookaway.search.fit.guarantee import Guarantee
+from lookaway.search.fit.guarantee import Guarantee, samples_needed
 from lookaway.search.fit.options import FitOptions
 from lookaway.search.fit.seconds import Seconds
 
@@ -55,3 +57,28 @@ def test_where_nothing_is_fast_enough_the_fastest_is_named():
 def test_a_speed_up_is_above_1(speedup):
     with pytest.raises(ValueError, match="above 1"):
         FitOptions(speedup=speedup)
+
+
+def after_testing(*choices):
+    found = tuple(Tested(one, RULE.bound(one)) for one in choices)
+    return SimpleNamespace(certificate=SimpleNamespace(tested=found), found=())
+
+
+def test_what_passed_and_saves_nothing_is_the_reason_and_not_the_answers():
+    dear, bold = replace(choice("dear", 1.0), share=1.008), replace(choice("bold", 1.0, changed=6), share=0.977)
+    text = why_none(after_testing(dear, bold), RULE)
+    assert "No policy that passed saves anything: dear takes 100.8%" in text
+    assert "bold (97.7%): 6 of 160 answers changed" in text
+    assert "The next one" not in why_none(after_testing(dear), RULE)
+
+
+def test_where_the_safest_fails_it_is_said_where_more_samples_come_from():
+    text = why_none(after_testing(choice("bold", 1.0, changed=6)), RULE, lambda needed: f"Add {needed} pictures")
+    assert "already the safest, bold" in text
+    assert f"Add {samples_needed(RULE, 6)} pictures, or allow a larger --epsilon" in text
+
+
+def test_seconds_that_are_not_saved_when_timed_again_are_no_success():
+    text = said([choice("safe", 1.1)], choice("safe", 1.1), 0.97, speedup=None)
+    assert "Timed again, safe is no faster than the full model on this machine (0.97 times)" in text
+    assert said([choice("safe", 1.1)], choice("safe", 1.1), 1.05, speedup=None) is None

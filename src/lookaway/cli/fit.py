@@ -83,7 +83,7 @@ def run(options: Options) -> dict[str, Any]:
     from .common import fit_to, load_policies, plain_console
     from .fit_report import draw_report, generic_prompts, write_held_out
     from .fit_result import not_fast_enough, result_line, summary_of, why_none
-    from .fit_said import say_what_can_be_reached, say_what_can_be_shown, search_events
+    from .fit_said import how_to_get, say_what_can_be_reached, say_what_can_be_shown, search_events
     from .fit_space import BEST, SPACE, gates_behind, read_space, write_space
     from .progress import progress
     from .settings import tell_settings
@@ -183,7 +183,7 @@ def run(options: Options) -> dict[str, Any]:
         write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
         if result.policy is None:
             draw_report(options.out)
-            raise PreparationError(why_none(result, guarantee))
+            raise PreparationError(why_none(result, guarantee, lambda needed: how_to_get(options, needed)))
         folder = result.policy.save_pretrained(options.out / "policy")
         write_certificate(folder, result.policy, {**summary["certificate"], "provenance": facts})
         shutil.rmtree(options.out / BEST, ignore_errors=True)

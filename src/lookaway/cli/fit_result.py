@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,8 @@ def result_line(summary: dict[str, Any], options: FitOptions) -> str:
     return text
 
 
-def why_none(result: FitResult, guarantee: Guarantee) -> str:
-    """Why no policy is certified, and what would be needed."""
+def why_none(result: FitResult, guarantee: Guarantee, more: Callable[[int], str] | None = None) -> str:
+    """Why no policy is certified, and what would be needed; `more` says how to get so many samples."""
     from ..search.fit.guarantee import samples_needed
 
     if not result.certificate.tested:
@@ -72,22 +73,39 @@ def why_none(result: FitResult, guarantee: Guarantee) -> str:
             f"No policy of this space keeps the answers on the search split at epsilon {guarantee.epsilon}: each lost "
             "more than that. Allow a larger --epsilon, or add policies with --methods, --shares or --candidate."
         )
-    first = result.certificate.tested[0]
+    first, last = result.certificate.tested[0], result.certificate.tested[-1]
+    passed = [t for t in result.certificate.tested if t.bound <= guarantee.epsilon]
+    if passed:  # but none of them is cheaper than the full model
+        text = (
+            f"No policy that passed saves anything: {passed[-1].choice.name} takes {passed[-1].choice.share:.1%} of "
+            "the full model's cost on the certification samples."
+        )
+        if last.bound > guarantee.epsilon:
+            text += (
+                f" The next one, {last.choice.name} ({last.choice.share:.1%}): {_lost(last.choice, guarantee)} (upper "
+                f"bound {last.bound:.2%}, allowed {guarantee.epsilon:.2%})."
+            )
+        return f"{text} Allow a larger --epsilon, or add policies with --methods, --shares or --candidate."
     needed = samples_needed(guarantee, guarantee.total(first.choice))
     return (
         f"No policy passed: already the safest, {first.choice.name}: {_lost(first.choice, guarantee)} (upper bound "
         f"{first.bound:.2%}, allowed {guarantee.epsilon:.2%}); with so many changed, {needed} samples would be needed. "
-        "Give more --data or allow a larger --epsilon"
+        f"{'Give more --data' if more is None else more(needed)}, or allow a larger --epsilon"
         + (", or minimise --cost flops without --speedup." if first.choice.seconds is not None else ".")
     )
 
 
 def not_fast_enough(result: FitResult, options: FitOptions, guarantee: Guarantee) -> str | None:
-    """Where a speed-up was asked for and the certified policy does not reach it: what it reaches, and what would be
-    needed; None: it is reached, or nobody asked."""
-    if options.speedup is None or result.confirmed is None or result.chosen is None:
+    """Where seconds count and the certified policy does not reach the speed-up that was asked for, or none at all: what
+    it reaches, and what would be needed; None: it is reached, or seconds do not count."""
+    if result.confirmed is None or result.chosen is None:
         return None
     found = result.confirmed.speedup
+    if options.speedup is None:
+        return None if found > 1 else (
+            f"Timed again, {result.chosen.name} is no faster than the full model on this machine ({found:.2f} times). "
+            "Try a larger --batch-size or --answer-tokens, or minimise --cost flops."
+        )  # fmt: skip
     if found >= options.speedup:
         return None
     text = (

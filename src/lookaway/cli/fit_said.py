@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..search.fit.session import FitEvents
     from .progress import Steps
 
-__all__ = ["reach_text", "say_what_can_be_reached", "say_what_can_be_shown", "search_events"]
+__all__ = ["how_to_get", "reach_text", "say_what_can_be_reached", "say_what_can_be_shown", "search_events"]
 
 COUNTED = {"flops": "the prefill FLOPs", "seconds": "the prefill FLOPs", "kv": "the KV cache"}
 """What a share is of during the search, where seconds are not measured yet."""

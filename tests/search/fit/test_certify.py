@@ -79,6 +79,17 @@ def test_testing_stops_at_the_first_failure_and_takes_the_last_that_passed():
     assert certify(order, lambda c: c, Guarantee(0.03, 0.05)).passed is None
 
 
+def test_what_costs_no_less_than_the_full_model_on_these_samples_is_no_result():
+    """On the search split all were cheaper; a second look may look again more often here."""
+    order = [choice("a", 0, 0.95), choice("b", 0, 0.9), choice("c", 0, 0.8)]
+    here = {"a": 0.97, "b": 1.01, "c": 1.0}
+    found = certify(order, lambda c: replace(c, share=here[c.name]), Guarantee(0.03, 0.05))
+    assert found.passed.choice.name == "a"
+    assert [tested.choice.name for tested in found.tested] == ["a", "b", "c"]
+    here["a"] = 1.0
+    assert certify(order, lambda c: replace(c, share=here[c.name]), Guarantee(0.03, 0.05)).passed is None
+
+
 def test_the_certificate_is_broken_at_most_delta_of_the_time_over_400_populations():
     draw, broken, epsilon = np.random.default_rng(0), 0, 0.05
     rule = Guarantee(epsilon, 0.1)

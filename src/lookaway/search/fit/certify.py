@@ -39,7 +39,7 @@ class Certificate:
     """The outcome of testing: which policy passed, and all tests in order."""
 
     passed: Tested | None
-    """The last that passed; None: none did."""
+    """The last that passed and costs less than the full model on these samples too; None: none did."""
     tested: tuple[Tested, ...]
     guarantee: Guarantee
 
@@ -123,7 +123,8 @@ def certify(
         on_test(result)
         if result.bound > guarantee.epsilon:
             break
-        passed = result
+        if found.share < 1:  # all that pass hold together, so whichever of them may be taken
+            passed = result
         if enough(choice):
             break
     return Certificate(passed, tuple(tested), guarantee)
