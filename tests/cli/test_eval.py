@@ -35,13 +35,13 @@ def test_eval_leaves_records_a_table_and_a_page(evaluated):
 def test_baselines_stand_beside_the_policy_at_its_cost(evaluated):
     """Exit before layer 2 of 4: the fixed exit at its cost is the policy itself, and is not run again."""
     found = {r["variant"]: r for r in read_records(evaluated / "records.jsonl") if r["kind"] == "summary"}
-    assert list(found) == ["gates", "random tokens", "uniform tokens", "downsampling 2 x 2"]
+    assert list(found) == ["policy", "random tokens", "uniform tokens", "downsampling 2 x 2"]
     rows = {name: record["rows"][0] for name, record in found.items()}
     for name in ("random tokens", "uniform tokens"):
-        assert rows[name]["visual_tokens"] == pytest.approx(rows["gates"]["visual_tokens"], abs=0.5)
+        assert rows[name]["visual_tokens"] == pytest.approx(rows["policy"]["visual_tokens"], abs=0.5)
     for name in list(found)[1:]:
-        assert found[name]["beside"] == "gates"
-        assert rows[name]["accuracy_without"] == rows["gates"]["accuracy_without"]
+        assert found[name]["beside"] == "policy"
+        assert rows[name]["accuracy_without"] == rows["policy"]["accuracy_without"]
     assert rows["downsampling 2 x 2"]["visual_tokens"] == 4.0
     page = (evaluated / "report.html").read_text()
     assert "Beside the policy, at its cost" in page
@@ -75,7 +75,7 @@ def test_questions_that_a_baseline_cannot_answer_are_told_apart(model_folder, da
     for name in ("uniform tokens", "downsampling 2 x 2"):
         hard = [id for id, found in right[name].items() if not found]
         if hard:
-            wanted[name] = len(hard), sum(right["gates"][id] for id in hard) / len(hard)
+            wanted[name] = len(hard), sum(right["policy"][id] for id in hard) / len(hard)
     found = {r["beside"]: (r["questions"], r["retention"][0]) for r in records if r["kind"] == "hard"}
     assert wanted
     assert found.keys() == wanted.keys()
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
     records = evaluated / "records.jsonl"
     whole = records.read_text()
     lines = whole.splitlines(keepends=True)
-    samples = [line for line in lines if '"kind": "sample"' in line and '"variant": "gates"' in line]
+    samples = [line for line in lines if '"kind": "sample"' in line and '"variant": "policy"' in line]
     records.write_text(lines[0] + "".join(samples[:5]) + samples[5][:40])
     common = ["eval", "--model", model_folder, "--data", data_file, "--split", "all", "--out", evaluated]
     more = ["--limit", "12", "--max-new-tokens", "4"]
@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on_and_another_job_is_refused(evaluated, model_
     assert status == 1
     assert "policy.settings.layer: 2 -> 3" in err
     assert call(*common, *more, "--exit-at", "2")[0] == 0
-    again = [r for r in read_records(records) if r["kind"] == "sample" and r["variant"] == "gates"]
+    again = [r for r in read_records(records) if r["kind"] == "sample" and r["variant"] == "policy"]
     assert sorted(r["id"] for r in again) == sorted(json.loads(line)["id"] for line in samples)
     assert {r["id"]: r["answer_with"] for r in again} == {
         json.loads(s)["id"]: json.loads(s)["answer_with"] for s in samples

@@ -218,7 +218,7 @@ def test_compared_gates_keep_their_own_names_and_are_of_this_model(here, tmp_pat
     assert status == 0, err
     records = read_records(tmp_path / "ev" / "records.jsonl")
     shown = [record["variant"] for record in records if record["kind"] == "comparison"]
-    assert shown == ["gates", str(first), str(second)]
+    assert shown == ["policy", str(first), str(second)]
     from lookaway.anatomy.tiny import tiny
 
     base = la.anatomy(tiny("llava", seed=5).model).identity

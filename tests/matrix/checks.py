@@ -129,7 +129,7 @@ def serve(w):
 
 def evaluate(w):
     w.run("eval", "--exit-at", EXIT, "--max-new-tokens", NEW, "--batch-size", 4)
-    records = {record["id"]: record for record in w.records("sample") if record["variant"] == "gates"}
+    records = {record["id"]: record for record in w.records("sample") if record["variant"] == "policy"}
     for sample in w.samples:
         found = records[sample.id]
         assert found["answer_without"] == w.judge.text(w.judge.greedy(sample, NEW))

@@ -49,12 +49,12 @@ def test_eval(call, before_only, policy, alone, tmp_path):
                              "--batch-size", 4, "--out", tmp_path / "out")  # fmt: skip
     assert status == 0, errors
     records = list(read_records(tmp_path / "out" / "records.jsonl"))
-    found = {r["id"]: r for r in records if r["kind"] == "sample" and r["variant"] == "gates"}
+    found = {r["id"]: r for r in records if r["kind"] == "sample" and r["variant"] == "policy"}
     for sample in samples:
         assert found[sample.id]["answer_with"] == answer(sample, POLICY)
         assert found[sample.id]["answer_without"] == answer(sample, la.KeepAll())
     shown = [r["variant"] for r in records if r["kind"] == "summary"]
-    assert shown[:3] == ["gates", "random tokens", "uniform tokens"]
+    assert shown[:3] == ["policy", "random tokens", "uniform tokens"]
     assert not any("exit" in name for name in shown)
     assert (tmp_path / "out" / "report.html").exists()
 

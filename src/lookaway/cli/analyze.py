@@ -28,7 +28,7 @@ class Options(PublishedModel):
     """Folder or hub id of a saved policy: also show its exits, and its answers with and without it."""
     exit_at: int | None = None
     """Instead of a policy: remove the visual tokens before this decoder layer."""
-    name: str = "gates"
+    name: str = "policy"
     """Name of the policy in tables."""
     records: tuple[Path, ...] = ()
     """Further records.jsonl of the same model and data (train, search, eval, bench), shown in the same report."""

@@ -49,7 +49,7 @@ class Options(PublishedModel):
     """Other saved gates for the same model, shown at all thresholds (needs --curve)."""
     out: Path = Path("out/eval")
     """Folder of records.jsonl and report.html; an interrupted run continues from its records."""
-    name: str = "gates"
+    name: str = "policy"
     """Name of the policy in tables."""
     pictures: int = 12
     """Samples shown in the report."""

@@ -54,8 +54,8 @@ class Beside:
             count, kept = hard
             self.writer.write("hard", variant=self.name, beside=name, questions=count, retention=kept)
             tell(
-                f"of the {count} questions that the full model answers and {name} does not, {self.name} keeps "
-                f"{kept.value:.1%} ({kept.low:.1%} to {kept.high:.1%}) of the score"
+                f"of the {count} question{'s' * (count != 1)} that the full model answers and {name} does not, "
+                f"{self.name} keeps {kept.value:.1%} ({kept.low:.1%} to {kept.high:.1%}) of the score"
             )
 
 

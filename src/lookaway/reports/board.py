@@ -193,7 +193,7 @@ def _named(run: Mapping[str, Any], variant: str) -> tuple[str, str]:
     if policy is None or variant != run["options"].get("name"):
         return variant, variant
     words = policy_words({"name": policy["name"], "config": policy["settings"]})
-    return policy["name"], words if variant == "gates" else f"{variant}: {words}"
+    return policy["name"], words if variant in ("policy", "gates") else f"{variant}: {words}"
 
 
 def _note(run: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ def test_lookaway_eval_runs_tasks_and_says_what_it_did(task_folder, tiny_folder,
     assert rows[1]["visual_tokens"] == 8.0  # 16 tokens through 2 of 4 layers
     assert (out / "report.html").exists()
     summaries = {record["variant"]: record for record in records if record["kind"] == "summary"}
-    assert list(summaries) == ["gates", "random tokens", "uniform tokens", "downsampling"]  # a fixed exit is the policy
+    assert list(summaries) == ["policy", "random tokens", "uniform tokens", "downsampling"]  # it is a fixed exit itself
     assert summaries["downsampling"]["tasks"] == {TASK: {"name": "downsampling 2 x 2", "own_cost": True}}
     assert [row["visual_tokens"] for row in summaries["downsampling"]["rows"]] == [4.0, 4.0]
     assert "Beside the policy, at its cost" in (out / "report.html").read_text()
