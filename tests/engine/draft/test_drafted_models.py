@@ -1,12 +1,17 @@
-"""Drafting on models as people hold them: wrapped, from several threads, in bfloat16, compressed to eager attention."""
+"""Drafting on models as people hold them: wrapped, in several threads, on two devices, in bfloat16, flash masks."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from drafted_by_hand import GREEDY
+from fake_devices import FIRST, two_devices
+from test_attach import _flash_stand_in
+from test_devices import spread
 from test_drafting import REMOVES, answers, drafts, same
 from test_threads import requests
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import flash_attention_mask
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
@@ -62,6 +67,41 @@ def test_bfloat16(attention):
         alike = (found[0][0, width:] == plain[0][0, width:]).cumprod(0).sum()
         count = min(int(alike) + 1, len(plain[1]))
         torch.testing.assert_close(found[1][:count], plain[1][:count], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_masks_of_two_dimensions(family, padding):
+    """As flash attention gets them; SDPA judges."""
+    AttentionInterface.register("flash_stand_in", _flash_stand_in)
+    AttentionMaskInterface.register("flash_stand_in", flash_attention_mask)
+    plain, flash = tiny(family), tiny(family).model
+    flash.model.language_model.config._attn_implementation = "flash_stand_in"
+    wide = ("input_ids", "attention_mask", "mm_token_type_ids")
+    inputs = {
+        name: torch.nn.functional.pad(value, (padding, 0)) if name in wide else value
+        for name, value in plain.inputs().items()
+    }
+    policy = REMOVES["around K"]()
+    for draft in drafts(plain.model).values():
+        same(answers(flash, inputs, policy, draft), answers(plain.model, inputs, policy))
+
+
+@pytest.mark.parametrize("by", ["early exit", "twig"])
+def test_a_decoder_on_two_devices(by):
+    """The head's scores are not where the tokens are."""
+    made, policy = tiny("llava"), REMOVES["around K"]()
+    inputs = made.inputs()
+    with la.attach(made.model, policy):
+        plain = made.model.generate(**inputs, **OPTIONS)
+    with two_devices(), torch.no_grad():
+        spread(made.model)
+        given = {name: value.to(FIRST) for name, value in inputs.items()}
+        draft = la.Draft(2 if by == "early exit" else la.Twig(start=2, depth=1), 3, 0.0)
+        with la.attach(made.model, policy, draft=draft) as run:
+            found = made.model.generate(**given, **OPTIONS)
+    assert torch.equal(found.inner, plain)
+    assert run.trace.checks > 0
 
 
 def test_a_second_look_and_gates():

@@ -110,10 +110,12 @@ def test_a_twig_that_is_the_rest_of_the_model_is_always_right(family, policy):
 
 def test_one_twig_ranks_and_drafts_in_one_run():
     model, inputs = tiny("llava").model, tiny("llava").inputs()
-    twig, runs = la.Twig(start=2, depth=2, keep=0.5), []
+    weights, runs = random_twig(model, 2, 2), []
+    twig = la.Twig(start=2, depth=2, keep=0.5, weights=weights)
+    again = la.Twig(start=2, depth=2, weights={name: value.clone() for name, value in weights.items()})
     plain = answers(model, inputs, twig)
-    with la.attach(model, la.chain(twig, la.ExitAt(3)), draft=la.Draft(twig)) as run:
-        assert run.drafting.twig is run.twig
+    with la.attach(model, la.chain(twig, la.ExitAt(3)), draft=la.Draft(again)) as run:
+        assert run.drafting.twig is run.twig  # the same weights, read twice
         run.twig.layers[0].register_forward_pre_hook(lambda *_: runs.append(1))
         model.generate(**inputs, max_new_tokens=1)
     assert runs == [1]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_twig import random_twig
-from transformers import GenerationConfig, StaticCache
+from transformers import GenerationConfig, StaticCache, WatermarkingConfig
 
 import lookaway as la
 from lookaway.anatomy.tiny import tiny
@@ -24,6 +24,7 @@ OPTIONS = [
     {"output_hidden_states": True},
     {"output_attentions": True},
     {"guidance_scale": 1.5},
+    {"watermarking_config": WatermarkingConfig()},
     {"stop_strings": ["."]},
     {"stopping_criteria": [lambda ids, scores: False]},
     {"synced_gpus": True},

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ...anatomy.base import Anatomy
@@ -227,4 +228,7 @@ def _same(one: TwigSpec, other: TwigSpec) -> bool:
     """Two specs of one twig."""
     if (one.start, one.depth, set(one.tensors)) != (other.start, other.depth, set(other.tensors)):
         return False
-    return all(one.tensors[name] is other.tensors[name] for name in one.tensors)
+    return all(
+        one.tensors[name] is other.tensors[name] or torch.equal(one.tensors[name], other.tensors[name])
+        for name in one.tensors
+    )

@@ -32,6 +32,7 @@ MODES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "output_hidden_states": ("the first layers run before the others", (False,)),
     "output_attentions": ("the first layers run before the others", (False,)),
     "guidance_scale": ("it runs a second prompt beside each token", (1, 1.0)),
+    "watermarking_config": ("a watermark keeps a state from token to token", ()),
     "stop_strings": ("a draft would run past it, and the answer with it", ()),
     "stopping_criteria": ("a draft would run past it, and the answer with it", ([],)),
     "synced_gpus": ("processes guess different numbers of tokens, and would wait for each other", (False,)),
