@@ -39,7 +39,6 @@ REFUSED = {
     ("train eas", "aya_vision"): "no norm before its attention and its FFN .* so its attention cannot be skipped",
     ("search eas", "aya_vision"): "no norm before its attention and its FFN .* so its attention cannot be skipped",
     # Its decoder's routing goes from token to token beside the cache.
-    ("serve", "lavin"): "hands values of its own from token to token",
 }
 """(command, family) -> what the error says, where the command cannot work for the family."""
 

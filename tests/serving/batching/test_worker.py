@@ -176,10 +176,49 @@ def test_generation_settings_that_are_not_carried_out_are_refused():
 
 
 def test_models_that_hand_values_from_token_to_token_are_refused():
+    made = tiny("llava", seed=12)
+
+    class Remembers(type(made.model)):
+        def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
+            return {**model_kwargs, "mood": outputs.logits.mean()}
+
+    made.model.__class__ = Remembers
+    with pytest.raises(UnsupportedModel, match="Remembers hands values of its own"):
+        worker_of(made.model)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_model_that_says_what_it_hands_on(published):
+    """LaVIN: the routing of a prompt with a picture is another than that of text, in one batch."""
     from lookaway.models.tiny_models import tiny_lavin
 
-    with pytest.raises(UnsupportedModel, match="LavinForConditionalGeneration hands values of its own"):
-        worker_of(tiny_lavin())
+    torch.manual_seed(3)
+    model = tiny_lavin(num_layers=4, published_decode_positions=published)
+    for name, weight in model.named_parameters():
+        if "adapter" in name or "gate" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    image = model.config.image_token_id
+    draw = torch.Generator().manual_seed(1)
+
+    def prompt(words, picture):
+        ids = torch.randint(10, 60, (1, words), generator=draw)
+        if not picture:
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        ids = torch.cat([ids[:, :2], torch.full((1, model.config.image_seq_length), image), ids[:, 2:]], 1)
+        size = model.config.vision_config.image_size
+        pixels = torch.randn(1, 3, size, size, generator=draw)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+    asked = [(prompt(4, True), "exit"), (prompt(7, False), "off"), (prompt(9, True), "off"), (prompt(5, True), "fastv")]
+    policies = {name: POLICIES[name] for name in ("exit", "fastv")}
+    expected = [
+        written(model, alone(model, inputs, policies.get(name) if "pixel_values" in inputs else None))
+        for inputs, name in asked
+    ]
+    worker = worker_of(model, policies)
+    clients = [Client(worker, inputs, None if name == "off" else name) for inputs, name in asked]
+    assert [client.result()[0] for client in clients] == expected
+    assert worker.stop()
 
 
 def test_models_that_write_no_answer_are_refused():

@@ -168,6 +168,9 @@ class LavinModel(LavinPreTrainedModel):
 class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
     """LaVIN with its language head."""
 
+    carried_outputs = ("routing",)
+    """Outputs, each [B, ...], that the forward of every later token takes again under the same names."""
+
     def __init__(self, config: LavinConfig) -> None:
         super().__init__(config)
         self.model = LavinModel(config)
@@ -240,7 +243,8 @@ class LavinForConditionalGeneration(LavinPreTrainedModel, GenerationMixin):
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        model_kwargs["routing"] = outputs.routing  # rows of one prompt share it, so beams may change places
+        for name in self.carried_outputs:  # rows of one prompt share them, so beams may change places
+            model_kwargs[name] = outputs[name]
         return model_kwargs
 
 

@@ -72,6 +72,7 @@ class DecodeBatch:
             past_key_values=rows[0].held.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{name: torch.cat([row.carried[name] for row in rows]) for name in rows[0].carried},
         )
         for row in rows:
             row.held, row.position = row.held.longer(), row.position + 1

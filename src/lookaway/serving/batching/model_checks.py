@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.errors import UnsupportedModel
 
-__all__ = ["check_model"]
+__all__ = ["carried_outputs", "check_model"]
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bad_words_ids": (None,), "begin_suppress_tokens": (None,), "encoder_repetition_penalty": (None, 1.0),
@@ -48,13 +48,19 @@ def _check_forward(model: Any) -> None:
     known = inspect.signature(kind.forward).parameters
     missing = [name for name in ("position_ids", "past_key_values", "logits_to_keep") if name not in known]
     reason = f"{kind.__name__}.forward takes no {', '.join(missing)}" if missing else ""
-    if kind.__name__ not in CARRY_NOTHING and not _inherits(kind, "_update_model_kwargs_for_generation"):
+    own = not _inherits(kind, "_update_model_kwargs_for_generation")
+    if own and kind.__name__ not in CARRY_NOTHING and not carried_outputs(model):
         reason = f"{kind.__name__} hands values of its own from token to token"
     if reason:
         raise UnsupportedModel(
             f"{reason}, so answers cannot be decoded in batches. Attach the policy in your own service instead "
             "(docs/service.md)."
         )
+
+
+def carried_outputs(model: Any) -> tuple[str, ...]:
+    """Outputs of a forward that the forward of every later token takes again, by name; models of ours say so."""
+    return getattr(type(model), "carried_outputs", ())
 
 
 def _inherits(kind: type, method: str) -> bool:

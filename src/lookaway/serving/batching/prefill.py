@@ -15,6 +15,7 @@ from torch import Tensor
 from ...engine.cache.row_batch import CacheRow, row_of
 from .answer_text import AnswerText
 from .choosing import TokenChooser
+from .model_checks import carried_outputs
 from .policy_switch import PolicySwitch
 from .requests import Generation
 from .savings import kept_by_layer, saved_by, saved_nothing
@@ -36,6 +37,8 @@ class Row:
     chooser: TokenChooser
     text: AnswerText
     saved: dict[str, Any]
+    carried: dict[str, Tensor]
+    """What every later token's forward takes again, by name, each [1, ...]."""
     began: float = 0.0
     """When its prefill began."""
 
@@ -67,7 +70,7 @@ def prefill(
     else:
         switch.use_for_text()
     began = time.monotonic()
-    with _positions(anatomy.language_model) as seen, warnings.catch_warnings():
+    with _positions(anatomy.language_model) as seen, _carried(model) as carried, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "A policy is attached, but no row")  # as it should be
         out = model.generate(
             **inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True,
@@ -85,9 +88,24 @@ def prefill(
     tokens = ids[0].tolist()
     row = Row(
         request, held, position, tokens, length, TokenChooser(request.sampling, repetition_penalty),
-        AnswerText(tokenizer, request.stop), saved,
+        AnswerText(tokenizer, request.stop), saved, carried,
     )  # fmt: skip
     return row, logits
+
+
+@contextmanager
+def _carried(model: Any) -> Iterator[dict[str, Tensor]]:
+    """The outputs of the prompt's forward that later tokens need."""
+    found: dict[str, Tensor] = {}
+    names = carried_outputs(model)
+    if not names:
+        yield found
+        return
+    handle = model.register_forward_hook(lambda module, args, out: found.update({name: out[name] for name in names}))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 @contextmanager
