@@ -3,11 +3,9 @@
 import pytest
 from vllm_checkpoints import FAMILIES
 from vllm_engine import WITHOUT_CHUNKS, compare, engine, request, run_together, sampling
-from vllm_judge import COUNT, policies
+from vllm_judge import COUNT
 
 pytestmark = pytest.mark.vllm
-NAMES = tuple(policies())
-CHOICES = ("off", *NAMES)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -20,13 +18,34 @@ def served(request, judges):
 def test_requests_together_with_a_policy_each(served):
     """Rows of one batch leave at different layers, or stay."""
     judge, llm = served
-    for shift in (0, 3, 7):  # all choices, and three of them for each prompt
-        run_together(llm, judge, [CHOICES[(i + shift) % len(CHOICES)] for i in range(COUNT)])
+    choices = ("off", *judge.policies)
+    for shift in (0, 5, 9):  # all choices, and three of them for each prompt
+        run_together(llm, judge, [choices[(i + shift) % len(choices)] for i in range(COUNT)])
+
+
+def test_a_second_look_for_those_that_need_it(served):
+    """In one batch with others, some prompts of each second look run again, and some do not."""
+    judge, llm = served
+    for name in ("second-look", "second-look-inside"):
+        before = counted("lookaway_second_looks_total", name)
+        names = [name if i != 1 else "fastv" for i in range(COUNT)]
+        run_together(llm, judge, names)
+        with_picture = [i for i in range(COUNT) if judge.prompts[i][1] and names[i] == name]
+        unsure = [i for i in with_picture if judge.first_confidence(i, name) < judge.policies[name].threshold]
+        assert 0 < len(unsure) < len(with_picture)
+        assert counted("lookaway_second_looks_total", name) - before == len(unsure)
+
+
+def counted(counter, policy):
+    from prometheus_client import REGISTRY
+
+    return REGISTRY.get_sample_value(counter, {"policy": policy}) or 0
 
 
 def test_one_by_one(served):
     judge, llm = served
-    for index, name in enumerate(CHOICES[:COUNT]):
+    for index, name in enumerate(("off", *judge.policies)):
+        index %= COUNT
         compare(judge, index, name, llm.generate(request(judge, index), sampling(name), use_tqdm=False)[0])
 
 
@@ -34,7 +53,7 @@ def test_the_judge_tells_policies_apart(served):
     """Otherwise the tests above would pass with the policies left out."""
     judge, _ = served
     plain = judge.answer(2, "off")[1]  # a prompt with two pictures
-    for name in NAMES:
+    for name in judge.policies:
         if name != "never":
             assert judge.answer(2, name)[1] != pytest.approx(plain, abs=0.01), f"{name} answers like no policy"
 

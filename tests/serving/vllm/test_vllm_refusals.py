@@ -96,6 +96,23 @@ def test_tensor_parallelism_with_a_ranking_by_attention(config):
         check_config(several, settings(la.FastV(2, 0.5)))
 
 
+def test_tensor_parallelism_with_a_second_look(config):
+    several = changed(
+        changed(config, "scheduler_config.enable_chunked_prefill", False), "parallel_config.tensor_parallel_size", 2
+    )
+    with pytest.raises(SettingsError, match=r"(?s)second look.*--tensor-parallel-size 1"):
+        check_config(several, settings(la.SecondLook(la.CDPruner(0.1), la.KeepAll())))
+
+
+def test_downsampling_where_no_grid_is_known(config):
+    whole = changed(config, "scheduler_config.enable_chunked_prefill", False)
+    check_config(whole, settings(la.Downsample(2)))
+    other = With(whole, model_config=With(config.model_config, architectures=["InternVLForConditionalGeneration"]))
+    for policy in (la.Downsample(2), la.SecondLook(la.Downsample(2), la.KeepAll())):
+        with pytest.raises(SettingsError, match=r"rows and columns.*UniformKeep"):
+            check_config(other, settings(policy))
+
+
 def test_another_architecture(config):
     other = changed(config, "model_config.architectures", ["Qwen3VLForConditionalGeneration"])  # deepstack
     with pytest.raises(UnsupportedModel, match=r"Qwen3VL.*LlavaForConditionalGeneration"):

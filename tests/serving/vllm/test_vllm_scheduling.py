@@ -4,7 +4,7 @@ import random
 
 import pytest
 from vllm_engine import WITHOUT_CHUNKS, compare, core, engine, request, run_together, runner, sampling
-from vllm_judge import COUNT, STATIC, TIGHT, policies
+from vllm_judge import COUNT, STATIC, TIGHT
 
 pytestmark = pytest.mark.vllm
 FAMILIES = ("llava", "qwen2_5_vl")
@@ -29,7 +29,7 @@ def test_chunked_prefill_with_fixed_exits(judges, family, chunk):
 def test_preemption(judges, chunked):
     """Too little memory: requests are thrown out and computed again, prompt and answer."""
     judge = judges("llava")
-    names = STATIC if chunked else tuple(policies())
+    names = STATIC if chunked else tuple(judge.policies)
     chunks = {"enable_chunked_prefill": True, "max_num_batched_tokens": 64} if chunked else WITHOUT_CHUNKS
     given = {"policies": {name: judge.saved[name] for name in names}, "own_kv_groups": False}
     with engine(judge, given, num_gpu_blocks_override=14, max_model_len=256, watermark=0.0, **chunks) as llm:
@@ -47,7 +47,7 @@ def test_preemption(judges, chunked):
 def test_staggered_arrivals_and_aborts(judges, family):
     """Requests come and go while others run; those that finish are right, and nothing of the others is left behind."""
     judge = judges(family)
-    names = ("off", *policies())
+    names = ("off", *judge.policies)
     draw = random.Random(0)
     with engine(
         judge,

@@ -31,7 +31,7 @@ def server(judges, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = {"lookaway": {"policies": {"gates": judge.saved["gates"], "exit-3": judge.saved["exit-3"]}}}
+    given = {"lookaway": {"policies": {name: judge.saved[name] for name in ("gates", "exit-3", "second-look")}}}
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(judge.folder), "--host", "127.0.0.1",
         "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager",
@@ -64,7 +64,7 @@ def answers(url):
         return False
 
 
-def chat(judge, url, index, **more):
+def chat(judge, url, index, read=json.load, **more):
     text, images = judge.prompts[index]
     content = []
     for n, words in enumerate(text.split("<image>")):
@@ -81,26 +81,64 @@ def chat(judge, url, index, **more):
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    return json.load(urllib.request.urlopen(request, timeout=60))
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return read(reply)
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_a_policy_for_each_request(server, index):
     judge, url = server
-    for name in (None, "gates", "exit-3", "off"):
-        reply = chat(judge, url, index, **({} if name is None else {"vllm_xargs": {"lookaway": name}}))["choices"][0]
-        tokens, logprobs, _ = judge.answer(index, name or "gates")  # the first is the default
-        assert reply["token_ids"] == tokens, name
-        found = [entry["logprob"] for entry in reply["logprobs"]["content"]]
+    for more, name in [
+        ({}, "gates"),  # the default
+        ({"lookaway": {"policy": "exit-3"}}, "exit-3"),
+        ({"lookaway": {"policy": "off"}}, "off"),
+        ({"lookaway": "gates"}, "gates"),
+        ({"vllm_xargs": {"lookaway": "second-look"}}, "second-look"),
+    ]:
+        reply = chat(judge, url, index, **more)
+        choice, usage = reply["choices"][0], reply["usage"]
+        tokens, logprobs, _, saved = judge.answer(index, name)
+        assert choice["token_ids"] == tokens, name
+        found = [entry["logprob"] for entry in choice["logprobs"]["content"]]
         assert found == pytest.approx(logprobs, abs=LOGPROB_TOLERANCE)
+        assert "kv_transfer_params" not in reply or reply["kv_transfer_params"] is None
+        if judge.prompts[index][1]:
+            assert usage["lookaway"].pop("policy") == name
+            assert ("looked_again" in usage["lookaway"]) == (name == "second-look")
+            usage["lookaway"].pop("looked_again", None)
+            assert usage["lookaway"] == pytest.approx(saved)
+        else:
+            assert "lookaway" not in usage
+
+
+def test_a_stream_says_what_was_saved_with_its_usage(server):
+    judge, url = server
+    asked = {"stream": True, "stream_options": {"include_usage": True}, "lookaway": {"policy": "exit-3"}}
+    for more, expected in ((asked, True), ({**asked, "stream_options": None}, False)):
+        events = chat(judge, url, 0, read=lambda reply: reply.read().decode().split("\n\n"), **more)
+        documents = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
+        assert [
+            token for event in documents for choice in event["choices"] for token in choice.get("token_ids") or []
+        ] == (judge.answer(0, "exit-3")[0])
+        reports = [event["usage"]["lookaway"] for event in documents if (event.get("usage") or {}).get("lookaway")]
+        assert len(reports) == expected
+        for report in reports:
+            assert report.pop("policy") == "exit-3"
+            assert report == pytest.approx(judge.answer(0, "exit-3")[3])
 
 
 def test_an_unknown_policy_is_a_bad_request(server):
     judge, url = server
-    with pytest.raises(urllib.error.HTTPError) as error:
-        chat(judge, url, 0, vllm_xargs={"lookaway": "exit-4"})
-    assert error.value.code == 400
-    assert "no policy 'exit-4'" in error.value.read().decode()
+    for more, words in [
+        ({"vllm_xargs": {"lookaway": "exit-4"}}, "no policy 'exit-4'"),
+        ({"lookaway": {"policy": "exit-4"}}, "no policy 'exit-4'"),
+        ({"lookaway": {"polcy": "exit-3"}}, "lookaway takes"),
+        ({"lookaway": 3}, "lookaway takes"),
+    ]:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            chat(judge, url, 0, **more)
+        assert error.value.code == 400
+        assert words in error.value.read().decode()
     assert answers(f"{url}/health")
 
 

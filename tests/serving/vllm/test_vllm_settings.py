@@ -33,7 +33,7 @@ def saved(tmp_path):
         (la.ExitAt(3), 3, True),
         (la.ExitAt(6), 6, True),
         (la.VTW(2), 2, True),
-        (la.FastV(2, 1.0), 2, True),  # all of them leave: nothing to rank
+        (la.KeepSchedule([1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), 2, True),  # all of them leave: nothing to rank
         (la.FastV(2, 0.5), 6, False),
         (la.RandomExit([2, 4]), 6, False),
         (la.KeepSchedule([1.0, 1.0, 0.5, 0.5, 0.0, 0.0]), 4, False),
@@ -41,6 +41,7 @@ def saved(tmp_path):
         (la.chain(la.FastV(2, 0.5), la.ExitAt(4)), 4, False),
         (la.VisualExit(la.ExitGates(8, [1, 2]), threshold=None), 6, True),
         (la.VisualExit(la.ExitGates(8, [1, 2]), threshold=0.5), 6, False),
+        (la.SecondLook(la.ExitAt(1), la.ExitAt(4)), 6, False),
     ],
     ids=repr,
 )
@@ -94,7 +95,10 @@ def test_policies_that_cannot_be_served_are_refused(saved):
     for policy, words in [
         (la.ExitAt([1, 2]), "one layer a row"),
         (la.AttentionSkip([2]), "skips attention"),
-        (la.SecondLook(la.ExitAt(1), la.ExitAt(4)), "looks a second time"),
+        (la.SecondLook(la.VisionZip(0.1), la.KeepAll()), "vision tower"),
+        (la.SecondLook(la.FastV(2, 0.5, ranking="last-token-no-rotary"), la.KeepAll()), "rotary phase"),
+        (la.chain(la.VisionZip(0.5), la.ExitAt(4)), "vision tower"),
+        (la.chain(la.DivPrune(0.5, positions="renumber"), la.ExitAt(4)), "numbers tokens anew"),
         (la.ExitAt(7), "this model allows"),
         (la.FastV(2, 0.5, ranking="last-token-no-rotary"), "rotary phase"),
     ]:

@@ -46,11 +46,22 @@ def sampling(name=None, **more):
 
 def compare(judge, index, name, output):
     """Fail unless a `RequestOutput` has the judge's tokens and log-probabilities."""
-    tokens, logprobs, _ = judge.answer(index, name)
+    tokens, logprobs, _, saved = judge.answer(index, name)
     got = output.outputs[0]
     assert list(got.token_ids) == tokens, f"{judge.family}, prompt {index}, policy {name}"
     found = [step[token].logprob for step, token in zip(got.logprobs, tokens, strict=True)]
     assert found == pytest.approx(logprobs, abs=LOGPROB_TOLERANCE), f"{judge.family}, prompt {index}, policy {name}"
+    if judge.prompts[index][1] and name not in (None, "off"):  # a picture under a policy
+        report = dict(output.lookaway)
+        looked_again = report.pop("looked_again", False)
+        del report["policy"]
+        if looked_again:  # transformers goes on at the first removal, vLLM begins again
+            again = judge.policies[name].first.layers(judge.model.config.get_text_config().num_hidden_layers, 1)[0]
+            for key in ("prefill_flops", "prefill_flops_share"):
+                here, there = report.pop(key), saved[key]
+                assert here > there if again else here == pytest.approx(there)
+            saved = {key: value for key, value in saved.items() if not key.startswith("prefill_flops")}
+        assert report == pytest.approx(saved), f"{judge.family}, prompt {index}, policy {name}"
 
 
 def run_together(llm, judge, names, first=0):

@@ -13,7 +13,7 @@ from .parts import tower_attention, usual
 def llava(model: Any) -> Anatomy:
     """One picture, one fixed grid of visual tokens; with a Pixtral tower, as many as the picture's size asks for."""
     layer, rule = model.config.vision_feature_layer, model.config.vision_feature_select_strategy
-    return usual(model, grid=_fixed_grid(model.config), vision=_vision(model, layer, rule))
+    return usual(model, grid=fixed_grid(model.config), vision=_vision(model, layer, rule))
 
 
 @family("llava_next", "LLaVA-NeXT", "llava-hf/llava-v1.6-mistral-7b-hf", "llava-hf/llama3-llava-next-8b-hf")
@@ -39,7 +39,7 @@ def vipllava(model: Any) -> Anatomy:
     """LLaVA that reads several layers of the vision tower: visual prompts drawn into the picture."""
     layers = model.config.vision_feature_layers
     layer = layers if isinstance(layers, int) else layers[0]
-    return usual(model, grid=_fixed_grid(model.config), vision=_vision(model, layer, "default"))
+    return usual(model, grid=fixed_grid(model.config), vision=_vision(model, layer, "default"))
 
 
 @family("video_llava", "Video-LLaVA", "LanguageBind/Video-LLaVA-7B-hf")
@@ -48,7 +48,7 @@ def video_llava(model: Any) -> Anatomy:
     return usual(model, other_visual_ids=(model.config.video_token_id,))
 
 
-def _fixed_grid(config: Any) -> tuple[int, int] | None:
+def fixed_grid(config: Any) -> tuple[int, int] | None:
     """(rows, columns) of a LLaVA's visual tokens; None where the vision tower does not give a plain square."""
     vision = config.vision_config
     if getattr(vision, "model_type", None) == "internvl_vision":  # stretched onto the picture that the model is given

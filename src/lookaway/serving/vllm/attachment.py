@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
 
-from ...anatomy.families.shapes import decoder_shape, has_experts
-from ...anatomy.from_config import shape_from_modules
-from ...core.cost import DecoderShape
+from .choosing import KeptPictures
 from .decoder import NarrowedDecoder
+from .kept_counts import before_decoder
+from .kept_positions import KeptPositions
 from .kv_groups import exit_spec, first_text_layer
 from .metrics import Savings
 from .narrowing import Group, groups_of
-from .refusals import check_config, check_model, check_weights
+from .pictures import grid_of
+from .refusals import check_config, check_model, check_weights, inside_reasons
+from .reports import Reports
 from .settings import Settings
+from .short_prompt import marked
+from .sizes import sizes_of
 from .step import Held, requests_of
+from .tower import watched
 
 __all__ = ["Attachment", "attach"]
 
@@ -29,45 +34,76 @@ def attach(runner: Any, settings: Settings) -> Attachment:
     """
     check_config(runner.vllm_config, settings)
     check_weights(runner.vllm_config.model_config, settings)
-    return Attachment(runner, settings, check_model(runner.get_model()))
-
-
-def sizes_of(model_config: Any) -> DecoderShape:
-    """The decoder's sizes, from vLLM's `ModelConfig`; of mixtures of experts layer by layer, by those that a token
-    visits."""
-    text = model_config.hf_text_config
-    if not has_experts(text):
-        return decoder_shape(text, model_config.dtype.itemsize)
-    return replace(shape_from_modules(model_config.hf_config)[0], dtype_bytes=model_config.dtype.itemsize)
+    inside = not inside_reasons(runner.vllm_config, settings)
+    return Attachment(runner, settings, check_model(runner.get_model()) if inside else None)
 
 
 class Attachment:
-    """One a runner. `held` is the only thing that changes from step to step."""
+    """One a runner. `held` and `kept` are the only things that change from step to step.
+
+    Args:
+        decoder: vLLM's; None: visual tokens leave before it only.
+    """
 
     def __init__(self, runner: Any, settings: Settings, decoder: Any) -> None:
         self.runner, self.settings = runner, settings
         model = runner.vllm_config.model_config
-        savings = Savings(sizes_of(model))
-        self.decoder = NarrowedDecoder(decoder, settings, savings)
+        self.grid = grid_of(model)
+        shape = sizes_of(model)
+        self.decoder = None if decoder is None else NarrowedDecoder(decoder, settings, Savings(shape))
+        self.reports = Reports(shape)
         self.held: dict[str, Held] = {}
         self._groups: dict[str, Group] | None = None
+        self.kept = KeptPictures(settings, self.grid)
+        self.positions = KeptPositions(settings, self.kept)
+        before = [p for p in settings.policies.values() if before_decoder(p, settings.num_layers)]
+        self._watches = any(policy.needs_vision() for policy in before)
 
     def kv_cache_specs(self, specs: dict[str, Any]) -> dict[str, Any]:
         """The runner's KV cache specs, layer name -> spec, with smaller ones where no visual token arrives."""
+        if self.decoder is None:
+            return specs
         first = first_text_layer(self.settings)
         behind = set(self.decoder.names[first:])
         return {name: exit_spec(spec, self.settings, first) if name in behind else spec for name, spec in specs.items()}
+
+    def encode(self, plain: Any, scheduled: Any) -> Any:
+        """Run the vision tower on the pictures of a step (`plain`), and keep of each the tokens that stay.
+
+        Args:
+            scheduled: vLLM's `SchedulerOutput`.
+        """
+        if not self._marked(scheduled):
+            return plain(self.runner, scheduled)
+        with watched(self.runner, scheduled) if self._watches else nullcontext() as seen:
+            outputs = plain(self.runner, scheduled)
+        self.kept.choose(self.runner, scheduled, seen)
+        return outputs
+
+    def _marked(self, scheduled: Any) -> bool:
+        return any(
+            marked(self.runner.requests[request_id].mm_features[index])
+            for request_id, indexes in scheduled.scheduled_encoder_inputs.items()
+            for index in indexes
+        )
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Tensor | None:
         """The decoder's output for a step, [T, D]; None where vLLM's own decoder should run it.
 
         Args:
             hidden: [T, D], the embedded tokens of the step.
-            positions: [T], or [3, T] where positions have three dimensions.
+            positions: [T], or [3, T] where positions have three dimensions; corrected in place.
         """
-        requests = requests_of(self.runner, self.held, self.settings.num_layers, self.settings.name_for)
-        if not self.decoder.needed(requests):
+        self.positions.correct(self.runner, positions)
+        hidden_states = None if self.decoder is None else self._narrowed(self.decoder, hidden, positions)
+        self.reports.note(self.runner, self.held)
+        return hidden_states
+
+    def _narrowed(self, decoder: NarrowedDecoder, hidden: Tensor, positions: Tensor) -> Tensor | None:
+        settings = self.settings
+        requests = requests_of(self.runner, self.held, settings.num_layers, settings.name_for, self.grid)
+        if not decoder.needed(requests):
             return None
         if self._groups is None:  # known when the KV cache was laid out
             self._groups = groups_of(self.runner)
-        return self.decoder.run(self.runner, self._groups, requests, hidden, positions)
+        return decoder.run(self.runner, self._groups, requests, hidden, positions)

@@ -1,4 +1,4 @@
-"""The only places where vLLM is changed: four methods, each wrapped once, all idle where no policy was configured.
+"""The only places where vLLM is changed: methods that are wrapped once, all idle where no policy was configured.
 
 vLLM has no extension point for what happens inside a decoder. Everything that the wrappers do lives in other files.
 """
@@ -9,13 +9,15 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["place_hooks"]
+__all__ = ["place_hooks", "place_server_hooks"]
 
 
 def place_hooks() -> None:
     """Wrap vLLM's methods, where that was not done yet."""
     from vllm.v1.core.kv_cache_manager import KVCacheManager
+    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     from .kv_groups import register_spec
@@ -25,7 +27,27 @@ def place_hooks() -> None:
     _wrap(InputProcessor, "process_inputs", _check_request)
     _wrap(KVCacheManager, "allocate_slots", _tell_managers)
     _wrap(GPUModelRunner, "get_kv_cache_spec", _attach)
+    _wrap(GPUModelRunner, "_init_mrope_positions", _begin_positions)
+    _wrap(GPUModelRunner, "_execute_mm_encoder", _encode)
     _wrap(GPUModelRunner, "_model_forward", _run_decoder)
+    _wrap(GPUModelRunner, "sample_tokens", _attach_reports)
+    _wrap(Scheduler, "update_from_output", _hand_on_reports)
+    _wrap(OutputProcessor, "process_outputs", _take_reports)
+    _wrap(RequestState, "_new_request_output", _report)
+
+
+def place_server_hooks() -> None:
+    """Wrap the methods of vLLM's OpenAI server, in the process that has one."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    from .openai_api import answered, streamed
+
+    _wrap(ChatCompletionRequest, "to_sampling_params", _choose_policy)
+    _wrap(CompletionRequest, "to_sampling_params", _choose_policy)
+    _wrap(OpenAIServingChat, "chat_completion_full_generator", answered)
+    _wrap(OpenAIServingChat, "chat_completion_stream_generator", streamed)
 
 
 Plain = Callable[..., Any]
@@ -46,12 +68,13 @@ def _wrap(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _check_config(plain: Plain, processor: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
     """In the front end, before the engine starts: refuse what cannot be served right."""
-    from .refusals import check_config
+    from .front_end import FrontEnd
     from .settings import settings_of
 
-    processor.lookaway = settings = settings_of(vllm_config)
+    settings = settings_of(vllm_config)
+    processor.lookaway = None if settings is None else FrontEnd(vllm_config, settings)
     if settings is not None:
-        check_config(vllm_config, settings)
+        place_server_hooks()
     plain(processor, vllm_config, *args, **kwargs)
 
 
@@ -59,16 +82,19 @@ def _check_request(
     plain: Plain, processor: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """In the front end, for each request: an unknown policy is the client's error, not the engine's."""
-    if processor.lookaway is not None:
-        from vllm.exceptions import VLLMValidationError
+    if processor.lookaway is None:
+        return plain(processor, request_id, prompt, params, *args, **kwargs)
+    from vllm.exceptions import VLLMValidationError
 
-        from .refusals import RequestRefused, check_request
+    from .refusals import RequestRefused
 
-        try:
-            check_request(processor.lookaway, params, resumable=kwargs.get("resumable", False))
-        except RequestRefused as error:  # the kind of error that vLLM's server answers with status 400
-            raise VLLMValidationError(str(error)) from error
-    return plain(processor, request_id, prompt, params, *args, **kwargs)
+    try:
+        processor.lookaway.check(params, resumable=kwargs.get("resumable", False))
+        request = plain(processor, request_id, prompt, params, *args, **kwargs)
+        processor.lookaway.shorten(request)
+    except RequestRefused as error:  # the kind of error that vLLM's server answers with status 400
+        raise VLLMValidationError(str(error)) from error
+    return request
 
 
 def _tell_managers(plain: Plain, manager: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -88,6 +114,60 @@ def _attach(plain: Plain, runner: Any) -> Any:
     runner.lookaway = None if settings is None else attach(runner, settings)
     specs = plain(runner)
     return specs if runner.lookaway is None else runner.lookaway.kv_cache_specs(specs)
+
+
+def _begin_positions(plain: Plain, runner: Any, record: Any) -> None:
+    """In the worker, for each new request of a model with positions in three dimensions."""
+    if getattr(runner, "lookaway", None) is not None and runner.lookaway.positions.wanted(record):
+        runner.lookaway.positions.begin(runner, record)
+    else:
+        plain(runner, record)
+
+
+def _encode(plain: Plain, runner: Any, scheduled: Any) -> Any:
+    """In the worker, for each step with new pictures: the vision tower, and what stays of each picture."""
+    if getattr(runner, "lookaway", None) is None:
+        return plain(runner, scheduled)
+    return runner.lookaway.encode(plain, scheduled)
+
+
+def _attach_reports(plain: Plain, runner: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the worker, at the end of each step: what the prompts saved that it computed."""
+    output = plain(runner, *args, **kwargs)
+    if getattr(runner, "lookaway", None) is not None:
+        runner.lookaway.reports.attach_to(output)
+    return output
+
+
+def _hand_on_reports(plain: Plain, scheduler: Any, scheduled: Any, output: Any) -> Any:
+    """In the scheduler, for each step."""
+    from .reports import hand_on
+
+    outputs = plain(scheduler, scheduled, output)
+    hand_on(output, outputs)
+    return outputs
+
+
+def _take_reports(plain: Plain, processor: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the front end, for each step."""
+    from .reports import take
+
+    take(processor.request_states, outputs)
+    return plain(processor, outputs, *args, **kwargs)
+
+
+def _report(plain: Plain, state: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the front end, for each `RequestOutput`: what its prompt saved; None without pictures."""
+    output = plain(state, *args, **kwargs)
+    output.lookaway = getattr(state, "lookaway", None)
+    return output
+
+
+def _choose_policy(plain: Plain, body: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the server, for each request."""
+    from .openai_api import choose_policy
+
+    return choose_policy(body, plain(body, *args, **kwargs))
 
 
 def _run_decoder(plain: Plain, runner: Any, *args: Any, **kwargs: Any) -> Any:

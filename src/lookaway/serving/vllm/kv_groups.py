@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .pictures import visual_ranges
+
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["exit_spec", "first_text_layer", "register_spec", "tell_managers", "visual_ranges"]
+__all__ = ["exit_spec", "first_text_layer", "register_spec", "tell_managers"]
 
 MOST_GROUPS = 8
 """vLLM makes groups of equal size: where the layers behind the exit are many times those before it (or the other way
@@ -32,15 +34,6 @@ def first_text_layer(settings: Settings) -> int:
     if not settings.own_kv_groups or smaller == 0 or -(-settings.num_layers // smaller) > MOST_GROUPS:
         return settings.num_layers
     return first
-
-
-def visual_ranges(mm_features: Iterable[Any]) -> list[tuple[int, int]]:
-    """[(first, last + 1)] of a request's visual tokens, as positions in its prompt.
-
-    Args:
-        mm_features: vLLM's `MultiModalFeatureSpec`s of the request.
-    """
-    return [(first, last + 1) for feature in mm_features for first, last in feature.mm_position.extract_embeds_range()]
 
 
 @cache

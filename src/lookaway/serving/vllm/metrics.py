@@ -6,6 +6,7 @@ them if the server was started with the variable PROMETHEUS_MULTIPROC_DIR set to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,37 @@ class Savings:
 
     shape: DecoderShape
     """Of the decoder."""
+
+    def count_first_look(self, request: StepRequest, lost: NDArray[np.int64]) -> None:
+        """Count a first pass that a second one replaces, and note what it cost: so much a second look costs more.
+
+        Args:
+            request: with its whole prompt in this step.
+            lost: int64 [L], rows that did not enter each layer.
+        """
+        looks, flops = _second_looks()
+        every = np.full_like(lost, request.rows)
+        cost = (saved_flops(self.shape, request.rows, 0, np.zeros_like(lost), which) for which in (every, lost))
+        whole, saved = cost
+        looks.labels(request.held.policy).inc()
+        flops.labels(request.held.policy).inc(whole - saved)
+        request.held.first_look_flops = whole - saved
+
+    def count_before(self, policy: str, tokens: int, pictures: Sequence[tuple[int, int]]) -> None:
+        """Count a prompt that was shortened before the decoder, as if none of it were in the prefix cache.
+
+        Args:
+            tokens: of the shorter prompt.
+            pictures: (visual tokens at first, those that are left) of each.
+        """
+        prompts, every, dropped, flops = _counters()
+        layers = self.shape.num_layers
+        whole, left = (sum(counts) for counts in zip(*pictures, strict=True))
+        lost = np.full(layers, whole - left)
+        prompts.labels(policy, "never").inc()
+        every.labels(policy).inc(whole * layers)
+        dropped.labels(policy).inc(int(lost.sum()))
+        flops.labels(policy).inc(saved_flops(self.shape, tokens + whole - left, 0, np.zeros_like(lost), lost))
 
     def count(self, request: StepRequest, lost: NDArray[np.int64]) -> None:
         """Count one request's part of a step.
@@ -61,6 +93,16 @@ def saved_flops(shape: DecoderShape, rows: int, done: int, gone: NDArray[np.int6
     each = np.array([2 * (layer.ffn + layer.queries + layer.keys) for layer in shapes])  # a token's matrices
     left, keys = rows - lost, rows - lost + done - gone
     return int((each * lost + attention * (rows * (rows + done) - left * keys)).sum())
+
+
+@cache
+def _second_looks() -> tuple[Any, Any]:
+    from prometheus_client import Counter
+
+    return (
+        Counter("lookaway_second_looks", "Prompts that were unsure of their first answer token and ran again.", LABELS),
+        Counter("lookaway_second_look_flops", "FLOPs of the decoder that their first pass needed.", LABELS),
+    )
 
 
 @cache  # a counter's name may be registered once a process

@@ -33,7 +33,7 @@ class Prompt:
         self.rows = request.start + np.arange(request.rows)
         self.answer = request.done + np.arange(request.rows) >= request.prompt
         self.total = int(self.visual.sum())
-        self.spans = TokenLayout.from_masks(torch.from_numpy(self.visual)[None]).spans
+        self.spans = (request.held.spans,)
 
     def view(self, layer: int, hidden: Tensor, inputs: AttentionInputs | None) -> LayerView:
         """What the policy sees before `layer`: a batch of one row.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ...core.base_model import BaseModel
 from ...core.errors import LookawayError, ModelMismatch, SettingsError, UnsupportedModel
+from ...policies.before_decoder.downsample import Downsample
 from .identity import model_at
-from .settings import Settings
+from .kept_counts import before_decoder
+from .pictures import has_grids
+from .settings import Settings, parts_of
+from .tower import has_tower
 
 __all__ = [
     "ARCHITECTURES",
@@ -17,6 +22,7 @@ __all__ = [
     "check_model",
     "check_request",
     "check_weights",
+    "inside_reasons",
 ]
 
 ARCHITECTURES = (
@@ -46,7 +52,9 @@ def check_config(vllm_config: Any, settings: Settings) -> None:
     """
     check_version()
     _check_architecture(vllm_config.model_config, settings)
-    wrong = [f"{what}: {cure}" for applies, what, cure in _conditions(vllm_config, settings) if applies]
+    wrong = _reasons(vllm_config, settings)
+    if not all(before_decoder(policy, settings.num_layers) for policy in settings.policies.values()):
+        wrong += inside_reasons(vllm_config, settings)
     if wrong:
         raise SettingsError("lookaway's vLLM plugin does not run with\n- " + "\n- ".join(wrong))
 
@@ -74,6 +82,21 @@ def _check_architecture(model_config: Any, settings: Settings) -> None:
     for policy in settings.policies.values():
         if policy.base is not None:
             policy.base.check(here, settings.allow_other_model)
+        if policy.renumbers() and model_config.uses_mrope:
+            raise SettingsError(
+                f"{policy!r} numbers anew what stays, and {architecture} counts positions in three dimensions, which "
+                "are places in the picture. Use positions='original'."
+            )
+        if policy.needs_vision() and not has_tower(model_config):
+            raise SettingsError(
+                f"{policy!r} ranks by the vision tower's own attention, and this {architecture} has none whose tokens "
+                "become visual tokens one by one. Use la.CDPruner(keep) or la.DivPrune(keep)."
+            )
+        if any(isinstance(part, Downsample) for part in parts_of(policy)) and not has_grids(model_config):
+            raise SettingsError(
+                f"{policy!r} needs the rows and columns of each picture's visual tokens, which {architecture} does not "
+                "give. Use la.UniformKeep(keep, layer=0), or hand in smaller pictures."
+            )
 
 
 def check_weights(model_config: Any, settings: Settings) -> None:
@@ -93,12 +116,14 @@ def check_weights(model_config: Any, settings: Settings) -> None:
             raise ModelMismatch(f"{error} In vLLM: 'allow_other_model': true beside 'policy'.") from None
 
 
-def _conditions(config: Any, settings: Settings) -> list[tuple[bool, str, str]]:
-    """(whether it applies, what is set, what to do instead)."""
-    parallel, cache, scheduler = config.parallel_config, config.cache_config, config.scheduler_config
-    looks = any(policy.needs_attention(settings.num_layers) for policy in settings.policies.values())
-    return [
-        (config.use_v2_model_runner, "vLLM's second model runner", "set the variable VLLM_USE_V2_MODEL_RUNNER=0"),
+def inside_reasons(config: Any, settings: Settings) -> list[str]:
+    """Why visual tokens cannot leave inside the decoder under these settings of vLLM, each with its cure; empty: they
+    can. What leaves before the decoder does not mind."""
+    policies = settings.policies.values()
+    cache, parallel = config.cache_config, config.parallel_config
+    looks = any(policy.needs_attention(settings.num_layers) for policy in policies)
+    looks_again = any(policy.retry() is not None for policy in policies)
+    return _that_apply([
         (not config.model_config.enforce_eager, "CUDA graphs or compilation", "--enforce-eager"),
         (
             bool(cache.enable_prefix_caching),
@@ -106,16 +131,36 @@ def _conditions(config: Any, settings: Settings) -> list[tuple[bool, str, str]]:
             "--no-enable-prefix-caching",
         ),
         (
-            scheduler.enable_chunked_prefill and not settings.all_static(),
+            config.scheduler_config.enable_chunked_prefill and not settings.all_static(),
             "chunked prefill with a policy that looks at the prompt",
             "--no-enable-chunked-prefill, or a fixed exit",
         ),
+        (cache.kv_sharing_fast_prefill, "fast prefill", "leave out --kv-sharing-fast-prefill"),
+        (config.model_config.use_mla, "multi-head latent attention", "use a model without it"),
+        (
+            parallel.tensor_parallel_size > 1 and looks,
+            "tensor parallelism with a policy that ranks by attention (each GPU has a part of the heads)",
+            "--tensor-parallel-size 1",
+        ),
+        (
+            parallel.tensor_parallel_size > 1 and looks_again,
+            "tensor parallelism with a second look (each GPU would have to know the first answer token's logits)",
+            "--tensor-parallel-size 1",
+        ),
+    ])  # fmt: skip
+
+
+def _reasons(config: Any, settings: Settings) -> list[str]:
+    """What no policy can be served with, each with its cure."""
+    parallel, cache = config.parallel_config, config.cache_config
+    watches = any(policy.needs_vision() for policy in settings.policies.values())
+    return _that_apply([
+        (config.use_v2_model_runner, "vLLM's second model runner", "set the variable VLLM_USE_V2_MODEL_RUNNER=0"),
         (config.speculative_config is not None, "speculative decoding", "leave out --speculative-config"),
         (config.kv_transfer_config is not None, "KV transfer", "leave out --kv-transfer-config"),
+        (config.ec_transfer_config is not None, "a vision tower in another process", "leave out --ec-transfer-config"),
         (config.lora_config is not None, "LoRA adapters (chosen by row)", "merge them into the model"),
-        (cache.kv_sharing_fast_prefill, "fast prefill", "leave out --kv-sharing-fast-prefill"),
         (cache.sliding_window is not None, "a sliding window", "use a model without one"),
-        (config.model_config.use_mla, "multi-head latent attention", "use a model without it"),
         (config.model_config.runner_type != "generate", "pooling", "--runner generate"),
         (parallel.pipeline_parallel_size > 1, "pipeline parallelism", "--pipeline-parallel-size 1"),
         (parallel.data_parallel_size > 1, "data parallelism", "start one server a GPU"),
@@ -126,11 +171,21 @@ def _conditions(config: Any, settings: Settings) -> list[tuple[bool, str, str]]:
         ),
         (parallel.enable_dbo or parallel.ubatch_size > 0, "micro-batching", "leave out --enable-dbo"),
         (
-            parallel.tensor_parallel_size > 1 and looks,
-            "tensor parallelism with a policy that ranks by attention (each GPU has a part of the heads)",
+            watches and parallel.tensor_parallel_size > 1,
+            "tensor parallelism with a policy that ranks by the vision tower's attention",
             "--tensor-parallel-size 1",
         ),
-    ]  # fmt: skip
+        (
+            watches and config.compilation_config.cudagraph_mm_encoder,
+            "CUDA graphs of the vision tower with a policy that ranks by its attention",
+            "leave out cudagraph_mm_encoder",
+        ),
+    ])  # fmt: skip
+
+
+def _that_apply(conditions: Iterable[tuple[bool, str, str]]) -> list[str]:
+    """Of (whether it applies, what is set, what to do instead) those that apply, as lines."""
+    return [f"{what}: {cure}" for applies, what, cure in conditions if applies]
 
 
 def check_model(model: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,9 +14,11 @@ from ...policies import load
 from ...policies.baselines.autoprune import AutoPrune
 from ...policies.compose import Chain, chain
 from ...policies.ranked import RankedPolicy
+from ...policies.second_look import SecondLook
+from .kept_counts import before_decoder
 from .static_exits import empty_from, is_static
 
-__all__ = ["OFF", "Settings", "settings_of"]
+__all__ = ["OFF", "Settings", "parts_of", "settings_of"]
 
 OFF = "off"
 """The name by which a request asks for no policy."""
@@ -102,6 +104,10 @@ def _read(document: str, num_layers: int) -> Settings:
 
 def _check(policy: Policy, num_layers: int) -> None:
     """Refuse a policy that does not fit the model's depth, or that the plugin does not carry out."""
+    if isinstance(policy, SecondLook):
+        _check(policy.first, num_layers)
+        _check(policy.then, num_layers)
+    parts = tuple(parts_of(policy))
     reason = ""
     if policy.skips(num_layers):
         reason = "skips attention layers"
@@ -109,12 +115,12 @@ def _check(policy: Policy, num_layers: int) -> None:
         reason = "freezes visual tokens in some layers, which the plugin does not carry out"
     elif policy.twig() is not None:
         reason = "ranks by a twig, whose layers the plugin does not run"
-    elif policy.renumbers():
-        reason = "numbers tokens anew, which the plugin does not carry out"
+    elif any(part.renumbers() for part in parts) and not before_decoder(policy, num_layers):
+        reason = "numbers tokens anew, which the plugin carries out for a single policy before the decoder only"
     elif _reads_its_notes(policy):
         reason = "reads at later layers what it noted at an earlier one, which the plugin does not keep"
-    elif policy.retry() is not None:
-        reason = "looks a second time, which vLLM's scheduler has no place for; one of its two policies can be served"
+    elif any(part.needs_vision() for part in parts) and not before_decoder(policy, num_layers):
+        reason = "ranks by the vision tower's attention, which the plugin watches for a single policy only"
     elif _wants_plain_states(policy):
         reason = "ranks by queries and keys without their rotary phase, which vLLM does not hand over"
     if reason:
@@ -123,16 +129,25 @@ def _check(policy: Policy, num_layers: int) -> None:
     empty_from(policy, num_layers)
 
 
-def _reads_its_notes(policy: Policy) -> bool:
+def parts_of(policy: Policy) -> Iterator[Policy]:
+    """The policies that a chain or a second look is made of; any other one itself."""
     if isinstance(policy, Chain):
-        return any(map(_reads_its_notes, policy.parts))
-    return isinstance(policy, AutoPrune)
+        for part in policy.parts:
+            yield from parts_of(part)
+    elif isinstance(policy, SecondLook):
+        yield from parts_of(policy.first)
+        yield from parts_of(policy.then)
+    else:
+        yield policy
+
+
+def _reads_its_notes(policy: Policy) -> bool:
+    return any(isinstance(part, AutoPrune) for part in parts_of(policy))
 
 
 def _wants_plain_states(policy: Policy) -> bool:
-    if isinstance(policy, Chain):
-        return any(map(_wants_plain_states, policy.parts))
-    return isinstance(policy, RankedPolicy) and policy.order().name.endswith("-no-rotary")
+    ranked = [part for part in parts_of(policy) if isinstance(part, RankedPolicy)]
+    return any(part.order().name.endswith("-no-rotary") for part in ranked)
 
 
 def _load(source: Any) -> Policy:

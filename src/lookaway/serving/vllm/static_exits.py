@@ -38,6 +38,8 @@ def empty_from(policy: Policy, num_layers: int) -> int:
 
 def is_static(policy: Policy, num_layers: int) -> bool:
     """Whether the policy decides without looking: all visual tokens leave before `empty_from`, and none before."""
+    if policy.retry() is not None:
+        return False
     if isinstance(policy, Chain):
         return all(is_static(part, num_layers) for part in policy.parts)
     if not policy.layers(num_layers, 1):

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kv_groups import visual_ranges
+from ...core.layout import ImageSpan
+from .pictures import spans_of, visual_ranges
+from .settings import OFF
+from .short_prompt import marked
 
 __all__ = ["Held", "StepRequest", "requests_of"]
 
@@ -27,8 +30,15 @@ class Held:
     policy: str
     visual: NDArray[np.bool_]  # [P]
     """Which tokens of the prompt are visual."""
+    spans: tuple[ImageSpan, ...]
+    """Its pictures."""
     gone: NDArray[np.int64]  # [L]
     """Tokens of earlier steps that each layer does not hold."""
+    looks_again: bool | None = None
+    """Whether it was unsure of its first answer token, where its policy asks for that; None: not known yet. What was
+    found once is kept: after a preemption the same answer is computed again."""
+    first_look_flops: int = 0
+    """What the first pass needed that a second one replaced."""
 
 
 @dataclass(eq=False)
@@ -57,7 +67,11 @@ class StepRequest:
 
 
 def requests_of(
-    runner: Any, held: dict[str, Held], num_layers: int, policy_of: Callable[[Any], str]
+    runner: Any,
+    held: dict[str, Held],
+    num_layers: int,
+    policy_of: Callable[[Any], str],
+    grid: tuple[int, int] | None = None,
 ) -> list[StepRequest]:
     """The requests of a step of the V1 runner, in the order of their rows.
 
@@ -65,6 +79,7 @@ def requests_of(
         held: request id -> what its layers hold. Requests that begin (again) are reset in it, and those that ended are
             taken out.
         policy_of: sampling parameters -> the policy's name.
+        grid: rows and columns of each picture's visual tokens, where the model gives all pictures the same.
     """
     batch = runner.input_batch
     starts = runner.query_start_loc.np
@@ -76,7 +91,7 @@ def requests_of(
         if state is None or state.source is not record:
             if done:
                 raise RuntimeError(f"Request {request_id} begins at token {done}, though prefix caching is off.")
-            state = held[request_id] = _begin(record, num_layers, policy_of(record.sampling_params))
+            state = held[request_id] = _begin(record, num_layers, policy_of(record.sampling_params), grid)
         if done == 0:  # it begins, or begins again after preemption
             state.gone[:] = 0
         start, stop = int(starts[row]), int(starts[row + 1])
@@ -86,8 +101,11 @@ def requests_of(
     return found
 
 
-def _begin(record: Any, num_layers: int, policy: str) -> Held:
+def _begin(record: Any, num_layers: int, policy: str, grid: tuple[int, int] | None) -> Held:
     visual = np.zeros(record.num_prompt_tokens, dtype=bool)
     for start, stop in visual_ranges(record.mm_features):
         visual[start:stop] = True
-    return Held(record, policy, visual, np.zeros(num_layers, dtype=np.int64))
+    if any(map(marked, record.mm_features)):  # its policy had its say before the decoder
+        policy = OFF
+    spans = spans_of(visual, record.mm_features, grid)
+    return Held(record, policy, visual, spans, np.zeros(num_layers, dtype=np.int64))

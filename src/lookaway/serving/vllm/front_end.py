@@ -1,0 +1,73 @@
+"""What happens to a request before vLLM's scheduler sees it: it is checked, and its prompt shortened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .kept_counts import before_decoder
+from .metrics import Savings
+from .pictures import KnownGrids, grid_of
+from .refusals import RequestRefused, check_config, check_request, inside_reasons
+from .settings import Settings
+from .short_prompt import shorten
+from .sizes import sizes_of
+
+__all__ = ["FrontEnd"]
+
+
+class FrontEnd:
+    """One an input processor.
+
+    Raises:
+        LookawayError: the server cannot run with these settings (`refusals.check_config`).
+    """
+
+    def __init__(self, vllm_config: Any, settings: Settings) -> None:
+        check_config(vllm_config, settings)
+        self.settings, model = settings, vllm_config.model_config
+        self.grid, self.most_tokens = grid_of(model), model.max_model_len
+        self.known_grids = KnownGrids()
+        self.inside = not inside_reasons(vllm_config, settings)
+        """Tokens may also leave inside the decoder."""
+        self.savings = Savings(sizes_of(model))
+
+    def check(self, params: Any, resumable: bool) -> None:
+        """Refuse a request before any work was done for it.
+
+        Raises:
+            RequestRefused: `refusals.check_request` says when.
+        """
+        check_request(self.settings, params, resumable)
+
+    def shorten(self, request: Any) -> None:
+        """Take the placeholder tokens out of an `EngineCoreRequest` that its policy drops before the decoder.
+
+        Raises:
+            RequestRefused: the policy serves pictures alone; or how many tokens stay is not known beforehand, and this
+                server cannot drop them inside the decoder either.
+        """
+        for feature in request.mm_features or ():  # whatever the policy: the next time their data may be missing
+            self.known_grids(feature, feature.mm_position.get_num_embeds())
+        name = self.settings.name_for(request.sampling_params)
+        policy = self.settings.policy(name)
+        if policy is None or not request.mm_features:
+            return
+        others = sorted({feature.modality for feature in request.mm_features} - {"image"})
+        if others:
+            raise RequestRefused(
+                f"A lookaway policy serves pictures, not input of the kind {', '.join(others)}. Choose the policy "
+                "'off' for this request."
+            )
+        if not before_decoder(policy, self.settings.num_layers):
+            return
+        layers = self.settings.num_layers
+        counts = shorten(request, name, policy, layers, self.grid, self.known_grids, self.most_tokens)
+        if counts is not None:
+            self.savings.count_before(name, len(request.prompt_token_ids), counts)
+        elif not self.inside or policy.renumbers() or policy.needs_vision():
+            raise RequestRefused(
+                f"How many tokens of each picture the policy {name!r} keeps is not known before the model sees the "
+                f"{len(request.mm_features)} pictures of this prompt. Send one picture, choose another policy or "
+                "'off', or start the server such that tokens can leave inside the decoder: --enforce-eager "
+                "--no-enable-prefix-caching --no-enable-chunked-prefill, and a policy with positions='original'."
+            )
