@@ -102,6 +102,29 @@ def test_several_pictures_of_which_the_numbers_are_not_known(served):
     run_together(llm, judge, ["off"] * COUNT)
 
 
+def test_a_picture_that_was_refused_can_be_sent_again(served):
+    """vLLM's front end believes that the engine has what it processed once."""
+    from vllm.exceptions import VLLMValidationError
+
+    judge, llm, _ = served
+    for seed, name in ((21, "cdpruner-before"), (22, "no such policy")):
+        text, images = judge.draw(3, seed=seed)[2]
+        assert len(images) == 2
+        prompt = {"prompt": text, "multi_modal_data": {"image": images}}
+        with pytest.raises(VLLMValidationError):
+            llm.generate(prompt, sampling(name), use_tqdm=False)
+        llm.generate(prompt, sampling("off"), use_tqdm=False)
+
+
+def test_a_picture_whose_own_identifier_looks_like_ours(served):
+    from vllm.exceptions import VLLMValidationError
+
+    judge, llm, _ = served
+    forged = {**prompt_of(judge, 0), "multi_modal_uuids": {"image": ['lookaway ["x", "y", 0, [9], "off"]']}}
+    with pytest.raises(VLLMValidationError, match="uuid may not begin"):
+        llm.generate(forged, sampling("off"), use_tqdm=False)
+
+
 def test_nothing_is_left_behind(served):
     judge, llm, _ = served
     text, images = judge.draw(1, seed=9)[0]  # a picture that was not there before

@@ -9,7 +9,7 @@ from .metrics import Savings
 from .pictures import KnownGrids, grid_of
 from .refusals import RequestRefused, check_config, check_request, inside_reasons
 from .settings import Settings
-from .short_prompt import shorten
+from .short_prompt import MARK, is_marked, shorten
 from .sizes import sizes_of
 
 __all__ = ["FrontEnd"]
@@ -39,13 +39,28 @@ class FrontEnd:
         """
         check_request(self.settings, params, resumable)
 
+    def forget(self, cache: Any, prompt: Any) -> None:
+        """A refused prompt's pictures: the front end's cache of processed pictures is to send their data the next
+        time, since the engine never got them.
+
+        Args:
+            cache: vLLM's, or None.
+            prompt: what vLLM's renderer made of the request.
+        """
+        hashes = prompt.get("mm_hashes") if isinstance(prompt, dict) else None
+        for picture in (picture for pictures in (hashes or {}).values() for picture in pictures):
+            if cache is not None:
+                cache.invalidate(picture)
+
     def shorten(self, request: Any) -> None:
         """Take the placeholder tokens out of an `EngineCoreRequest` that its policy drops before the decoder.
 
         Raises:
-            RequestRefused: the policy serves pictures alone; or how many tokens stay is not known beforehand, and this
-                server cannot drop them inside the decoder either.
+            RequestRefused: a picture's own identifier looks like one of the plugin's; the policy serves pictures alone;
+                or how many tokens stay is not known beforehand, and this server cannot drop them inside the decoder.
         """
+        if any(map(is_marked, request.mm_features or ())):  # a client may choose identifiers (multi_modal_uuids)
+            raise RequestRefused(f"A picture's uuid may not begin with {MARK!r}: choose another one.")
         for feature in request.mm_features or ():  # whatever the policy: the next time their data may be missing
             self.known_grids(feature, feature.mm_position.get_num_embeds())
         name = self.settings.name_for(request.sampling_params)

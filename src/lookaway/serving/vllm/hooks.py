@@ -93,6 +93,7 @@ def _check_request(
         request = plain(processor, request_id, prompt, params, *args, **kwargs)
         processor.lookaway.shorten(request)
     except RequestRefused as error:  # the kind of error that vLLM's server answers with status 400
+        processor.lookaway.forget(processor.renderer.mm_processor_cache, prompt)
         raise VLLMValidationError(str(error)) from error
     return request
 

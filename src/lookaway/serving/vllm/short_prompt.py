@@ -24,7 +24,7 @@ from ...core.provenance import policy_digest
 from .kept_counts import SIZES, WHOLE, kept_counts, reads
 from .pictures import spans_of, visual_ranges
 
-__all__ = ["Marked", "marked", "shorten"]
+__all__ = ["MARK", "Marked", "is_marked", "marked", "shorten"]
 
 MARK = "lookaway"
 
@@ -45,9 +45,18 @@ class Marked(NamedTuple):
         return self.lengths[self.picture]
 
 
+def is_marked(feature: Any) -> bool:
+    """Whether the identifier begins like those of `shorten`."""
+    return feature.identifier.startswith(f"{MARK} ")
+
+
 def marked(feature: Any) -> Marked | None:
-    """What `shorten` did to this `MultiModalFeatureSpec`; None: nothing."""
-    return _read(feature.identifier) if feature.identifier.startswith(f"{MARK} ") else None
+    """What `shorten` did to this `MultiModalFeatureSpec`; None: nothing.
+
+    Raises:
+        ValueError: the identifier begins like ours, and is none.
+    """
+    return _read(feature.identifier) if is_marked(feature) else None
 
 
 @lru_cache(maxsize=1024)
