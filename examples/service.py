@@ -37,8 +37,9 @@ def answers(asked: list[dict]) -> dict:
     inputs = prompts(asked)
     with turn:
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=8)
-        exits = handle.trace.exit_layers
-    return {"answers": processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], True), "exit_layers": exits}
+        left = handle.trace.visual_tokens[-1]  # by row, in the last layer; [0]: in the first
+    texts = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return {"answers": [text.strip() for text in texts], "visual_tokens_left": left}
 
 
 class Stream(TextIteratorStreamer):

@@ -19,7 +19,7 @@ def test_an_exception_of_the_generating_thread_reaches_whoever_reads_the_stream(
     """examples/service.py, whose stream would else wait for ever (docs/service.md)."""
     runpy.run_path(str(next(path for path in EXAMPLES if path.name == "service.py")), run_name="__main__")
     answers, streamed, error = capsys.readouterr().out.strip().splitlines()
-    assert "'exit_layers': [2, None]" in answers
+    assert "'visual_tokens_left': [0, 0]" in answers  # before layer 2 all of the first row's left
     assert streamed.startswith("streamed: ")
     assert error.startswith("the reader gets it: ")
     assert "max_new_tokens" in error

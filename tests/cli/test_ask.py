@@ -45,6 +45,10 @@ SAVED = "prefill 40% fewer FLOPs, KV cache 50% fewer bytes"
             "all 30 layers; unsure after a first pass, it looked again: prefill 20% more FLOPs, KV cache 50% fewer",
         ),
         (
+            {"looked_again": True, "prefill_flops_share": 1.25, "kv_bytes_share": 1.0},
+            "it looked again: prefill 25% more FLOPs, KV cache as many bytes",
+        ),
+        (
             {"drafted_tokens": 8, "accepted_tokens": 6},
             "processed all 64 visual tokens in all 30 layers; 6 of 8 guessed tokens accepted: nothing saved",
         ),

@@ -136,5 +136,7 @@ def show_without(found: dict[str, Any]) -> None:
 
 
 def _change(share: float, unit: str) -> str:
-    """0.4 -> '60% fewer FLOPs'; a second look may also cost more."""
+    """0.4 -> '60% fewer FLOPs'; a second look may also cost more, or leave as much in the cache."""
+    if round(share, 2) == 1:
+        return f"as many {unit}"
     return f"{1 - share:.0%} fewer {unit}" if share <= 1 else f"{share - 1:.0%} more {unit}"
