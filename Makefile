@@ -29,7 +29,7 @@ ratios: $(INSTALLED) ## is an attached policy that removes nothing slower than t
 	$(RUN)/python benchmarks/ratios.py
 
 test-oldest: $(INSTALLED) ## a slice of the table of families on the oldest transformers
-	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py
+	dev/matrix $(VENV) oldest tests/anatomy tests/engine/test_canary.py tests/engine/test_equalities.py tests/engine/test_generation.py tests/engine/draft
 
 test-matrix: $(INSTALLED) ## the whole table of families on the oldest and on the newest transformers 5
 	dev/matrix $(VENV) oldest tests/anatomy tests/engine
