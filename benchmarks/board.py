@@ -48,8 +48,8 @@ def policies(model: str) -> Mapping[str, Policy]:
 
 def folders() -> list[Path]:
     """What the page shows: committed fits, evaluations of POLICIES, and what users handed in."""
-    own = [*RESULTS.glob("fit-*"), *RESULTS.glob("board-*")]
-    return [*sorted(own), *sorted(path for path in (RESULTS / "contributed").iterdir() if path.is_dir())]
+    found = [*RESULTS.glob("fit-*"), *RESULTS.glob("board-*")], (RESULTS / "contributed").iterdir()
+    return [path for some in found for path in sorted(some) if path.is_dir()]  # a fit that certified nothing is a file
 
 
 def draw(page: Path = PAGE) -> Path:

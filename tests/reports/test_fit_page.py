@@ -171,7 +171,14 @@ def test_policies_in_words_are_those_of_their_own_saved_settings():
     )
     assert words(la.FastV()) == "50 % of the visual tokens stay from layer 2 on (FastV)"
     assert words(la.KeepAll()) == "keep all visual tokens"
-    assert words(la.DivPrune(4)).startswith("divprune (")
+    assert words(la.DivPrune(4)) == "keep 4 of the visual tokens before the decoder (DivPrune)"
+    assert words(la.CDPruner(0.05)) == "keep 5 % of the visual tokens before the decoder (CDPruner)"
+    renumbered = la.UniformKeep(0.2, layer=2, positions="renumber")
+    assert words(renumbered) == (
+        "keep 20 % of the visual tokens from layer 2 on (evenly spaced tokens, positions renumber)"
+    )
+    assert words(la.DART(layer=2, keep=0.1)).endswith("(DART, pivots 4, text_pivots 4, rule each)")
+    assert words(la.ShortV([3])) == "ShortV"
     assert "run again" in policy_words(SECOND)
     schedule = la.KeepSchedule.from_steps({2: 0.1}, 30)
     assert words(schedule) == "keep 10 % of the visual tokens from layer 2 on"

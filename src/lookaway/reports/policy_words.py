@@ -7,6 +7,13 @@ from typing import Any
 
 __all__ = ["policy_words"]
 
+TITLES = {
+    "autoprune": "AutoPrune", "cdpruner": "CDPruner", "dart": "DART", "divprune": "DivPrune", "fastv": "FastV",
+    "pyramiddrop": "PyramidDrop", "random-keep": "random tokens", "shortv": "ShortV", "sparsevlm": "SparseVLM",
+    "uniform-keep": "evenly spaced tokens", "visionzip": "VisionZip",
+}  # fmt: skip
+"""Registered name -> the name that papers and tables use."""
+
 
 def policy_words(policy: Mapping[str, Any]) -> str:
     """{'name' or 'policy': ..., 'config': ...} -> 'keep 10 % of the visual tokens from layer 2 on'."""
@@ -29,8 +36,22 @@ def policy_words(policy: Mapping[str, Any]) -> str:
         return f"{_amount(1.0 - config['ratio'])} of the visual tokens stay from layer {config['layer']} on (FastV)"
     if name == "keep-all":
         return "keep all visual tokens"
-    settings = ", ".join(f"{key} {value}" for key, value in config.items() if isinstance(value, int | float | str))
-    return f"{name} ({settings})" if settings else name
+    title, keep = TITLES.get(name, name), config.get("keep")
+    if name in TITLES and isinstance(keep, int | float):  # one share, chosen by this method
+        layer = config.get("layer", 0)
+        where = f"from layer {layer} on" if layer else "before the decoder"
+        more = _settings({key: value for key, value in config.items() if key not in ("keep", "layer")})
+        return f"keep {_amount(keep)} of the visual tokens {where} ({', '.join([title, *more])})"
+    settings = ", ".join(_settings(config))
+    return f"{title} ({settings})" if settings else title
+
+
+def _settings(config: Mapping[str, Any]) -> list[str]:
+    """['pivots 4', ...]; positions only where they are not the original ones."""
+    shown = {key: value for key, value in config.items() if isinstance(value, int | float | str)}
+    if shown.get("positions") == "original":
+        del shown["positions"]
+    return [f"{key} {value}" for key, value in shown.items()]
 
 
 def _schedule_words(config: Mapping[str, Any]) -> str:
