@@ -46,6 +46,44 @@ attentions, tapes) is refused with the reason; `lookaway fit` tries the methods 
 |---|---|---|---|
 """
 
+ASKED_FOR = {
+    "Cohere 2 Vision (Command A Vision)": "cohere2_vision",
+    "DeepSeek-OCR 2": "deepseek_ocr2",
+    "Gemma 4": "gemma4",
+    "GLM-4.5V": "glm4v_moe",
+    "GLM-4.6V": "glm46v",
+    "GLM-OCR": "glm_ocr",
+    "Granite 4 Vision": "granite4_vision",
+    "Hunyuan-VL": "hunyuan_vl",
+    "InternVL 3.5": "internvl",
+    "Kimi-K2.5": "kimi_k25",
+    "LFM2-VL": "lfm2_vl",
+    "LFM3-VL": "lfm3_vl",
+    "Llama 4": "llama4",
+    "MiniCPM-V 4.6": "minicpmv4_6",
+    "MiniCPM-V 4.7": "minicpmv4_7",
+    "Mistral 4 with pictures": "mistral3",
+    "Molmo 2": "molmo2",
+    "PaddleOCR-VL": "paddleocr_vl",
+    "PerceptionLM": "perception_lm",
+    "Qwen3.5": "qwen3_5",
+    "Qwen3.5 MoE": "qwen3_5_moe",
+    "Qwen4-exp": "qwen4_exp",
+    "Step-3.7": "step3p7",
+}
+"""What people call a model -> `config.model_type`."""
+
+NAMES = """
+## By name
+
+What transformers calls the models that people ask for most, and where their visual tokens may leave; the long table
+below says why not more. The classes were tested in small, not the released checkpoints, and older models of a name
+(MiniCPM-V 4.0 and 4.5, whose code is on the hub and not in transformers) are of other classes.
+
+| model | `model_type` | visual tokens may leave | found |
+|---|---|---|---|
+"""
+
 EVERY = """
 ## Every image-text model of transformers
 
@@ -110,6 +148,10 @@ def support_page() -> str:
     for model_type, known in SUPPORT.items():
         if known.only_before:
             page += f"| {known.name} | `{model_type}` | {known.attention} | {known.only_before} |\n"
+    page += NAMES
+    for name, model_type in ASKED_FOR.items():
+        where, found, _ = state_of(model_type) or ("", "", "")
+        page += f"| {name} | `{model_type}` | {where} | {found} |\n"
     page += EVERY.format(version=WALKED, count=len(EVERY_TYPE))
     for model_type in EVERY_TYPE:
         state = state_of(model_type)

@@ -218,10 +218,14 @@ class Reference(Handle):
         if prompt.places is None:
             return kwargs
         places = torch.tensor(prompt.places, device=hidden.device)
-        return {**kwargs, "position_embeddings": tuple(
-            torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
-            for part in kwargs["position_embeddings"]
-        )}  # fmt: skip
+
+        def at_places(part: Tensor) -> Tensor:
+            return torch.stack([part[row if len(part) > 1 else 0][own] for row, own in enumerate(places)])
+
+        changed: dict[str, Any] = {"position_embeddings": tuple(map(at_places, kwargs["position_embeddings"]))}
+        if kwargs.get("position_ids") is not None:  # some layers scale their queries by these
+            changed["position_ids"] = at_places(kwargs["position_ids"])
+        return {**kwargs, **changed}
 
     def _context(self, index: int, hidden: Tensor, cache: Any, run: MaskedRun) -> Tensor | None:
         """What the replacement of a skipped attention knows of the prompt: made of what is left, or from the cache."""

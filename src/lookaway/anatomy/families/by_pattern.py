@@ -78,7 +78,11 @@ for _model_type, _name, _why in (
     ("instructblipvideo", "InstructBLIP for videos", _QUERIES),
     ("kosmos-2", "KOSMOS-2", _PLACES),
     ("kosmos-2.5", "KOSMOS-2.5", _PLACES),
-    ("mistral4", "Mistral 4", "the class that transformers has for it is a text-only model."),
+    (
+        "mistral4", "Mistral 4",
+        "the class that transformers has for it is a text-only model. With pictures its decoder stands in Mistral 3's "
+        "class (mistral3), where it is supported.",
+    ),
     ("pi0", "PI0", "it answers with a robot's actions, not with text."),
     ("pix2struct", "Pix2Struct", _ENCODER),
     ("pp_formulanet", "PP-FormulaNet", _ENCODER),
