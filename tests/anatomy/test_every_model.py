@@ -16,9 +16,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
 import lookaway as la
-from lookaway.anatomy.families.by_pattern import BEFORE, INSIDE
+from lookaway.anatomy.families.by_pattern import BEFORE, INSIDE, ON_GRIDS
 from lookaway.anatomy.registry import FAMILIES, REFUSED
 from lookaway.anatomy.support import EVERY_TYPE, WALKED, state_of
+from lookaway.core.decision import Decision
 from lookaway.core.errors import UnsupportedModel
 from lookaway.engine.entry_check import KeepSome, calls_of_decoder, outputs_of_row, row_by_hand
 from lookaway.engine.self_check import self_check
@@ -138,3 +139,49 @@ def test_removal_around_a_pictures_own_features(model_type):
     assert masking.trace.exit_layers == removal.trace.exit_layers == [2, 1]
     wanted = whole.gather(1, index[..., None].expand(-1, -1, whole.shape[-1]))
     torch.testing.assert_close(found[valid], wanted[valid], atol=3e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not SAME, reason=f"the page is about transformers {WALKED}")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", sorted(ON_GRIDS))
+def test_numbering_anew_around_a_picture_on_a_grid(model_type):
+    """Six tokens of a picture of 2 x 3 and four of one of 2 x 2; each row keeps the two of the first column."""
+    model = build(model_type)
+    anatomy, inputs = la.anatomy(model), prompt_with_features(model, model_type)
+    whole, short = torch.zeros(3, 2, 16, dtype=torch.int64), []
+    for row, (first, rows, columns) in enumerate([(3, 2, 3), (8, 2, 2)]):
+        pad = 4 * row
+        place = first - pad
+        picture = torch.tensor([(place, place + r, place + c) for r in range(rows) for c in range(columns)]).T
+        behind = first + rows * columns
+        whole[:, row, pad:first], whole[:, row, first:behind] = torch.arange(place), picture
+        whole[:, row, behind:] = place + max(rows, columns) + torch.arange(16 - behind)
+        kept = torch.cat([torch.arange(pad, first), torch.tensor([first, first + columns]), torch.arange(behind, 16)])
+        new = whole[:, row, kept].clone()
+        new[:, first - pad + 2 :] = place + 2 + torch.arange(16 - behind)
+        short.append((kept, new))
+    keep = torch.ones(2, 16, dtype=torch.bool)
+    keep[0, [4, 5, 7, 8]] = keep[1, [9, 11]] = False
+
+    class FirstColumn(KeepSome):
+        def renumbers(self):
+            return True
+
+        def decide(self, view):
+            return Decision(keep=keep)
+
+    with torch.no_grad():
+        plain = calls_of_decoder(anatomy, inputs, torch.zeros(2, 0, dtype=torch.int64))[0]
+        given = {**inputs, "position_ids": whole}
+        with la.attach(model, FirstColumn([])) as run:
+            found = model(**given).logits
+            index, valid = run.kept_columns()
+        with la.reference(model, FirstColumn([])):
+            masked = model(**given).logits.gather(1, index[..., None].expand_as(found))
+        torch.testing.assert_close(found[valid], masked[valid], atol=3e-5, rtol=1e-4)
+        for row, (columns, positions) in enumerate(short):
+            assert index[row, valid[row]].tolist() == columns.tolist()
+            states = anatomy.language_model(
+                inputs_embeds=plain["inputs_embeds"][row : row + 1, columns], position_ids=positions[:, None]
+            ).last_hidden_state
+            torch.testing.assert_close(found[row, valid[row]], anatomy.head(states)[0], atol=3e-5, rtol=1e-4)

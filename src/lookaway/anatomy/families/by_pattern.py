@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..registry import refused
 from .before_only import CONVOLUTION, RUNNING_STATE
 
-__all__ = ["BEFORE", "INSIDE"]
+__all__ = ["BEFORE", "INSIDE", "ON_GRIDS"]
 
 INSIDE = (
     "aria", "cohere2_vision", "cosmos3_edge", "deepseek_ocr2", "deepseek_vl", "deepseek_vl_hybrid", "emu3", "exaone4_5",
@@ -19,6 +19,9 @@ INSIDE = (
     "qwen2_5_omni_thinker", "shieldgemma2", "step3p7", "video_llama_3",
 )  # fmt: skip
 """`config.model_type` of models of the common pattern: visual tokens may leave before the decoder and inside it."""
+
+ON_GRIDS = frozenset({"cosmos3_edge", "glm46v", "glm4v_moe", "glm_ocr", "paddleocr_vl"})
+"""Of these the ones that count time, row and column as Qwen-VL does (`Anatomy.grid_rotary`)."""
 
 DEEPSTACK = "its decoder adds features of the vision tower to the visual tokens between its layers"
 SHARED_KEYS = "later layers of its decoder may read the keys and values of earlier ones"

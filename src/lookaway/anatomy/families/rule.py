@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..base import Anatomy
+from .by_pattern import ON_GRIDS
 from .parts import usual
 from .shapes import shape_of_modules
 
@@ -71,6 +72,7 @@ def by_rule(model: Any) -> Anatomy:
         shape=shape_of_modules(decoder.layers, model),
         # Sharing prefixes and giving positions need more than the dry run shows.
         first_position=None, prefix_is_causal=False,
+        grid_rotary=decoder.rotary_emb if config.model_type in ON_GRIDS else None,  # type: ignore[union-attr]
     )  # fmt: skip
 
 
