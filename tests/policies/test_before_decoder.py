@@ -248,7 +248,33 @@ class TestDownsample:
             example.model(**example.inputs())
 
 
+def row_view(states):
+    """A row before the decoder: a picture of all states but the last, which is the question's only token."""
+    hidden = torch.tensor([states])
+    visual = torch.tensor([[True] * (len(states) - 1) + [False]])
+    layout = TokenLayout.from_masks(visual)
+    return LayerView(0, 4, layout, hidden, layout.visual_counts)
+
+
+def test_divprune_by_hand():
+    """Directions of 0, 10, 90 and 180 degrees. Nearest neighbours are at 1 - cos 10, the same, 1 - cos 80 and 1: the
+    last is first. Behind it 0 degrees is farthest (2), then 90 (1), then 10."""
+    angles = torch.tensor([0.0, 10, 90, 180]).deg2rad()
+    view = row_view([*torch.stack([angles.cos(), angles.sin()], 1).tolist(), [1.0, 0.0]])
+    for keep, expected in ((1, [3]), (2, [0, 3]), (3, [0, 2, 3]), (4, [0, 1, 2, 3])):
+        kept = la.DivPrune(keep).decide(view).keep
+        found = [0, 1, 2, 3] if kept is None else kept[0, :4].nonzero().flatten().tolist()
+        assert found == expected
+
+
 class TestDART:
+    def test_by_hand(self):
+        """The visual pivot is the longest token, (3, 0); least like it is (-1, -1). Of the two others (1, 0) is less
+        like the text pivot (0, 4) than (0, 2) is."""
+        view = row_view([[3.0, 0], [0, 2], [1, 0], [-1, -1], [0, 4]])
+        decision = la.DART(layer=0, keep=3, pivots=1, text_pivots=1).decide(view)
+        assert decision.keep.tolist() == [[True, False, True, True, True]]
+
     @pytest.mark.parametrize("layer", [0, 2])
     def test_each_pivot_in_turn_keeps_those_least_like_itself(self, layer):
         view = view_of(layer)
