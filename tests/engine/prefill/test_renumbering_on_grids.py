@@ -6,7 +6,7 @@ shorter prompt at the positions that `by_hand` gives, which is judged by the sam
 
 import pytest
 import torch
-from shared_tiny import tiny_once
+from shared_tiny import OLD, tiny_once
 from test_common import CASES  # the policies' table
 from test_removal_before_decoder import called_with, shorter
 from test_renumbering import GRIDS, embedded, logits_of
@@ -240,6 +240,8 @@ def test_equals_the_reference(family, attention, name):
 @pytest.mark.parametrize("way", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}, {"use_cache": False}])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "glm4v"])
 def test_ways_to_generate_equal_the_reference(family, way):
+    if OLD and "num_beams" in way:
+        pytest.skip("transformers 5.16 cannot repeat the pictures of such a batch for its beams, attached or not")
     example = tiny_once(family)
     inputs = example.inputs("left_padded")
     found = []
