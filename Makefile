@@ -6,11 +6,13 @@ LMMS_VENV ?= $(VENV)-lmms
 LMMS_INSTALLED := $(LMMS_VENV)/.installed
 VLLM_VENV ?= $(VENV)-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+RAY_VENV ?= $(VENV)-ray
+RAY_INSTALLED := $(RAY_VENV)/.installed
 # One process a core, one thread each: tiny models gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist worksteal
 SOURCES := src tests examples benchmarks
 
-.PHONY: demo test ratios test-oldest test-matrix test-lmms test-vllm check lint types fast docs format clean help
+.PHONY: demo test ratios test-oldest test-matrix test-lmms test-vllm test-ray check lint types fast docs format clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,7 +25,7 @@ demo: $(INSTALLED) ## a picture asked and answered, a small fit from scratch, an
 	$(RUN)/lookaway demo --out out/demo
 
 test: $(INSTALLED) ## all tests that need neither a GPU nor the model hub
-	$(PYTEST) -m "not gpu and not hub and not vllm"
+	$(PYTEST) -m "not gpu and not hub and not vllm and not ray"
 
 ratios: $(INSTALLED) ## is an attached policy that removes nothing slower than the bare model? warns, never fails
 	$(RUN)/python benchmarks/ratios.py
@@ -49,6 +51,13 @@ $(VLLM_INSTALLED): pyproject.toml dev/install-vllm dev/torchvision_schemas.py de
 test-vllm: $(VLLM_INSTALLED) ## the vLLM plugin on vLLM for CPUs; in an environment of its own
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/serving/vllm
 
+$(RAY_INSTALLED): $(INSTALLED) dev/install-ray
+	dev/install-ray $(RAY_VENV) $(VENV)
+	touch $@
+
+test-ray: $(RAY_INSTALLED) ## `lookaway serve --ray` with two replicas; in an environment of its own
+	OMP_NUM_THREADS=1 $(RAY_VENV)/bin/python -m pytest -m ray tests/serving/ray
+
 check: lint types fast ## lint + types + fast tests: before every commit
 
 lint: $(INSTALLED)
@@ -59,7 +68,7 @@ types: $(INSTALLED)
 	$(RUN)/mypy
 
 fast: $(INSTALLED)
-	$(PYTEST) -m "not slow and not gpu and not hub and not vllm"
+	$(PYTEST) -m "not slow and not gpu and not hub and not vllm and not ray"
 
 docs: $(INSTALLED) ## the documentation site, into out/site; a warning is an error
 	$(RUN)/python -c 'import mkdocs' 2>/dev/null || $(RUN)/python -m pip -q install -c dev/constraints.txt --group docs
@@ -70,4 +79,4 @@ format: $(INSTALLED) ## let ruff write the format and the safe fixes
 	$(RUN)/ruff check --fix $(SOURCES)
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) out .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) $(RAY_VENV) out .pytest_cache .ruff_cache .mypy_cache

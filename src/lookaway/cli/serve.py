@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,11 @@ class Options(PublishedModel):
     """Requests that may wait; more are answered with 429 and Retry-After."""
     timeout: float = 120.0
     """Deadline of a request in seconds, from its arrival to the end of its answer."""
+    ray: bool = False
+    """Serve with Ray Serve: on the cluster of RAY_ADDRESS, or on this machine alone. Each replica has a model of its
+    own, on a GPU of its own where there are any."""
+    replicas: str = "1"
+    """With --ray: how many replicas, as 2, or as 1-4 for as many as the load asks for."""
     allow_other_model: bool = False
     """Use policies although they were made for another model (other weights)."""
     device: str | None = None
@@ -60,42 +66,91 @@ class Options(PublishedModel):
 
 
 def run(options: Options) -> dict[str, Any]:
-    from ..core.errors import MissingDependency
-    from ..models.loading import load_model
     from .common import tell
 
-    try:
-        import fastapi as _fastapi  # noqa: F401
-        import prometheus_client as _prometheus  # noqa: F401
-        import uvicorn as _uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency.of(error.name or "fastapi", "serve") from None
-    from ..serving.openai.app import make_app
-    from ..serving.openai.limits import Limits
+    check_installed(options.ray)
     from ..serving.openai.running import run_server
 
-    limits = Limits(
+    keys = read_keys(options.api_keys, os.environ.get("LOOKAWAY_API_KEYS", ""))
+    policies = list(named_policies(options))  # what cannot be read shows before a model is loaded
+    limits = limits_of(options)
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    if not keys and options.host not in ("127.0.0.1", "::1", "localhost"):
+        tell("note: other machines may reach this server, and it asks for no API key (--api-keys FILE).")
+    where = f"policies: {', '.join([*policies, 'off'])}; serving http://{shown}:{options.port} (Ctrl-C ends it)"
+    if options.ray:
+        from ..serving.ray.replicas import Replicas, serve_on_ray
+
+        replicas = Replicas.parse(options.replicas)
+        check_for_replicas(options)
+        tell(f"starting Ray with {options.replicas} replicas of {options.model} ...")
+        make = partial(application, options, tuple(keys))
+        serve_on_ray(make, replicas, limits, options.host, options.port, ready=lambda: tell(where))
+    else:
+        tell(f"loading {options.model} ...")
+        app = application(options, tuple(keys))
+        tell(where)
+        run_server(app, options.host, options.port, limits)
+    tell("stopped.")
+    return {"model": options.model, "policies": policies}
+
+
+def application(options: Options, keys: tuple[str, ...]) -> Any:
+    """The FastAPI application, with the model loaded in this process."""
+    from ..models.loading import load_model
+    from ..serving.openai.app import make_app
+
+    model, processor = load_model(options.model, device=options.device, dtype=options.dtype, **options.published)
+    return make_app(
+        model, processor, named_policies(options), Path(options.model).name, options.default_policy,
+        limits_of(options), keys, options.playground, options.allow_other_model,
+    )  # fmt: skip
+
+
+def limits_of(options: Options) -> Any:
+    """What clients may ask."""
+    from ..serving.openai.limits import Limits
+
+    return Limits(
         max_pictures=options.max_pictures, max_pixels=options.max_pixels, allow_url=options.allow_url,
         max_body_bytes=options.max_body_mb * 1_000_000, max_prompt_tokens=options.max_prompt_tokens,
         max_answer_tokens=options.max_answer_tokens, max_batch=options.max_batch, max_waiting=options.max_waiting,
         timeout_seconds=options.timeout,
         default_answer_tokens=min(Limits.default_answer_tokens, options.max_answer_tokens),
     )  # fmt: skip
-    keys = read_keys(options.api_keys, os.environ.get("LOOKAWAY_API_KEYS", ""))
-    policies = named_policies(options)
-    tell(f"loading {options.model} ...")
-    model, processor = load_model(options.model, device=options.device, dtype=options.dtype, **options.published)
-    app = make_app(
-        model, processor, policies, Path(options.model).name, options.default_policy, limits, keys,
-        options.playground, options.allow_other_model,
-    )  # fmt: skip
-    shown = f"[{options.host}]" if ":" in options.host else options.host
-    if not keys and options.host not in ("127.0.0.1", "::1", "localhost"):
-        tell("note: other machines may reach this server, and it asks for no API key (--api-keys FILE).")
-    tell(f"policies: {', '.join([*policies, 'off'])}; serving http://{shown}:{options.port} (Ctrl-C ends it)")
-    run_server(app, options.host, options.port, limits)
-    tell("stopped.")
-    return {"model": options.model, "policies": list(policies)}
+
+
+def check_installed(with_ray: bool) -> None:
+    """Refuse to go on without the packages that the server needs.
+
+    Raises:
+        MissingDependency: naming the extra that brings them.
+    """
+    from importlib import import_module
+
+    from ..core.errors import MissingDependency
+
+    packages = {"fastapi": "serve", "prometheus_client": "serve", "uvicorn": "serve"}
+    for package, extra in {**packages, **({"ray.serve": "ray"} if with_ray else {})}.items():
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MissingDependency.of(error.name or package, extra) from None
+
+
+def check_for_replicas(options: Options) -> None:
+    """Refuse what would mean something else in the process of a replica.
+
+    Raises:
+        SettingsError: one numbered GPU for all replicas.
+    """
+    from ..core.errors import SettingsError
+
+    if options.device and ":" in options.device:
+        raise SettingsError(
+            f"--device {options.device} names one GPU, and Ray gives each replica its own. Use --device cuda, and "
+            "CUDA_VISIBLE_DEVICES to leave some out."
+        )
 
 
 def read_keys(file: Path | None, more: str) -> list[str]:

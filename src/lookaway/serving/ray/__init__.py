@@ -1,0 +1,1 @@
+"""`lookaway serve --ray`: the application in Ray Serve."""
