@@ -19,7 +19,7 @@ from lookaway.cli.progress import progress
 from lookaway.core.exit_table import ExitTable
 from lookaway.data import load_samples
 from lookaway.models.loading import load_model
-from lookaway.policies.visual_exit import exit_probabilities, simulate
+from lookaway.policies.exit_simulation import exit_probabilities, simulate
 from lookaway.training.exit_labels import LabelOptions, image_names, make_exit_table, with_images
 from lookaway.training.gate_options import GateOptions
 from lookaway.training.gate_training import train_gates, what_happens

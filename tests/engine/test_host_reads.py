@@ -102,6 +102,19 @@ def test_pictures_at_their_own_size_cost_one_read_more(kind):
     assert all(span.grid for row in layout.spans for span in row)
 
 
+@pytest.mark.parametrize("threshold", [NEVER, 0.0])
+@pytest.mark.parametrize("kind", ["single", "left_padded"])
+@pytest.mark.parametrize(("every", "count"), [(1, 8), (2, 4), (3, 3), (8, 1), (50, 1)])
+def test_gates_in_groups_read_once_a_group(every, count, kind, threshold):
+    """The removal is in that read: an exit in the first group needs no other, and nobody is asked after it."""
+    policy = la.VisualExit(gates(layers=tuple(range(1, 9))), threshold=threshold, read_every=every)
+    reads = len(prefill_reads(policy, kind=kind, layers=9))
+    if threshold:
+        assert reads == 1 + count
+    else:
+        assert reads == (2 if every > 1 else 3)
+
+
 @pytest.mark.parametrize("count", [4, 9])
 def test_gates_read_once_a_candidate_layer(count):
     policy = la.VisualExit(gates(layers=tuple(range(1, count))), threshold=NEVER)

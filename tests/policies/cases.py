@@ -50,6 +50,7 @@ CASES = {
         lambda rows: la.VisualExit(gates(2, width=64, norm="none", two_way=True), threshold=[0.5, 0.5, 0.1])
     ),
     "visual-exit-late": Case(lambda rows: la.VisualExit(gates(), threshold=0.2, min_layer=2, layers=(1, 3))),
+    "visual-exit-groups": Case(lambda rows: la.VisualExit(gates(), threshold=0.4, read_every=2)),
     "visual-exit-never": Case(lambda rows: la.VisualExit(gates(), threshold=None), exits=False),
     "attention-skip": Case(lambda rows: la.AttentionSkip((0, 2)), exits=False),
     "attention-skip-adapters": Case(lambda rows: la.AttentionSkip((1, 2), adapters((1, 2))), exits=False),

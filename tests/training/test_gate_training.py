@@ -10,7 +10,7 @@ from made_up import table
 import lookaway as la
 from lookaway.cli.options import from_mapping
 from lookaway.core.errors import DataError, SettingsError
-from lookaway.policies.visual_exit import exit_probabilities, simulate
+from lookaway.policies.exit_simulation import exit_probabilities, simulate
 from lookaway.training.gate_options import PRESETS, GateOptions
 from lookaway.training.gate_training import (
     choose_threshold,

@@ -11,7 +11,7 @@ from lookaway.core.errors import SettingsError
 from lookaway.core.record import Sample
 from lookaway.engine.api import attach
 from lookaway.models.encoding import encode
-from lookaway.policies.visual_exit import exit_probabilities
+from lookaway.policies.exit_simulation import exit_probabilities
 from lookaway.training import labels_behind
 from lookaway.training.exit_labels import LabelOptions, make_exit_table
 from lookaway.training.gate_training import train_gates

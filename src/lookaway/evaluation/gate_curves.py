@@ -11,8 +11,9 @@ import numpy as np
 from ..core.decision import Policy
 from ..core.exit_table import ExitTable
 from ..core.record import RecordWriter
+from ..policies.exit_simulation import exit_probabilities
 from ..policies.fixed import ExitAt
-from ..policies.visual_exit import VisualExit, exit_probabilities, simulate
+from ..policies.visual_exit import VisualExit
 from .curves import ExitOutcomes, Outcome
 
 __all__ = ["compare", "gate_front", "write_curves", "write_gates"]
@@ -46,7 +47,7 @@ def write_gates(
     """
     if isinstance(policy, VisualExit):
         writer.write("front", variant=variant, points=gate_front(policy, table, outcomes))
-        columns = simulate(policy.gates, table, policy.threshold, policy.min_layer, policy.asked).numpy()
+        columns = policy.simulated(table, None, policy.threshold).numpy()
     elif isinstance(policy, ExitAt) and isinstance(policy.layer, int):
         columns = outcomes.columns_of([policy.layer] * len(outcomes))
     else:
@@ -62,7 +63,7 @@ def gate_front(policy: VisualExit, table: ExitTable, outcomes: ExitOutcomes, poi
     quantiles = np.quantile(probabilities.numpy(), np.linspace(0, 1, points))
     found = []
     for threshold in sorted({0.0, *(float(q) for q in quantiles), 1.0}):
-        columns = simulate(policy.gates, table, threshold, policy.min_layer, policy.asked, probabilities).numpy()
+        columns = policy.simulated(table, probabilities, threshold).numpy()
         found.append({"threshold": threshold, **asdict(outcomes.of(columns))})
     return found
 

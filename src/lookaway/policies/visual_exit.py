@@ -15,16 +15,17 @@ from torch import Tensor
 
 from ..core.base_model import BaseModel
 from ..core.decision import Decision, LayerView, Policy
-from ..core.errors import DataError, ModelMismatch, SettingsError
+from ..core.errors import DataError, ModelMismatch
 from ..core.exit_table import ExitTable
 from ..core.provenance import policy_digest
 from ..core.registry import register
 from ..modules.gates import ExitGates, text_features
+from .exit_simulation import Threshold, reading_layers, simulate, threshold_row
 from .fixed import check_layers
 
-__all__ = ["Threshold", "VisualExit", "exit_probabilities", "simulate"]
+__all__ = ["VisualExit"]
 
-Threshold = float | Sequence[float] | None
+NOTE = "exit_probability"
 
 
 @register("visual-exit")
@@ -32,7 +33,9 @@ class VisualExit(Policy):
     """All visual tokens leave before the first layer whose gate says the text has seen enough (DyVTE).
 
     Rows decide for themselves, once, in prefill; a row whose gates never fire keeps its tokens. No attention map is
-    needed. The host reads one number a candidate layer.
+    needed. The host reads one number a candidate layer, which a GPU waits for. With `read_every` it reads once for so
+    many of them; a row then leaves at the last layer of the group in which its gate fired, up to `read_every - 1`
+    candidate layers later than it might have.
 
     Args:
         gates: trained exit gates.
@@ -43,9 +46,10 @@ class VisualExit(Policy):
         base: the model that the gates were trained for.
         guarantee: what calibration found (`training.calibration`), kept with the policy.
         training: how the gates were trained, kept with the policy.
+        read_every: candidate layers in a group, whose decisions are read together, at its last layer.
 
     Raises:
-        SettingsError: a threshold outside [0, 1], or layers that have no gate.
+        SettingsError: a threshold outside [0, 1], layers that have no gate, or a group of less than one layer.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class VisualExit(Policy):
         base: BaseModel | None = None,
         guarantee: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
+        read_every: int = 1,
     ) -> None:
         self.gates, self.min_layer, self.base = gates, min_layer, base
         self.asked = None if layers is None else tuple(layers)
@@ -65,6 +70,8 @@ class VisualExit(Policy):
         self.threshold = threshold if threshold is None or isinstance(threshold, int | float) else tuple(threshold)
         self._thresholds = threshold_row(gates, threshold)
         self.guarantee, self.training = guarantee, training
+        self.read_every = read_every
+        self._read_at = reading_layers(self._candidates(), read_every)
         self._copies: dict[torch.device, ExitGates] = {}
 
     def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
@@ -75,9 +82,13 @@ class VisualExit(Policy):
                 f"These gates read layers up to {self.gates.layers[-1]}, but the model has {num_layers}. Train gates "
                 "for this model: lookaway train --method dyvte --model ..."
             )
-        asked = [k for k in self.asked or self.gates.layers if k >= self.min_layer]
+        asked = self._candidates()
         check_layers(asked, num_layers, first_prunable, "VisualExit (set min_layer higher)")
-        return tuple(sorted(asked))
+        return asked
+
+    def _candidates(self) -> tuple[int, ...]:
+        """Layers before which rows may exit, or before which at least a gate is asked."""
+        return tuple(sorted(k for k in self.asked or self.gates.layers if k >= self.min_layer))
 
     def can_exit(self, num_layers: int) -> bool:
         return True
@@ -94,9 +105,24 @@ class VisualExit(Policy):
         logits = gates(text_features(view.hidden, view.layout), view.layer)  # [B]
         probability = logits.sigmoid()
         fires = probability > self._thresholds[gates.place(view.layer)]
-        if not bool(fires.any()):  # one small read, where the engine would have looked at every position
-            return Decision(notes={"exit_probability": probability})
-        return Decision.drop_visual(view, view.has_visual_tokens & fires, exit_probability=probability)
+        if self.read_every == 1 and not bool(fires.any()):  # one small read, before the engine looks at every position
+            return Decision(notes={NOTE: probability})
+        if self._read_at[view.layer] != view.layer:  # nobody reads it yet
+            return Decision(notes={NOTE: probability})
+        for earlier in [k for k, last in self._read_at.items() if last == view.layer and k != last]:
+            fires = fires | (self._noted(view, earlier) > self._thresholds[gates.place(earlier)])
+        return Decision.drop_visual(view, view.has_visual_tokens & fires, **{NOTE: probability})
+
+    def _noted(self, view: LayerView, layer: int) -> Tensor:
+        """Probability of exit that the gate of an earlier layer of the group gave, [B]."""
+        noted = view.notes.get(layer, {}).get(NOTE)
+        if noted is None:
+            raise DataError(
+                f"This run began behind layer {layer}, and these gates are read in groups of {self.read_every}, so "
+                f"what that layer's gate said is not known at layer {view.layer}. Run the whole prompt, or set "
+                "read_every=1."
+            )
+        return noted.to(view.hidden.device)
 
     def _on(self, device: torch.device) -> ExitGates:
         """The gates on a device; the given ones are not moved, other models may use them elsewhere."""
@@ -126,8 +152,7 @@ class VisualExit(Policy):
     def certified_digest(self) -> str:
         """Changes with whatever decides where rows exit: gates, threshold, layers, and the policy that comes before."""
         after = (self.training or {}).get("after_digest")
-        plain = VisualExit(self.gates, self.threshold, self.min_layer, self.asked, None, None, {"after": after})
-        return policy_digest(plain)
+        return policy_digest(self._changed(base=None, guarantee=None, training={"after": after}))
 
     def confirmed(self, where: str) -> VisualExit:
         certified = (self.guarantee or {}).get("policy")
@@ -145,7 +170,15 @@ class VisualExit(Policy):
         """The same gates for another model; a guarantee, which was about its own model, is left out."""
         same = base is not None and self.base is not None and not self.base.differences(base)
         guarantee = self.guarantee if same else None
-        return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, base, guarantee, self.training)
+        return self._changed(base=base, guarantee=guarantee)
+
+    def _changed(self, **settings: Any) -> VisualExit:
+        """The same gates with other settings."""
+        own = {
+            "threshold": self.threshold, "min_layer": self.min_layer, "layers": self.asked, "base": self.base,
+            "guarantee": self.guarantee, "training": self.training, "read_every": self.read_every,
+        }  # fmt: skip
+        return VisualExit(self.gates, **{**own, **settings})
 
     # on disk ---------------------------------------------------------------------------------------------------------
 
@@ -157,6 +190,8 @@ class VisualExit(Policy):
             "layers": None if self.asked is None else list(self.asked),
             "guarantee": None if self.guarantee is None else dict(self.guarantee),
             "training": None if self.training is None else dict(self.training),
+            # Left out where it changes nothing, so that policies from before it have the digests that they were given.
+            **({} if self.read_every == 1 else {"read_every": self.read_every}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -175,11 +210,19 @@ class VisualExit(Policy):
             raise DataError(f"This is no visual-exit policy of this version ({error!r}). Train it again.") from error
 
     def with_threshold(
-        self, threshold: Threshold, guarantee: Mapping[str, Any] | None = None, min_layer: int | None = None
+        self,
+        threshold: Threshold,
+        guarantee: Mapping[str, Any] | None = None,
+        min_layer: int | None = None,
+        read_every: int | None = None,
     ) -> VisualExit:
-        """The same gates at another threshold (and smallest layer), with the guarantee that goes with them."""
+        """The same gates at another threshold (smallest layer, size of groups), with the guarantee that goes with them.
+
+        None: the policy's own layer and size.
+        """
         least = self.min_layer if min_layer is None else min_layer
-        return VisualExit(self.gates, threshold, least, self.asked, self.base, guarantee, self.training)
+        every = self.read_every if read_every is None else read_every
+        return self._changed(threshold=threshold, guarantee=guarantee, min_layer=least, read_every=every)
 
     def exits(self, table: ExitTable, probabilities: Tensor | None = None) -> Tensor:
         """Where this very policy would exit on each sample of a table (`simulate`), int64 [N].
@@ -187,19 +230,24 @@ class VisualExit(Policy):
         Raises:
             DataError: the table lacks a layer at which the policy would be asked.
         """
-        asked = [k for k in self.asked or self.gates.layers if k >= self.min_layer]
-        missing = [k for k in asked if k not in table.layers]
+        missing = [k for k in self._candidates() if k not in table.layers]
         if missing and self.threshold is not None:
             raise DataError(
                 f"The table has no layer {missing[0]}, at which this policy may exit: what it does cannot be told from "
                 f"the layers {list(table.layers)}. Make the table with all of the policy's layers."
             )
-        return simulate(self.gates, table, self.threshold, self.min_layer, self.asked, probabilities)
+        return self.simulated(table, probabilities, self.threshold)
+
+    def simulated(self, table: ExitTable, probabilities: Tensor | None, threshold: Threshold) -> Tensor:
+        """The same at another threshold, on a table that may lack layers, at which nothing exits then."""
+        return simulate(
+            self.gates, table, threshold, self.min_layer, self.asked, probabilities, self.read_every
+        )  # fmt: skip
 
     def used_after(self, first: Policy) -> VisualExit:
         """The same gates, noted to be used behind `first`: `la.chain(first, gates)`."""
         training = {**(self.training or {}), "after": repr(first), "after_digest": policy_digest(first)}
-        return VisualExit(self.gates, self.threshold, self.min_layer, self.asked, self.base, self.guarantee, training)
+        return self._changed(training=training)
 
     def guarantee_behind(self, first: Policy) -> bool:
         digest = (self.training or {}).get("after_digest")
@@ -222,77 +270,16 @@ class VisualExit(Policy):
         threshold = "never" if self.threshold is None else f"above {self.threshold}"
         return (
             f"Exit gates (DyVTE, arXiv 2411.19628): {self.gates.extra_repr()}. Candidate layers {layers[0]} to "
-            f"{layers[-1]}; exit where the gate's probability is: {threshold}; not before layer {self.min_layer}.\n\n"
+            f"{layers[-1]}; exit where the gate's probability is: {threshold}; not before layer {self.min_layer}."
+            f"{self._about_groups()}\n\n"
             f"{words}"
         )
 
+    def _about_groups(self) -> str:
+        if self.read_every == 1:
+            return ""
+        return f" Read once for {self.read_every} of them: a row exits at the last layer of the group that fired."
+
     def __repr__(self) -> str:
-        return f"VisualExit({self.gates.extra_repr()}; threshold={self.threshold}, min_layer={self.min_layer})"
-
-
-def threshold_row(gates: ExitGates, threshold: Threshold) -> tuple[float, ...] | None:
-    """One threshold for each of the gates' layers; None where the policy never exits."""
-    if threshold is None:
-        return None
-    many = isinstance(threshold, Sequence)
-    row = tuple(float(t) for t in threshold) if many else (float(threshold),) * len(gates.layers)  # type: ignore
-    if len(row) != len(gates.layers):
-        raise SettingsError(f"{len(row)} thresholds for {len(gates.layers)} gates: give one, or one a gate.")
-    for value in row:
-        if not 0 <= value <= 1:
-            raise SettingsError(f"A threshold is a probability from 0 to 1 (1: never exit), not {value}.")
-    return row
-
-
-@torch.no_grad()
-def exit_probabilities(gates: ExitGates, table: ExitTable) -> Tensor:
-    """Probability of exit at each of the table's layers, float32 [N, C]; 0 at layers without a gate.
-
-    Raises:
-        DataError: the table has none of the gates' layers, or states of another size.
-    """
-    if table.features.shape[-1] != 2 * gates.hidden_size:
-        raise DataError(
-            f"The table's features have {table.features.shape[-1]} numbers, the gates read {2 * gates.hidden_size}: "
-            "they are of different models."
-        )
-    known = [c for c, layer in enumerate(table.layers) if layer in gates.layers]
-    if not known:
-        raise DataError(f"The table has layers {list(table.layers)}, the gates {list(gates.layers)}: none in common.")
-    found = torch.zeros(len(table), len(table.layers))
-    for c in known:
-        found[:, c] = gates(table.features[:, c].to(gates.w1.device), table.layers[c]).sigmoid().cpu()
-    return found
-
-
-@torch.no_grad()
-def simulate(
-    gates: ExitGates,
-    table: ExitTable,
-    threshold: Threshold,
-    min_layer: int = 1,
-    layers: Sequence[int] | None = None,
-    probabilities: Tensor | None = None,
-) -> Tensor:
-    """Where the policy would exit on each sample of a table, without running the model.
-
-    Args:
-        gates, threshold, min_layer, layers: as for VisualExit.
-        table: exit table of the samples.
-        probabilities: `exit_probabilities(gates, table)`, where it is known already.
-
-    Returns:
-        int64 [N]: index into `table.layers` of the first candidate whose gate fires; `len(table.layers)` = never.
-    """
-    row = threshold_row(gates, threshold)
-    never = len(table.layers)
-    if row is None:
-        return torch.full((len(table),), never)
-    p = exit_probabilities(gates, table) if probabilities is None else probabilities
-    usable = [k in gates.layers and k >= min_layer and (layers is None or k in layers) for k in table.layers]
-    # A layer that may not be used gets a threshold that no probability is above.
-    limits = torch.tensor(
-        [row[gates.place(k)] if ok else 2.0 for k, ok in zip(table.layers, usable, strict=True)], dtype=p.dtype
-    )
-    fires = p > limits  # [N, C]
-    return torch.where(fires.any(1), fires.int().argmax(1), never)
+        groups = "" if self.read_every == 1 else f", read_every={self.read_every}"
+        return f"VisualExit({self.gates.extra_repr()}; threshold={self.threshold}, min_layer={self.min_layer}{groups})"

@@ -22,7 +22,8 @@ import torch
 from ..core.bounds import samples_needed, upper_bound
 from ..core.errors import DataError, SettingsError
 from ..core.exit_table import ExitTable
-from ..policies.visual_exit import VisualExit, exit_probabilities
+from ..policies.exit_simulation import exit_probabilities
+from ..policies.visual_exit import VisualExit
 from .gate_training import what_happens
 
 __all__ = [
@@ -45,12 +46,21 @@ class CalibrationOptions:
     """... with confidence 1 - delta over the draw of the calibration samples."""
     min_layer: int | None = None
     """No exit before a layer below this one; default: the policy's own."""
+    read_every: int | None = None
+    """Read the gates' decisions once for so many candidate layers, so that a GPU waits less often; a row then exits at
+    the last layer of the group in which its gate fired. Default: the policy's own, which is 1 as trained."""
     one_per_image: bool = True
     """Count only one question of each image, because questions about one image are not independent."""
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < 1 or not 0 < self.delta < 1:
             raise SettingsError(f"epsilon and delta must lie between 0 and 1, not {self.epsilon} and {self.delta}.")
+        if self.read_every is not None and self.read_every < 1:
+            raise SettingsError(f"read_every is a number of candidate layers, at least 1, not {self.read_every}.")
+
+
+_OF_THE_POLICY = ("tested", "threshold", "min_layer", "read_every")
+"""What a calibration found that the policy itself says, or that is only of its record."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +83,12 @@ class Calibration:
     """In words."""
     tested: list[dict[str, float]]
     """Every threshold tested, in order: threshold, changed, bound, mean_exit."""
+    read_every: int = 1
+    """Candidate layers whose decisions are read together."""
 
     def guarantee(self) -> dict[str, Any]:
         """What a saved policy keeps of it."""
-        return {name: value for name, value in asdict(self).items() if name not in ("tested", "threshold", "min_layer")}
+        return {name: value for name, value in asdict(self).items() if name not in _OF_THE_POLICY}
 
     def record(self) -> dict[str, Any]:
         """Payload of a record of kind 'calibration' (docs/records.md)."""
@@ -122,7 +134,7 @@ def calibrate(
     tested: list[dict[str, float]] = []
     passed: dict[str, float] | None = None
     for threshold in order:
-        candidate = policy.with_threshold(threshold, min_layer=options.min_layer)
+        candidate = policy.with_threshold(threshold, None, options.min_layer, options.read_every)
         found = what_happens(table, candidate.exits(table, probabilities))
         changed = round(n * (1 - found["agreement"]))
         row = {
@@ -147,12 +159,13 @@ def calibrate(
         min_layer=policy.min_layer if options.min_layer is None else options.min_layer,
         reason=_reason(passed, tested[0], n, options),
         tested=tested,
+        read_every=policy.read_every if options.read_every is None else options.read_every,
     )
 
 
 def calibrated(policy: VisualExit, calibration: Calibration) -> VisualExit:
     """The policy at the calibrated threshold; the guarantee kept with it holds a digest of what was certified."""
-    found = policy.with_threshold(calibration.threshold, None, calibration.min_layer)
+    found = policy.with_threshold(calibration.threshold, None, calibration.min_layer, calibration.read_every)
     guarantee = {**calibration.guarantee(), "policy": found.certified_digest()}
     return found.with_threshold(calibration.threshold, guarantee)
 

@@ -21,7 +21,7 @@ from ..core.errors import DataError
 from ..core.exit_table import ExitTable, labels
 from ..core.random_state import seeded
 from ..modules.gates import ExitGates
-from ..policies.visual_exit import exit_probabilities, simulate
+from ..policies.exit_simulation import exit_probabilities, simulate
 from .gate_options import GateOptions
 
 __all__ = ["GateRun", "choose_threshold", "exit_labels", "split_by_sample", "train_gates"]

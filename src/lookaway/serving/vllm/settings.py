@@ -15,6 +15,7 @@ from ...policies.baselines.autoprune import AutoPrune
 from ...policies.compose import Chain, chain
 from ...policies.ranked import RankedPolicy
 from ...policies.second_look import SecondLook
+from ...policies.visual_exit import VisualExit
 from .kept_counts import before_decoder
 from .static_exits import empty_from, is_static
 
@@ -142,7 +143,10 @@ def parts_of(policy: Policy) -> Iterator[Policy]:
 
 
 def _reads_its_notes(policy: Policy) -> bool:
-    return any(isinstance(part, AutoPrune) for part in parts_of(policy))
+    return any(
+        isinstance(part, AutoPrune) or (isinstance(part, VisualExit) and part.read_every > 1)
+        for part in parts_of(policy)
+    )
 
 
 def _wants_plain_states(policy: Policy) -> bool:
