@@ -56,7 +56,6 @@ class TestTheCounter:
 
 READS_MORE = {
     "twig-then-visual-exit": 1,  # the gates are asked before the layer where the twig has just chosen: a new question
-    "twig-second-look": 1,  # which rows look again
 }
 
 

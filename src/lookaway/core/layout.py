@@ -6,6 +6,7 @@ L decoder layers, T text tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -129,9 +130,14 @@ class TokenLayout:
         masks = {name: getattr(self, name).to(device) for name in ("visual", "text", "padding")}
         return replace(self, **masks)
 
-    def rows(self, rows: Tensor) -> TokenLayout:
-        """The layout of some rows, int64 [b]."""
-        spans = tuple(self.spans[row] for row in rows.tolist()) if self.spans else ()
+    def rows(self, rows: Tensor, numbers: Sequence[int] | None = None) -> TokenLayout:
+        """The layout of some rows, int64 [b].
+
+        Args:
+            numbers: the same, where they are on the host already; None: they are read.
+        """
+        numbers = rows.tolist() if numbers is None and self.spans else numbers
+        spans = tuple(self.spans[row] for row in numbers) if self.spans and numbers is not None else ()
         return TokenLayout(self.visual[rows], self.text[rows], self.padding[rows], spans)
 
     def question_mask(self) -> Tensor:

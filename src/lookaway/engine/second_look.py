@@ -19,6 +19,7 @@ from torch import Tensor
 from ..anatomy.base import Anatomy
 from ..core.decision import Policy, Retry
 from ..core.errors import UnsupportedModel
+from ..core.layout import TokenLayout
 from .attached import policy_layers
 from .cache.kept import Kept
 from .observe.qk_capture import QKCapture, QKStore
@@ -93,31 +94,33 @@ class SecondPass:
         Returns:
             The state as if each row had run under the policy it ended with, and the states that go with it.
         """
-        rows = self._unsure(state, states)
-        if not len(rows):
+        numbers = self._unsure(state, states)
+        if not numbers:
             return state, states
-        again, hidden, stored = self._again(state, first, rows, cache is not None)
-        joined = joined_state(state, again, rows, self.start)
+        rows = torch.tensor(numbers, device=states.device)
+        layout = state.initial.rows(rows.to(state.initial.visual.device), numbers)
+        again, hidden, stored = self._again(state, first, rows, layout, cache is not None)
+        columns = joined_columns(state, again, rows, self.start)
+        joined = joined_state(state, again, rows, self.start, columns)
         if cache is not None:
             for layer, parts in stored.items():
-                self._store(cache, layer, parts, rows, state, again)
-        kept = joined_columns(state, again, rows, None)
-        width = states.shape[1] if kept is None else kept.index.shape[1]
+                self._store(cache, layer, parts, rows, state, columns.kept_at[layer])
+        width = states.shape[1] if columns.kept is None else columns.kept.index.shape[1]
         return joined, joined_rows(states, self.anatomy.norm(hidden), rows, width, 1, state.pad_right)
 
-    def _unsure(self, state: PrefillState, states: Tensor) -> Tensor:
-        """Rows that look again, int64 [b]; rows without an image gain nothing by it. One host read."""
+    def _unsure(self, state: PrefillState, states: Tensor) -> list[int]:
+        """Rows that look again; rows without an image gain nothing by it. One host read."""
         _, valid = state.columns()
         slots = torch.arange(valid.shape[1], device=valid.device)
         last = (valid * slots).amax(1).to(states.device)
         logits = self.anatomy.head_logits(states[torch.arange(len(states), device=states.device), last])
         unsure = self.retry.unsure(logits)
-        return (unsure & (state.initial_visual > 0).to(unsure.device)).nonzero().flatten()
+        again = unsure & (state.initial_visual > 0).to(unsure.device)
+        return [row for row, unsure_row in enumerate(again.tolist()) if unsure_row]
 
     def _again(
-        self, state: PrefillState, first: FirstPass, rows: Tensor, caching: bool
+        self, state: PrefillState, first: FirstPass, rows: Tensor, layout: TokenLayout, caching: bool
     ) -> tuple[PrefillState, Tensor, dict[int, tuple[Tensor, Tensor]]]:
-        layout = state.initial.rows(rows)
         answers = None if state.answers is None else state.answers[rows]
         whole = torch.arange(state.length, device=layout.visual.device).expand(len(rows), -1)
         kept = Kept(whole, torch.ones_like(layout.visual), full=True, batch=rows)
@@ -144,7 +147,7 @@ class SecondPass:
 
     def _store(
         self, cache: Any, layer: int, parts: tuple[Tensor, Tensor], rows: Tensor, state: PrefillState,
-        again: PrefillState,
+        kept: Kept | None,
     ) -> None:  # fmt: skip
         part = cache.layers[layer]
         if not isinstance(getattr(part, "keys", None), Tensor) or len(part.keys) != len(state.initial.visual):
@@ -152,7 +155,6 @@ class SecondPass:
                 f"A second look needs the keys of layer {layer} as one tensor, which {type(part).__name__} does not "
                 "have. Use the default dynamic cache: generate(..., cache_implementation=None)."
             )
-        kept = joined_columns(state, again, rows, layer)
         width = state.length if kept is None else kept.index.shape[1]
         part.keys, part.values = (
             joined_rows(old, new, rows, width, 2, state.pad_right)

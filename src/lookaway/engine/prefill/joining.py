@@ -6,7 +6,7 @@ first ones first, where rows are padded on the right).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..cache.kept import Kept
 from .history import Change, PrefillHistory
 from .state import PrefillState
 
-__all__ = ["joined_columns", "joined_rows", "joined_state"]
+__all__ = ["JoinedColumns", "joined_columns", "joined_rows", "joined_state"]
 
 
 def joined_rows(first: Tensor, second: Tensor, rows: Tensor, width: int, dim: int, pad_right: bool) -> Tensor:
@@ -40,46 +40,91 @@ def joined_rows(first: Tensor, second: Tensor, rows: Tensor, width: int, dim: in
     return whole
 
 
-def joined_columns(first: PrefillState, second: PrefillState, rows: Tensor, layer: int | None) -> Kept | None:
-    """The columns that each row has at `layer` (None: at the end) once `rows` are those of `second`; None: all."""
-    old = first.kept if layer is None else first.kept_at[layer]
-    new = second.kept if layer is None else second.kept_at[layer]
-    assert new is not None  # a second pass names its columns, being a part of the batch
-    length = first.length
-    if old is None and new.index.shape[1] == length:
-        return None
+@dataclass(frozen=True, eq=False)
+class JoinedColumns:
+    """The columns of the prompt that each row has once some rows are those of a second prefill; None: all."""
+
+    kept_at: tuple[Kept | None, ...]  # [L]
+    kept: Kept | None
+    """At the end."""
+
+
+def joined_columns(first: PrefillState, second: PrefillState, rows: Tensor, start: int) -> JoinedColumns:
+    """Which columns each row has. One host read, where some layer lacks columns.
+
+    Args:
+        rows: int64 [b], rows of `first` that are those of `second` from now on.
+        start: the first layer that ran twice for these rows.
+    """
+    layers = range(start, first.num_layers)
+    pairs = [(first.kept_at[layer], second.kept_at[layer]) for layer in layers] + [(first.kept, second.kept)]
+    # Layers of one stretch share their columns, and masks are narrowed once for them.
+    distinct = {_key(pair): pair for pair in pairs}
+    batch, length = first.initial.visual.shape
+    short = {key: pair for key, pair in distinct.items() if pair[0] is not None or _named(pair[1]) < length}
+    counted = {}
+    if short:
+        stays = torch.ones(batch, dtype=torch.bool, device=rows.device)
+        stays[rows] = False
+        numbers = [_counts(old, new, stays, length) for old, new in short.values()]
+        counted = dict(zip(short, torch.stack(numbers).tolist(), strict=True))
+    found = {
+        key: _columns(first, pair, rows, counted[key]) if key in counted else None for key, pair in distinct.items()
+    }
+    *kept_at, end = [found[_key(pair)] for pair in pairs]
+    return JoinedColumns((*first.kept_at[:start], *kept_at), end)
+
+
+def _key(pair: tuple[Kept | None, Kept | None]) -> tuple[int, int]:
+    return id(pair[0]), id(pair[1])
+
+
+def _named(new: Kept | None) -> int:
+    """Slots of a second pass, which names its columns, being a part of the batch."""
+    assert new is not None
+    return new.index.shape[1]
+
+
+def _counts(old: Kept | None, new: Kept | None, stays: Tensor, length: int) -> Tensor:
+    """Most and fewest columns of a row that stays, and fewest of one that is replaced, int64 [3]; without any row that
+    stays: none, and as many as there are."""
+    assert new is not None
+    device = new.valid.device
+    columns = torch.full((len(stays),), length, device=device) if old is None else old.valid.sum(1).to(device)
+    stays = stays.to(device)
+    most, fewest = columns.where(stays, 0).max(), columns.where(stays, length).min()
+    return torch.stack([most, fewest, new.valid.sum(1).min()])
+
+
+def _columns(first: PrefillState, pair: tuple[Kept | None, Kept | None], rows: Tensor, counts: list[int]) -> Kept:
+    old, new = pair
+    assert new is not None
     if old is None:
-        columns = torch.arange(length, device=new.index.device).expand(len(first.initial.visual), -1)
+        columns = torch.arange(first.length, device=new.index.device).expand(len(first.initial.visual), -1)
         old = Kept(columns, torch.ones_like(first.initial.visual), full=True)
-    others = torch.ones(len(old.index), dtype=torch.bool, device=rows.device)
-    others[rows] = False
-    most = int(old.valid[others.to(old.valid.device)].sum(1).max()) if bool(others.any()) else 0
+    most, fewest, fewest_new = counts
     width = max(most, new.index.shape[1])
     index = joined_rows(old.index, new.index, rows, width, 1, first.pad_right)
     valid = joined_rows(old.valid, new.valid, rows, width, 1, first.pad_right)
-    return Kept(index, valid, full=bool(valid.all()))
+    return Kept(index, valid, full=min(fewest, fewest_new) >= width)
 
 
-def joined_state(first: PrefillState, second: PrefillState, rows: Tensor, start: int) -> PrefillState:
+def joined_state(
+    first: PrefillState, second: PrefillState, rows: Tensor, start: int, columns: JoinedColumns
+) -> PrefillState:
     """The state at the end, as if `rows` had only run as in `second`; its history counts both passes.
 
     Args:
         start: the first layer that ran twice for these rows.
+        columns: of `joined_columns`.
     """
-    known: dict[tuple[int, int], Kept | None] = {}
-    kept_at: list[Kept | None] = list(first.kept_at[:start])
-    for layer in range(start, first.num_layers):
-        key = (id(first.kept_at[layer]), id(second.kept_at[layer]))
-        if key not in known:  # layers of one stretch share their columns, and masks are narrowed once for them
-            known[key] = joined_columns(first, second, rows, layer)
-        kept_at.append(known[key])
-    kept = kept_at[-1]
+    kept = columns.kept
     layout = first.initial if kept is None else first.initial.gather(kept.index, kept.valid)
-    history = _history(first.history, second.history, kept_at, rows, start)
+    history = _history(first.history, second.history, list(columns.kept_at), rows, start)
     return replace(
         first,
         kept=kept,
-        kept_at=tuple(kept_at),
+        kept_at=columns.kept_at,
         layout=layout,
         groups=(),
         has_visual_tokens=first.has_visual_tokens or second.has_visual_tokens,
