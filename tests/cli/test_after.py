@@ -47,6 +47,16 @@ def test_gates_trained_alone_and_calibrated_behind_a_policy_say_both(gates, mode
     assert "was found behind the parts before it" in card
 
 
+def test_gates_are_calibrated_in_groups(gates, model_folder, data_file, tmp_path, call):
+    status, _, err = call("calibrate", *common(model_folder, data_file, tmp_path), "--policy", gates,
+                          "--delta", 0.5, "--epsilon", 0.9, "--read-every", 2)  # fmt: skip
+    assert status == 0, err
+    made = la.load(tmp_path / "gates-calibrated")
+    record = list(read_records(tmp_path / "gates-calibrated" / "records.jsonl"))[-1]
+    assert (made.read_every, record["read_every"]) == (2, 2)
+    assert made.guarantee is not None
+
+
 def test_another_policy_of_the_same_words_is_refused_and_a_file_without_content_is_noted(
     model_folder, data_file, tmp_path, call
 ):

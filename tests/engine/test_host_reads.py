@@ -1,11 +1,13 @@
 """How often the host waits for the device in one prefill, policy by policy; docs/speed.md has the table."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from cases import CASES, HIDDEN, gates
 from fake_devices import FIRST, Placed, shard, two_devices
 from host_reads import counted_reads
-from shared_tiny import tiny
+from shared_tiny import tiny, tiny_once
 
 import lookaway as la
 from lookaway.anatomy.find import anatomy_of
@@ -63,6 +65,60 @@ READS_MORE = {
 def test_the_layout_is_read_once(name):
     reads = prefill_reads(CASES[name].make)
     assert len([read for read in reads if read.startswith(LAYOUT)]) == 1 + READS_MORE.get(name, 0)
+
+
+MORE = {
+    # a decision of one row at a layer where nothing of it is left, or of gates that do not fire
+    "exit-at-rows": (0, 1),
+    "visual-exit": (1, 5),
+    "visual-exit-shared": (3, 4),
+    "visual-exit-published": (1, 1),
+    "visual-exit-late": (1, 1),
+    "visual-exit-groups": (0, 1),
+    "attention-skip-and-exit": (1, 1),
+    "chain": (2, 6),
+    "exit-then-schedule": (2, 3),
+    "before-then-gates": (2, 3),
+    # how many tokens of the question rate
+    "ranking-text-raters": (2, 2),
+    "sparsevlm": (2, 2),
+    "sparsevlm-adaptive": (2, 2),
+    "sparsevlm-0.1": (2, 2),
+    # whether the budget is used up; asked at layers where nothing has to leave
+    "autoprune": (3, 3),
+    "autoprune-no-merge": (2, 2),
+    "autoprune-in-chain": (3, 3),
+    # which rows look again; what leaves and which columns there are then
+    "second-look": (1, 3),
+    "twig-second-look": (3, 3),
+    # the split of text and frozen tokens, anew after each removal
+    "shortv": (1, 1),
+    "shortv-all": (1, 1),
+    "shortv-then-exit": (1, 3),
+    "shortv-before-and-visual-exit": (3, 5),
+    "shortv-and-skip": (1, 1),
+    # whether positions count the tokens one by one
+    "cdpruner-renumber": (1, 1),
+    "visionzip-renumber": (1, 1),
+    "twig-renumbered-in-chain": (1, 1),
+    "downsample-renumber-visual-exit": (3, 4),
+    "twig-then-visual-exit": (3, 4),
+}
+"""Reads beyond one for the layout and one for each layer before which something leaves: of one row, of four."""
+
+
+@pytest.mark.parametrize("kind", ["single", "left_padded"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_policy_reads_once_for_the_layout_once_a_removal_and_for_what_is_named(name, kind):
+    example = tiny_once("llava")
+    inputs = example.inputs(kind)
+    with torch.no_grad(), attach(example.model, CASES[name].make(len(inputs["input_ids"]))) as run:
+        example.model(**inputs)
+        trace = run.trace
+    tokens = [trace.prompt_tokens or trace.tokens[0], *trace.tokens]
+    removals = sum(before != after for before, after in pairwise(tokens))
+    more = MORE.get(name, (0, 0))[kind == "left_padded"]
+    assert len(prefill_reads(CASES[name].make, kind=kind)) == 1 + removals + more
 
 
 @pytest.mark.parametrize("kind", ["single", "left_padded"])

@@ -26,6 +26,7 @@ def view_of(layer, rows=ROWS, seed=0, slots=14):
     vision = VisionInputs(attention * visual, tower_keys * visual[:, :, None]) if layer == 0 else None
     seen = attention_inputs if layer else None
     noted = {"information": torch.rand(rows, generator=draw), "entering": layout.visual_counts}
+    noted["exit_probability"] = torch.rand(rows, generator=draw)
     earlier = dict.fromkeys(range(layer), noted)  # what a policy may have noted itself
     twig = attention_inputs if layer else None
     return la.LayerView(layer, LAYERS, layout, hidden, layout.visual_counts, seen, vision, earlier, twig)

@@ -75,12 +75,13 @@ def attention_rows(queries: Tensor, keys: Tensor, rows: Tensor, allowed: Tensor,
     return scores.softmax(-1)
 
 
-def text_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
+def text_rows(mask: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
     """The slots of a mask bool [B, S] as rows: `(slots int64 [B, T], valid bool [B, T])`, in order, at the right end.
 
-    T is the largest number of them in a row (one wait for the GPU), at least 1.
+    Args:
+        most: T, no less than the slots of any row; None: the largest number of them (one wait for the GPU), at least 1.
     """
-    most = max(int(mask.sum(1).max()), 1)
+    most = max(int(mask.sum(1).max()), 1) if most is None else min(most, mask.shape[1])
     slots = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, mask.shape[1] - most :]
     return slots, mask.gather(1, slots)
 

@@ -101,6 +101,7 @@ def test_policies_that_cannot_be_served_are_refused(saved):
         (la.chain(la.DivPrune(0.5, positions="renumber"), la.ExitAt(4)), "numbers tokens anew"),
         (la.ExitAt(7), "this model allows"),
         (la.FastV(2, 0.5, ranking="last-token-no-rotary"), "rotary phase"),
+        (la.VisualExit(la.ExitGates(8, (1, 2), width=2), read_every=2), "reads at later layers what it noted"),
     ]:
         with pytest.raises(SettingsError, match=words):
             settings_of(config({"lookaway": {"policy": saved(policy)}}))

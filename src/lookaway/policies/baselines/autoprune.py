@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.attention_inputs import text_rows
 from ...core.decision import Decision, LayerView
 from ...core.errors import LookawayError, SettingsError
 from ...core.registry import register
 from ..ranked import Keep, check_some, count_of, originals
-from ..ranking.attention import CHUNK, question_of
+from ..ranking.attention import CHUNK, question_rows
 from ..ranking.base import attention_inputs_of, keep_best
 from ..settings_policy import SettingsPolicy
 from .clusters import keep_and_merge
@@ -126,7 +125,7 @@ class _Look:
 
 def _look(view: LayerView) -> _Look:
     inputs = attention_inputs_of(view)
-    slots, valid = text_rows(question_of(view.layout))
+    slots, valid = question_rows(view.layout)
 
     def parts() -> Any:
         for start in range(0, slots.shape[1], CHUNK):

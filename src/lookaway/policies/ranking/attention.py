@@ -38,18 +38,18 @@ def last_token_no_rotary(view: LayerView, wanted: Wanted) -> Tensor:
 @ranking("question-mean", "attention of the question's tokens, mean over tokens and heads", looks=True)
 def question_mean(view: LayerView, wanted: Wanted) -> Tensor:
     """Attention of the text after the image on each slot, mean over its tokens and over heads. [B, S]"""
-    return _over_rows(view, question_of(view.layout), _head_mean)
+    return _over_rows(view, question_rows(view.layout), _head_mean)
 
 
 @ranking("question-mean-no-rotary", "the same, as if all tokens stood at one position", looks=True)
 def question_mean_no_rotary(view: LayerView, wanted: Wanted) -> Tensor:
-    return _over_rows(view, question_of(view.layout), _head_mean, rotary=False)
+    return _over_rows(view, question_rows(view.layout), _head_mean, rotary=False)
 
 
 @ranking("question-head-max", "attention of the question's tokens, mean over tokens of the best head", looks=True)
 def question_head_max(view: LayerView, wanted: Wanted) -> Tensor:
     """As `question_mean`, but of each question token its most interested head alone counts. [B, S]"""
-    return _over_rows(view, question_of(view.layout), _head_max)
+    return _over_rows(view, question_rows(view.layout), _head_max)
 
 
 @ranking("last-visual", "attention of the row's last visual token: the prompt's words play no part", looks=True)
@@ -67,7 +67,7 @@ def text_raters(view: LayerView, wanted: Wanted) -> Tensor:
     token with more than the mean share is a rater. Here states are divided by their root mean square and dot products
     by sqrt(D), because a few entries of the residual stream are huge.
     """
-    return _over_rows(view, _raters(view), _head_mean)
+    return _over_rows(view, text_rows(_raters(view)), _head_mean)
 
 
 def rater_map(view: LayerView) -> tuple[Tensor, Tensor]:
@@ -78,8 +78,8 @@ def rater_map(view: LayerView) -> tuple[Tensor, Tensor]:
 
 def _raters(view: LayerView) -> Tensor:
     """Question tokens that are more like the image than the mean one, bool [B, S]."""
-    question, visual = question_of(view.layout), view.layout.visual
-    slots, valid = text_rows(question)  # [B, T]
+    visual = view.layout.visual
+    slots, valid = question_rows(view.layout)  # [B, T]
     states = unit_states(view)
     chosen = states.gather(1, slots[:, :, None].expand(-1, -1, states.shape[2]))
     near = (states @ chosen.transpose(1, 2)) * states.shape[2] ** 0.5  # [B, S, T]
@@ -87,7 +87,7 @@ def _raters(view: LayerView) -> Tensor:
     share = share.sum(1) / visual.sum(1, keepdim=True).clamp(min=1)  # [B, T]; sums to 1 over a row's text
     # Where all are alike, rounding must not leave a row without a rater.
     rater = valid & (share * valid.sum(1, keepdim=True) >= 1 - 1e-5)
-    return torch.zeros_like(question).scatter(1, slots, rater)
+    return torch.zeros_like(visual).scatter(1, slots, rater)
 
 
 def question_of(layout: TokenLayout) -> Tensor:
@@ -100,16 +100,25 @@ def question_of(layout: TokenLayout) -> Tensor:
     return torch.where(question.any(1, keepdim=True), question, last & has_visual)
 
 
+def question_rows(layout: TokenLayout) -> tuple[Tensor, Tensor]:
+    """The slots of `question_of` as rows, as `text_rows` gives them. No host read where the layout knows how long its
+    questions are, which it counts without their last token."""
+    known = layout.facts.longest_question
+    return text_rows(question_of(layout), None if known is None else known + 1)
+
+
 def _last(view: LayerView, rotary: bool) -> Tensor:
     rows = last_text_slot(view.layout.text)[:, None]
     return attention_inputs_of(view).weights(rows, rotary)[:, :, 0].mean(1)
 
 
-def _over_rows(view: LayerView, mask: Tensor, merge: Callable[[Tensor], Tensor], rotary: bool = True) -> Tensor:
-    """Mean, over the query slots in `mask` bool [B, S], of their weights with merged heads: [B, S]."""
+def _over_rows(
+    view: LayerView, rows: tuple[Tensor, Tensor], merge: Callable[[Tensor], Tensor], rotary: bool = True
+) -> Tensor:
+    """Mean, over query slots (as `text_rows` gives them), of their weights with merged heads: [B, S]."""
     attention_inputs = attention_inputs_of(view)
-    slots, valid = text_rows(mask)
-    total = view.hidden.new_zeros(mask.shape, dtype=torch.float32)
+    slots, valid = rows
+    total = view.hidden.new_zeros(view.layout.visual.shape, dtype=torch.float32)
     for start in range(0, slots.shape[1], CHUNK):
         part = slice(start, start + CHUNK)
         weights = merge(attention_inputs.weights(slots[:, part], rotary))  # [B, q, S]
