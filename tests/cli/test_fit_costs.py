@@ -6,7 +6,8 @@ from fit_cases import NEW, arguments, live, record_of, samples_of
 
 import lookaway as la
 from lookaway.models.encoding import encode
-from lookaway.search.fit import seconds
+from lookaway.reports.fit_tables import found_points
+from lookaway.search.fit import reach, seconds
 from lookaway.search.fit.seconds import Seconds
 
 FEW = ("--methods", "exit", "--methods", "reduction", "--methods", "second-look", "--shares", 0.2, "--shares", 0.5,
@@ -66,3 +67,30 @@ def test_where_every_policy_is_slower_than_the_full_model_that_is_the_reason_giv
     assert status == 1
     assert "No policy that was timed is as fast as the full model" in " ".join(error.split())
     assert "each lost more" not in error
+    # the record and the page say the same, and draw on the seconds axis what was timed alone
+    found = record_of(tmp_path)
+    assert found["why"] in " ".join(error.split())
+    assert "is 0.50 times as fast" in found["why"]
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert found["why"] in page.replace("&#39;", "'")
+    assert len(found_points(found)) == len(found["timed"]) < len(found["tried"]) + len(found["second_looks"])
+    assert {point.cost for point in found_points(found)} == {2.0}
+    assert found["reach"] is None
+
+
+def test_a_failed_speed_up_says_on_its_page_what_could_be_reached(call, model_folder, answered, tmp_path, monkeypatch):
+    def clock(model, processor, samples, policies, **how):
+        return {name: Seconds(2.0, 1.0, 0.5, (0.4, 0.6), 2, 2, 4) for name in policies}
+
+    monkeypatch.setattr(seconds, "measure_seconds", clock)
+    monkeypatch.setattr(reach, "measure_reach", lambda *given: reach.Reach(0.25, 0.4, "all leave", 1.3))
+    status, printed, error = call(*arguments(model_folder, answered, tmp_path, *FEW, "--speedup", 2))
+    assert status == 1
+    found = record_of(tmp_path)
+    assert found["reach"]["vision_tower"] == 0.4
+    assert found["reach"]["words"] in " ".join(printed.split())
+    page = " ".join((tmp_path / "report.html").read_text().split()).replace("&#39;", "'")
+    assert found["reach"]["words"] in page
+    assert found["why"] in page
+    assert found["why"] in " ".join(error.split())
+    assert "(2 times was asked for)" in found["why"]

@@ -9,7 +9,7 @@ import pytest
 from lookaway.cli.fit_result import not_fast_enough, why_none
 from lookaway.search.fit.certify import Tested
 from lookaway.search.fit.choices import Choice
-from lookaway.search.fit.guarantee import Guarantee, samples_needed
+from lookaway.search.fit.guarantee import Guarantee, samples_at_share, samples_needed
 from lookaway.search.fit.options import FitOptions
 from lookaway.search.fit.seconds import Seconds
 
@@ -61,7 +61,7 @@ def test_a_speed_up_is_above_1(speedup):
 
 def after_testing(*choices):
     found = tuple(Tested(one, RULE.bound(one)) for one in choices)
-    return SimpleNamespace(certificate=SimpleNamespace(tested=found), found=())
+    return SimpleNamespace(certificate=SimpleNamespace(tested=found), found=(), timed=())
 
 
 def test_what_passed_and_saves_nothing_is_the_reason_and_not_the_answers():
@@ -73,9 +73,41 @@ def test_what_passed_and_saves_nothing_is_the_reason_and_not_the_answers():
 
 
 def test_where_the_safest_fails_it_is_said_where_more_samples_come_from():
+    few = choice("bold", 1.0, changed=3)
+    text = why_none(after_testing(few), RULE, lambda needed: f"Add {needed} pictures")
+    assert "The safest of the timed policies that are no slower than the full model, bold: 3 of 160" in text
+    needed = samples_at_share(RULE, 3 / 160)
+    assert RULE.of_total(np.ceil(needed * 3 / 160), needed) <= 0.03 < RULE.of_total(3, 160)
+    assert needed > samples_needed(RULE, 3)  # the share stays as it is where there are more samples, not the count
+    assert f"Add {needed} pictures, or allow --epsilon {np.ceil(1000 * RULE.of_total(3, 160)) / 1000:g} or more" in text
+
+
+def test_no_samples_are_asked_for_where_more_of_them_would_show_the_same():
     text = why_none(after_testing(choice("bold", 1.0, changed=6)), RULE, lambda needed: f"Add {needed} pictures")
-    assert "already the safest, bold" in text
-    assert f"Add {samples_needed(RULE, 6)} pictures, or allow a larger --epsilon" in text
+    assert "Add" not in text.replace("add safer", "")
+    assert "3.75% changed is not below what is allowed, so more samples would show the same" in text
+    assert samples_at_share(RULE, 0.03) is None
+    assert "safer policies are that save less" in text
+    by_flops = why_none(after_testing(replace(choice("bold", 1.0, changed=6), seconds=None)), RULE)
+    assert "The safest of the policies that cost no more than the full model, bold" in by_flops
+    assert "--speedup" not in by_flops
+
+
+@pytest.mark.parametrize(("speedup", "changed", "words"), [
+    (0.9, 0, "No policy that was timed is as fast as the full model on this machine, though 1 keep"),
+    (0.9, 40, "and none keeps the answers"),
+    (1.5, 40, "No policy that was timed and is as fast as the full model on this machine keeps the answers"),
+])  # fmt: skip
+def test_where_nothing_was_tested_the_fastest_that_was_timed_is_named(speedup, changed, words):
+    one = choice("bold", speedup, changed)
+    none = SimpleNamespace(certificate=SimpleNamespace(tested=()), found=(one,), timed=(one,))
+    text = why_none(none, RULE, speedup=2.0)
+    assert words in text
+    assert f"the fastest of the 1 timed, bold, is {speedup:.2f} times as fast (2 times was asked for)" in text
+    text = why_none(
+        SimpleNamespace(certificate=none.certificate, found=(choice("a", 1), choice("b", 1)), timed=()), RULE
+    )
+    assert "No policy that costs less than the full model keeps the answers" in text
 
 
 def test_seconds_that_are_not_saved_when_timed_again_are_no_success():

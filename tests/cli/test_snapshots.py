@@ -144,7 +144,7 @@ def fitted():
     chosen = {"name": found[0].choice.name}
     certificate = {"share": 0.345, "changed": 1, "samples": 160, "bound": found[0].bound}
     console.print(fit_result.result_line({"chosen": chosen, "certificate": certificate, "confirmed": None}, options))
-    none = SimpleNamespace(certificate=SimpleNamespace(tested=found[1:]))
+    none = SimpleNamespace(certificate=SimpleNamespace(tested=found[1:]), timed=())
     console.print(fit_result.why_none(none, guarantee))
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_fit import SECOND, fit_record, write_made_up_fit
+from made_up_fit import SECOND, TIMED, fit_record, write_made_up_fit
 from scipy.stats import binomtest
 
 from lookaway.cli.report import Options, run
 from lookaway.core.errors import DataError
 from lookaway.reports.collect import collect
-from lookaway.reports.fit_tables import beside_rows, certificate_text, found_points, same_interval
+from lookaway.reports.fit_tables import beside_rows, certificate_text, found_points, points_unit, same_interval
 from lookaway.reports.fit_tables import tested_rows as rows_of_tests
 from lookaway.reports.pages.kept_pictures import kept_cards, stages
 from lookaway.reports.pages.page import render
@@ -53,9 +53,11 @@ def test_without_a_certificate_the_reason_stands_there(tmp_path):
     data = collect(write_made_up_fit(tmp_path, certified=False))
     page = render(data)
     assert "No policy was certified" in page
-    assert "392 samples would be needed" in certificate_text(data)
-    data.fits = [fit_record(False) | {"tested": [], "kind": "fit"}]
-    assert "none was tested" in certificate_text(data)
+    assert "which bounds the loss at 7.29 %" in certificate_text(data)  # records of an older version
+    data.fits = [fit_record(False) | {"tested": [], "kind": "fit", "why": "Nothing timed is fast enough."}]
+    assert certificate_text(data) == "No policy is certified. Nothing timed is fast enough."
+    reach = {"seconds": 0.2, "vision_tower": 0.4, "boldest": "exit", "speedup": 1.3, "words": "2 times is OUT OF REACH"}
+    assert "2 times is OUT OF REACH" in render(replace(data, fits=[data.fits[0] | {"reach": reach}]))
     poor = [row | {"changed": 150} for row in data.fits[0]["tried"]]
     data.fits = [data.fits[0] | {"tried": poor, "front": [], "order": [], "second_looks": []}]
     assert "No policy was certified" in render(data)
@@ -108,6 +110,17 @@ def test_every_policy_is_a_point_once():
     assert len([p for p in points if p.method != "second-look"]) == len(found["tried"])
     assert len([p for p in points if p.method == "second-look"]) == len(found["second_looks"]) + 2
     assert points == sorted(points, key=lambda p: -p.cost)
+
+
+def test_on_the_axis_of_seconds_is_only_what_was_timed(data):
+    found = fit_record() | {"unit": "seconds"}
+    assert points_unit(found) == "prefill FLOPs of the decoder, for nothing was timed"
+    assert len(found_points(found)) > len(found["tried"])
+    timed = [row | {"seconds": TIMED, "share": 1.3} for row in found["tried"][:3]]
+    found |= {"timed": timed, "tested": [], "certificate": None}
+    assert points_unit(found) == "measured seconds"
+    assert [point.cost for point in found_points(found)] == [1.3] * 3
+    assert "The 3 policies that were timed, on the search split" in render(replace(data, fits=[found]))
 
 
 def test_the_policy_comes_first_and_the_others_by_what_they_keep(data):

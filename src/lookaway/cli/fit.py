@@ -122,8 +122,9 @@ def run(options: Options) -> dict[str, Any]:
         write_space(options)
 
     group.first(begin)
+    reach = None
     if options.speedup is not None and group.is_first:
-        say_what_can_be_reached(console, options, model, processor, splits[0])
+        reach = say_what_can_be_reached(console, options, model, processor, splits[0])
     if "gates-behind" in options.methods:  # kept as files, which may be changed between two runs
         behind = gates_behind(options, model, processor, splits[0])
         own |= behind
@@ -171,7 +172,10 @@ def run(options: Options) -> dict[str, Any]:
         )  # fmt: skip
     # 3. The result, with its certificate inside.
     summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
-    summary["generic_prompts"] = generic_prompts(splits)
+    summary |= {"generic_prompts": generic_prompts(splits), "reach": reach, "why": None}
+    if result.policy is None:
+        summary["why"] = why_none(result, guarantee, lambda needed: how_to_get(options, needed), options.speedup)
+    missed = summary["missed"] = not_fast_enough(result, options, guarantee)
     header = run_header("fit", model, options.data, options, options.seed, options.model, facts)
     if result.policy is not None:
         object.__setattr__(
@@ -183,7 +187,7 @@ def run(options: Options) -> dict[str, Any]:
         write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
         if result.policy is None:
             draw_report(options.out)
-            raise PreparationError(why_none(result, guarantee, lambda needed: how_to_get(options, needed)))
+            raise PreparationError(summary["why"])
         folder = result.policy.save_pretrained(options.out / "policy")
         write_certificate(folder, result.policy, {**summary["certificate"], "provenance": facts})
         shutil.rmtree(options.out / BEST, ignore_errors=True)
@@ -199,7 +203,7 @@ def run(options: Options) -> dict[str, Any]:
     page = draw_report(options.out, held_out)
     if page is not None:
         console.print(f"report {page}", soft_wrap=True)
-    if missed := not_fast_enough(result, options, guarantee):
+    if missed:
         raise PreparationError(f"{missed} The policy in {saved} is certified all the same.")
     console.print(
         f"saved {saved}; next: lookaway eval --model {options.model} --policy {saved} --data {options.data}",

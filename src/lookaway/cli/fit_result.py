@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,17 +58,24 @@ def result_line(summary: dict[str, Any], options: FitOptions) -> str:
     return text
 
 
-def why_none(result: FitResult, guarantee: Guarantee, more: Callable[[int], str] | None = None) -> str:
-    """Why no policy is certified, and what would be needed; `more` says how to get so many samples."""
-    from ..search.fit.guarantee import samples_needed
+def why_none(
+    result: FitResult, guarantee: Guarantee, more: Callable[[int], str] | None = None, speedup: float | None = None
+) -> str:
+    """Why no policy is certified, and what would be needed; `more` says how to get so many samples.
+
+    The terminal says it, and the record holds it for the page ('why').
+    """
+    from ..search.fit.guarantee import samples_at_share
 
     if not result.certificate.tested:
         kept = sum(guarantee.looks_kept(choice) for choice in result.found)
-        if kept:  # by counted cost every reduction saves something; by the clock none need
+        if result.timed:  # by counted cost every reduction saves something; by the clock none need
+            return _none_fast_and_kept(result, kept, guarantee, speedup)
+        if kept:
             return (
-                f"No policy that was timed is as fast as the full model on this machine, though {kept} keep the "
-                f"answers on the search split at epsilon {guarantee.epsilon}. Try a larger "
-                "--batch-size or --answer-tokens, or minimise --cost flops."
+                f"No policy that costs less than the full model keeps the answers on the search split at epsilon "
+                f"{guarantee.epsilon}: the {kept} that do cost more. Allow a larger --epsilon, or add policies with "
+                "--methods, --shares or --candidate."
             )
         return (
             f"No policy of this space keeps the answers on the search split at epsilon {guarantee.epsilon}: each lost "
@@ -86,13 +94,52 @@ def why_none(result: FitResult, guarantee: Guarantee, more: Callable[[int], str]
                 f"bound {last.bound:.2%}, allowed {guarantee.epsilon:.2%})."
             )
         return f"{text} Allow a larger --epsilon, or add policies with --methods, --shares or --candidate."
-    needed = samples_needed(guarantee, guarantee.total(first.choice))
-    return (
-        f"No policy passed: already the safest, {first.choice.name}: {_lost(first.choice, guarantee)} (upper bound "
-        f"{first.bound:.2%}, allowed {guarantee.epsilon:.2%}); with so many changed, {needed} samples would be needed. "
-        f"{'Give more --data' if more is None else more(needed)}, or allow a larger --epsilon"
-        + (", or minimise --cost flops without --speedup." if first.choice.seconds is not None else ".")
+    by_seconds = first.choice.seconds is not None
+    share = guarantee.total(first.choice) / len(first.choice.same)
+    needed = samples_at_share(guarantee, share)
+    than = "timed policies that are no slower than" if by_seconds else "policies that cost no more than"
+    text = (
+        f"No policy passed. The safest of the {than} the full model, {first.choice.name}: "
+        f"{_lost(first.choice, guarantee)} (upper bound {first.bound:.2%}, allowed {guarantee.epsilon:.2%})"
     )
+    larger = f"allow --epsilon {ceil(1000 * first.bound) / 1000:g} or more"
+    slower = (
+        ", or minimise --cost flops without --speedup, where safer policies are that save less" if by_seconds else ""
+    )
+    if needed is None:
+        lost = "changed" if guarantee.metric == "answers" else "lost"
+        return (
+            f"{text}. {share:.2%} {lost} is not below what is allowed, so more samples would show the same: this "
+            f"policy changes too much. {larger[0].upper()}{larger[1:]}, or add safer policies with --methods, --shares "
+            f"or --candidate, or take another model{slower}."
+        )
+    return (
+        f"{text}; at this share ({share:.2%}) about {needed} samples would show it. "
+        f"{'Give more --data' if more is None else more(needed)}, or {larger}{slower}."
+    )
+
+
+def _none_fast_and_kept(result: FitResult, kept: int, guarantee: Guarantee, speedup: float | None) -> str:
+    """Why nothing was tested where seconds were measured: what is kept is too slow."""
+    fastest = max(result.timed, key=_speedup)
+    reached = f"the fastest of the {len(result.timed)} timed, {fastest.name}, is {_speedup(fastest):.2f} times as fast"
+    if speedup is not None:
+        reached += f" ({speedup:g} times was asked for)"
+    epsilon = f"on the search split at epsilon {guarantee.epsilon}"
+    if _speedup(fastest) < 1:
+        keeping = f"though {kept} keep" if kept else "and none keeps"
+        return (
+            f"No policy that was timed is as fast as the full model on this machine, {keeping} the answers {epsilon}: "
+            f"{reached}. Try a larger --batch-size or --answer-tokens, or minimise --cost flops."
+        )
+    return (
+        f"No policy that was timed and is as fast as the full model on this machine keeps the answers {epsilon}: "
+        f"{reached}, and {_lost(fastest, guarantee)}. Allow a larger --epsilon, or minimise --cost flops."
+    )
+
+
+def _speedup(choice: Choice) -> float:
+    return 0.0 if choice.seconds is None else choice.seconds.speedup
 
 
 def not_fast_enough(result: FitResult, options: FitOptions, guarantee: Guarantee) -> str | None:
@@ -149,6 +196,7 @@ def summary_of(result: FitResult, options: FitOptions, guarantee: Guarantee, sco
         "confirmed": None if result.confirmed is None else result.confirmed.to_plain(),
         "tested": [{**_row(t.choice, guarantee), "bound": t.bound} for t in result.certificate.tested],
         "order": [rows[id(choice)] for choice in result.order],
+        "timed": [_row(choice, guarantee) for choice in result.timed],
         "front": [rows[id(choice)] for choice in _undominated(result.found, guarantee)],
         "tried": [rows[id(c)] for c in (*result.found, *result.dropped) if c.then is None],
         "second_looks": [

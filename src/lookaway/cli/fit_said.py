@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,13 +88,17 @@ def how_to_get(options: Any, needed: int) -> str:
     return text
 
 
-def say_what_can_be_reached(console: Any, options: Any, model: Any, processor: Any, samples: list[Sample]) -> None:
+def say_what_can_be_reached(
+    console: Any, options: Any, model: Any, processor: Any, samples: list[Sample]
+) -> dict[str, Any]:
     """Before a search for a speed-up: what a batch takes, how much of it no policy can save, and how much faster the
-    boldest policies are, all measured."""
+    boldest policies are, all measured. Returns what the record holds of it ('reach'), its words included."""
     from ..search.fit.reach import measure_reach
 
     found = measure_reach(model, processor, samples, options, options.batch_size, options.answer_tokens, options.seed)
-    console.print(reach_text(found, options))
+    text = reach_text(found, options)
+    console.print(text)
+    return {**asdict(found), "words": text}
 
 
 def reach_text(found: Reach, options: Any) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.bounds import samples_needed, smallest_epsilon, upper_bound
+from ..core.bounds import smallest_epsilon, upper_bound
 from .collect import ReportData
 from .formatting import share
 from .policy_words import policy_words
 
 __all__ = ["Point", "beside_rows", "by_score", "certificate_text", "chosen_words", "family_rows", "fit_of", "fit_tiles",
-           "found_points", "kept_of", "ordered_beside", "possible_text", "same_interval", "seconds_rows", "tested_rows",
-           "unit_of"]  # fmt: skip
+           "found_points", "kept_of", "ordered_beside", "points_unit", "possible_text", "same_interval", "seconds_rows",
+           "speed_texts", "tested_rows", "timed_of", "unit_of"]  # fmt: skip
 
 UNITS = {
     "flops": "prefill FLOPs of the decoder",
@@ -60,8 +60,23 @@ def same_interval(changed: int, samples: int) -> tuple[float, float, float]:
     return 1 - changed / samples, 1 - upper_bound(changed, samples, 0.025), min(1.0, high)
 
 
+def timed_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of what was timed on the search split; before 0.2 records hold those of the order of testing alone."""
+    return [row for row in found.get("timed", found["order"]) if row["seconds"] is not None]
+
+
+def points_unit(found: Mapping[str, Any]) -> str:
+    """What the points' cost is a share of, in words: measured seconds where there are any, else what was counted."""
+    if found["unit"] == "seconds" and not timed_of(found):
+        return f"{UNITS['flops']}, for nothing was timed"
+    return unit_of(found)
+
+
 def found_points(found: Mapping[str, Any]) -> list[Point]:
-    """Every policy that ran on the search split, second looks included, the costliest first."""
+    """Every policy that ran on the search split, second looks included, the costliest first; where seconds were
+    measured, the policies that were timed, for the others' cost is counted in another unit."""
+    if found["unit"] == "seconds" and (timed := timed_of(found)):
+        return sorted((Point(row["method"], row["share"], kept_of(found, row)) for row in timed), key=lambda p: -p.cost)
     rows = {(row["name"], row["share"]): row for row in (*found["tried"], *found["front"], *found["order"])}
     points = [Point(row["method"], row["share"], kept_of(found, row)) for row in rows.values()]
     named = set(points)
@@ -87,7 +102,7 @@ def certificate_text(data: ReportData) -> str:
     shown, options = found["certificate"], found["options"]
     sure = share(1 - options["delta"], 0)
     if shown is None:
-        return _why_none(found, sure)
+        return f"No policy is certified. {found.get('why') or _why_none(found)}"
     if by_score(found):
         return (
             f"With confidence {sure}, the mean score ({shown['scorer']}) falls by at most {share(shown['bound'], 2)} "
@@ -102,26 +117,22 @@ def certificate_text(data: ReportData) -> str:
     )
 
 
-def _why_none(found: Mapping[str, Any], sure: str) -> str:
-    options = found["options"]
-    if by_score(found) and found["tested"]:
-        first = found["tested"][0]
-        return (
-            f"No policy is certified: the safest lost {share(first['loss'], 2)} of the mean score, which bounds the "
-            f"loss at {share(first['bound'], 2)}; {share(options['epsilon'])} is allowed."
-        )
+def _why_none(found: Mapping[str, Any]) -> str:
+    """Of records that do not say why (before 0.2): what the first test found."""
     if not found["tested"]:
-        return (
-            f"No policy is certified: on the search split each changed more than {share(options['epsilon'])} of the "
-            f"answers beyond doubt (confidence {sure}), so none was tested."
-        )
+        return "None was tested."
     first = found["tested"][0]
-    needed = samples_needed(options["epsilon"], options["delta"], first["changed"])
     return (
-        f"No policy is certified: the safest changed {first['changed']} of {first['samples']} answers, which "
-        f"bounds the changed answers at {share(first['bound'], 2)}; {share(options['epsilon'])} is allowed. With so "
-        f"many changed, {needed} samples would be needed."
+        f"The first that was tested, {first['name']}, lost {share(first['loss'], 2)}, which bounds the loss at "
+        f"{share(first['bound'], 2)}; {share(found['options']['epsilon'])} is allowed."
     )
+
+
+def speed_texts(data: ReportData) -> list[str]:
+    """Of a speed-up that was asked for: what could be reached at all, and what the certified policy lacks of it."""
+    found = fit_of(data)
+    reach = found.get("reach")
+    return [*([] if reach is None else [reach["words"]]), *([found["missed"]] if found.get("missed") else [])]
 
 
 def _changed(count: int) -> str:
@@ -220,7 +231,7 @@ def tested_rows(data: ReportData) -> list[list[str]]:
 def seconds_rows(data: ReportData) -> list[list[str]]:
     """Cells of the table of measured seconds: the certified policy, timed again, and what was timed in the search."""
     found = fit_of(data)
-    rows = [(f"{row['name']}", row["seconds"]) for row in found["order"] if row["seconds"] is not None]
+    rows = [(row["name"], row["seconds"]) for row in timed_of(found)]
     if found["confirmed"] is not None:
         rows.insert(0, (f"{found['chosen']['name']}, timed again on the certification samples", found["confirmed"]))
     return [

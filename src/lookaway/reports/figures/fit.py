@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..collect import ReportData
-from ..fit_tables import by_score, fit_of, found_points, kept_of, ordered_beside, same_interval, unit_of
+from ..fit_tables import by_score, fit_of, found_points, kept_of, ordered_beside, points_unit, same_interval
 from .svg import INK, PALETTE, draw_svg, legend_below
 
 __all__ = ["beside", "by_family", "fit_front"]
@@ -24,7 +24,8 @@ def fit_front(data: ReportData) -> str:
     found = fit_of(data)
     points = found_points(found)
     floor = FLOOR if any(point.kept >= FLOOR for point in points) else 0.0
-    shown = [point for point in points if point.kept >= floor and point.cost <= 1.02]
+    most = 1.02 if found["unit"] != "seconds" else max([1.02, *(1.05 * p.cost for p in points)])  # some are slower
+    shown = [point for point in points if point.kept >= floor and point.cost <= most]
     allowed, scored = 1 - found["options"]["epsilon"], by_score(found)
 
     def draw(figure: Any) -> None:
@@ -60,7 +61,7 @@ def fit_front(data: ReportData) -> str:
         axes.annotate(words, (1, allowed), xytext=(0, -11), ha="right", textcoords="offset points", fontsize=8,
                       color=INK)  # fmt: skip
         _percent(axes, x=True, y=True)
-        axes.set(xlabel=f"cost: share of the {unit_of(found)}", ylim=(floor, 1.01), xlim=(0, 1.02),
+        axes.set(xlabel=f"cost: share of the {points_unit(found)}", ylim=(floor, 1.01), xlim=(0, most),
                  ylabel="score kept" if scored else LABELS["agreement"])  # fmt: skip
         axes.set_axisbelow(True)
         axes.grid(alpha=0.16, color=INK)

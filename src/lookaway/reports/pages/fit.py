@@ -16,7 +16,9 @@ from ..fit_tables import (
     found_points,
     possible_text,
     seconds_rows,
+    speed_texts,
     tested_rows,
+    timed_of,
     unit_of,
 )
 from ..formatting import share, timing_rows
@@ -31,6 +33,8 @@ def fit_page(data: ReportData) -> dict[str, Any]:
     own = next(iter(data.beside.values()), None)
     certified = found["certificate"] is not None
     counted = len(found_points(found))
+    timed = found["unit"] == "seconds" and timed_of(found)
+    all_of = f"The {counted} policies that were timed," if timed else f"All {counted} policies"
     return {
         "data": data,
         "title": "The cheapest policy that keeps the answers" if certified else "No policy was certified",
@@ -38,11 +42,12 @@ def fit_page(data: ReportData) -> dict[str, Any]:
         "certificate": certificate_text(data),
         "certified": certified,
         "possible": possible_text(data),
+        "speed": speed_texts(data),
         "prompts": found.get("generic_prompts") or [],
         "tiles": fit_tiles(data),
         "front": (
             fit_front(data),
-            f"All {counted} policies on the search split, and those that were tested on other samples, with exact 95 % "
+            f"{all_of} on the search split, and those that were tested on other samples, with exact 95 % "
             "intervals; up and left is better. On the samples that chose, the best look better than they are: only the "
             "tested ones are evidence.",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import ceil, exp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from ...core.bounds import mean_upper_bound, upper_bound
 from .choices import Choice
 from .options import Metric
 
-__all__ = ["Guarantee", "allowed", "samples_needed"]
+__all__ = ["Guarantee", "allowed", "samples_at_share", "samples_needed"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,25 @@ def samples_needed(guarantee: Guarantee, total: float) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if guarantee.of_total(total, middle) <= guarantee.epsilon else (middle, high)
+    return high
+
+
+def samples_at_share(guarantee: Guarantee, share: float) -> int | None:
+    """How many samples show epsilon where this share of them is lost, however many they are; None: no number does,
+    since so much is lost already."""
+    if share >= guarantee.epsilon:
+        return None
+
+    def shown(samples: int) -> bool:
+        total = share * samples
+        return guarantee.of_total(ceil(total - 1e-9) if guarantee.binary else total, samples) <= guarantee.epsilon
+
+    low, high = 1, 2
+    while not shown(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown(middle) else (middle, high)
     return high
 
 

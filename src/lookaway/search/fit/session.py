@@ -48,6 +48,8 @@ class FitResult:
     """The certified policy timed again, on the certification split; None: seconds were not asked for."""
     refused: Mapping[str, str]
     """Candidates that this model cannot run, and why."""
+    timed: tuple[Choice, ...] = ()
+    """What was timed on the search split, the slower than the full model too; none where seconds are not minimised."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,11 @@ def fit(
     # 2. The order of testing, from that alone; in seconds, where those count.
     by_key = {candidate.key: candidate for candidate in tried}
     made = found.made
-    ranked = made
+    ranked, timed = made, list[Choice]()
     if options.minimised == "seconds":
         if time_search is None:
             raise SettingsError("Seconds are to be minimised, and nothing measures them (time_search).")
-        ranked = _with_seconds(worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search)
+        ranked = timed = _with_seconds(worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search)
     order = ladder(ranked, guarantee)
     # 3. The test, on samples that nothing else has seen.
     trials = SplitTrials(tried, queue, "certification", lambda: certification(kept))
@@ -161,7 +163,7 @@ def fit(
             confirmed = _with_seconds([chosen], by_key, options, queue, "confirmed", time_certification)[0].seconds
     return FitResult(
         policy, chosen, certificate, tuple(made), tuple(found.dropped), tuple(order), confirmed,
-        {**found.refused, **trials.refused},
+        {**found.refused, **trials.refused}, tuple(timed),
     )  # fmt: skip
 
 
