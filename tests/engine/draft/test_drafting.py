@@ -7,6 +7,7 @@ from test_twig import random_twig, shortened
 
 import lookaway as la
 from lookaway.anatomy.tiny import TINY, tiny
+from lookaway.core.errors import UnsupportedModel
 
 LENGTH = 10
 REMOVES = {
@@ -211,3 +212,65 @@ class _Stops:
 
     def end(self):
         pass
+
+
+@pytest.mark.parametrize("by", ["early exit", "twig"])
+def test_an_answer_within_an_answer(by):
+    """A streamer that asks the model something itself: each answer, and what was guessed for it, is its own."""
+
+    class Asks:
+        calls, found = 0, None
+
+        def put(self, value):
+            self.calls += 1
+            if self.calls == 3:
+                self.found = model.generate(**other, **options)
+                with torch.no_grad():
+                    model(**other)
+
+        def end(self):
+            pass
+
+    model, inputs, other = tiny("llava").model, tiny("llava").inputs(), tiny("llava", seed=1).inputs()
+    options = {**GREEDY, "max_new_tokens": LENGTH, "min_new_tokens": LENGTH}
+    draft, asks = drafts(model)[by], Asks()
+    with la.attach(model, la.ExitAt(2)):
+        plain = [model.generate(**given, **options) for given in (inputs, other)]
+    with la.attach(model, la.ExitAt(2), draft=draft) as run:
+        alone = []
+        for given in (inputs, other):
+            model.generate(**given, **options)
+            alone.append(run.trace)
+        assert torch.equal(model.generate(**inputs, **options, streamer=asks), plain[0])
+        assert torch.equal(asks.found, plain[1])
+        outer, inner, by_hand = run.traces[-3:]
+    assert [outer.checks, inner.checks, by_hand.checks] == [alone[0].checks, alone[1].checks, 0]
+
+
+def test_a_generate_that_somebody_kept_does_not_draft_once_detached():
+    model, inputs = tiny("llava").model, tiny("llava").inputs()
+    plain = model.generate(**inputs, **GREEDY, max_new_tokens=4)
+    with la.attach(model, la.ExitAt(2), draft=la.Draft(2)):
+        kept = model.generate
+    assert torch.equal(kept(**inputs, **GREEDY, max_new_tokens=4), plain)
+    assert torch.equal(kept(**inputs, **GREEDY, max_new_tokens=4, num_beams=2)[:, :1], plain[:, :1])  # nor refuse
+
+
+def test_detaching_in_the_middle_of_an_answer_is_refused():
+    class Detaches:
+        calls = 0
+
+        def put(self, value):
+            self.calls += 1
+            if self.calls == 3:
+                run.detach()
+
+        def end(self):
+            pass
+
+    model, inputs = tiny("llava").model, tiny("llava").inputs()
+    plain = model.generate(**inputs, **GREEDY, max_new_tokens=4)
+    run = la.attach(model, la.ExitAt(2), draft=la.Draft(2))
+    with pytest.raises(UnsupportedModel, match="Detach when generate has ended"):
+        model.generate(**inputs, **GREEDY, max_new_tokens=9, min_new_tokens=9, streamer=Detaches())
+    assert torch.equal(model.generate(**inputs, **GREEDY, max_new_tokens=4), plain)

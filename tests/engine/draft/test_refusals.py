@@ -45,6 +45,15 @@ def test_ways_to_generate(drafted, options):
         drafted.model.generate(**drafted.inputs(), **options)
 
 
+def test_options_by_position_count_too(drafted):
+    inputs = drafted.inputs()
+    ids = inputs.pop("input_ids")
+    with pytest.raises(UnsupportedModel, match=r"generate\(stopping_criteria=list\) cannot be drafted"):
+        drafted.model.generate(ids, None, None, [lambda ids, scores: False], **inputs)
+    with pytest.raises(UnsupportedModel, match=r"generate\(synced_gpus=True\) cannot be drafted"):
+        drafted.model.generate(ids, None, None, None, None, True, **inputs)
+
+
 def test_settings_of_a_config_count_too(drafted):
     with pytest.raises(UnsupportedModel, match="num_beams=3"):
         drafted.model.generate(**drafted.inputs(), generation_config=GenerationConfig(num_beams=3))

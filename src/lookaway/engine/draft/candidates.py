@@ -112,7 +112,10 @@ class GuessedTokens(CandidateGenerator):
         )
         call = self._answer.guess(lambda: self._model(**inputs))
         if call is None:
-            raise UnsupportedModel(f"Decoder layer {self._layers} did not run, so nothing could be guessed before it.")
+            raise UnsupportedModel(
+                f"Decoder layer {self._layers} did not run as a part of this answer, so nothing could be guessed "
+                "before it. Detach when generate has ended, not while it runs."
+            )
         scores = self._logits(self._answer, call).to(ids.device, torch.float32)  # processors live where the ids are
         processed: Tensor = self._processors(ids, scores) if self._processors else scores
         return processed

@@ -113,10 +113,15 @@ class Drafting:
 
     # an answer -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, begins: bool) -> None:
-        """`generate` begins or ends in this thread."""
-        twig = TwigRun(self.twig) if begins and self.twig is not None else None
-        self._here.answer = DraftedAnswer(twig) if begins else None
+    def _begin(self) -> Callable[[], None]:
+        """`generate` begins in this thread; returns what ends it. One may begin within another, e.g. in a streamer."""
+        around = self._here.answer
+        self._here.answer = DraftedAnswer(None if self.twig is None else TwigRun(self.twig))
+
+        def end() -> None:
+            self._here.answer = around
+
+        return end
 
     def _candidates(self, config: Any, processors: Any) -> GuessedTokens | None:
         """What transformers asks for guesses; None: this `generate` was not ours."""
@@ -126,9 +131,10 @@ class Drafting:
         return GuessedTokens(self._anatomy, self.draft, answer, config, processors, self._logits, self._settled)
 
     def began(self, record: Any) -> None:
-        """A prompt's prefill ended; `record` is what its trace is made of."""
-        if self._here.answer is not None:
-            self._here.answer.record = record
+        """A prompt's prefill ended; `record` is what its trace is made of. Later ones within an answer are others."""
+        answer = self._here.answer
+        if answer is not None and answer.record is None:
+            answer.record = record
 
     def counts(self, record: Any) -> Counts | None:
         """What became of the guesses behind a prompt; None: nothing was guessed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -41,7 +42,7 @@ MODES: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 
 def drafting_generate(
-    model: Any, start: int, begin: Callable[[bool], None], candidates: Callable[[Any, Any], Any]
+    model: Any, start: int, begin: Callable[[], Callable[[], None]], candidates: Callable[[Any, Any], Any]
 ) -> list[Callable[[], object]]:
     """Let `model.generate` draft; returns what takes that back, to be called in reverse order.
 
@@ -50,38 +51,56 @@ def drafting_generate(
 
     Args:
         start: K.
-        begin: is called with True when `generate` begins, with False when it ends.
+        begin: is called when `generate` begins; what it returns is called when that ends.
         candidates: (generation config, logits processors) -> the candidate generator; None: the usual one.
     """
     usual, usual_candidates = getattr(model, "generate", None), getattr(model, "_get_candidate_generator", None)
     if usual is None or usual_candidates is None:
         raise UnsupportedModel(f"{type(model).__name__} does not generate by transformers' loop, so nothing can draft.")
 
+    attached = [True]
+
     @wraps(usual)
     def generate(*args: Any, **kwargs: Any) -> Any:
-        _check(model, args, kwargs, start)
-        begin(True)
+        if not attached:  # somebody has kept the method
+            return usual(*args, **kwargs)
+        _check(model, _named(usual, args, kwargs), start)
+        end = begin()
         try:
             return usual(*args, **{**kwargs, "assistant_early_exit": start})
         finally:
-            begin(False)
+            end()
 
     def get_candidate_generator(*args: Any, **kwargs: Any) -> Any:
         return candidates(kwargs["generation_config"], kwargs["logits_processor"]) or usual_candidates(*args, **kwargs)
 
-    return [shadow(model, "generate", generate), shadow(model, "_get_candidate_generator", get_candidate_generator)]
+    return [
+        attached.clear,
+        shadow(model, "generate", generate),
+        shadow(model, "_get_candidate_generator", get_candidate_generator),
+    ]
 
 
-def _check(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], start: int) -> None:
-    """Refuse what transformers' assisted generation does not do, or what would not be the answer without a draft."""
-    own = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+def _named(usual: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What `generate` is called with, by name: most of its options may be given by position, too."""
+    names = [name for name, of in inspect.signature(usual).parameters.items() if of.kind is of.POSITIONAL_OR_KEYWORD]
+    return {**dict(zip(names or ["inputs", "generation_config"], args, strict=False)), **kwargs}
+
+
+def _check(model: Any, kwargs: dict[str, Any], start: int) -> None:
+    """Refuse what transformers' assisted generation does not do, or what would not be the answer without a draft.
+
+    Args:
+        kwargs: all that `generate` is called with, by name.
+    """
+    own = kwargs.get("generation_config")
     sources = [kwargs, *(vars(config) for config in (own, model.generation_config) if config is not None)]
     for name, (why, harmless) in MODES.items():
         value = next((found for source in sources if (found := source.get(name)) is not None), None)
         if value is not None and value not in harmless:
             raise UnsupportedModel(f"generate({name}={_short(value)}) cannot be drafted: {why}. {WITHOUT}")
-    named = [kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")]
-    tokens = next((found for found in (*args[:1], *named) if found is not None), None)
+    given = [kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")]
+    tokens = next((found for found in given if found is not None), None)
     if isinstance(tokens, Tensor) and len(tokens) > 1:
         raise UnsupportedModel(
             f"A batch of {len(tokens)} rows cannot be drafted: transformers' assisted generation takes one row, since "
