@@ -8,6 +8,7 @@ import lookaway as la
 from lookaway.models.encoding import encode
 from lookaway.reports.fit_tables import found_points
 from lookaway.search.fit import reach, seconds
+from lookaway.search.fit.outcomes import SampleRuns
 from lookaway.search.fit.seconds import Seconds
 
 FEW = ("--methods", "exit", "--methods", "reduction", "--methods", "second-look", "--shares", 0.2, "--shares", 0.5,
@@ -76,6 +77,49 @@ def test_where_every_policy_is_slower_than_the_full_model_that_is_the_reason_giv
     assert len(found_points(found)) == len(found["timed"]) < len(found["tried"]) + len(found["second_looks"])
     assert {point.cost for point in found_points(found)} == {2.0}
     assert found["reach"] is None
+
+
+def test_trials_are_good_for_another_question_and_give_what_a_fit_of_its_own_gives(
+    call, model_folder, answered, tmp_path, monkeypatch
+):
+    def clock(model, processor, samples, policies, *, batch_size, **how):
+        timed.append(batch_size)
+        return {name: Seconds(1.0, 1.5, 1.5, (1.4, 1.6), batch_size, 2, 4) for name in policies}
+
+    def counted(self, policy):
+        ran.append(len(self.full))
+        return original(self, policy)
+
+    timed, ran, original = [], [], SampleRuns.outcomes
+    monkeypatch.setattr(seconds, "measure_seconds", clock)
+    monkeypatch.setattr(reach, "measure_reach", lambda *given: reach.Reach(0.25, 0.4, "all leave", 2.5))
+    monkeypatch.setattr(SampleRuns, "outcomes", counted)
+    whole = (*FEW, "--halvings", 0, "--held-out", 0)
+    command = arguments(model_folder, answered, tmp_path / "fit", *whole)
+    assert call(*command, "--speedup", 2)[0] == 1  # certified, but not twice as fast
+    assert timed == [8, 8]
+    searched, certified = (len(samples_of(answered, split)) for split in ("train", "calibration"))
+    assert searched in ran
+    assert searched != certified
+    ran.clear()
+    for number, more in enumerate([
+        ("--speedup", 1.2), ("--speedup", 1.2, "--batch-size", 4), (), ("--cost", "kv"), ("--epsilon", 0.5),
+        ("--speedup", 1.2, "--answer-tokens", 2),
+    ], 1):  # fmt: skip
+        status, _, error = call(*command, *more)
+        assert status in (0, 1), error
+        assert "gone on from" in error
+        assert (tmp_path / "fit" / f"earlier-{number}" / "records.jsonl").exists()
+        found = record_of(tmp_path / "fit")
+        assert searched not in ran, more  # another order may test further policies on the other split alone
+        own = tmp_path / f"own-{number}"
+        call(*arguments(model_folder, answered, own, *whole, *more))
+        for part in ("chosen", "certificate", "tried", "order", "tested", "why"):
+            assert found[part] == record_of(own)[part], (more, part)
+        assert (own / "policy").exists() == (tmp_path / "fit" / "policy").exists()
+        ran.clear()
+    assert timed.count(4) == 4  # of each folder: on the one split and on the other
+    assert call(*command, "--shares", 0.3)[0] == 1  # another space is another fit
 
 
 def test_a_failed_speed_up_says_on_its_page_what_could_be_reached(call, model_folder, answered, tmp_path, monkeypatch):

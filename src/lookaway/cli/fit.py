@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..search.fit.options import FitOptions
-from .fit_report import HELD_OUT, HeldOut
+from .fit_report import HeldOut
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
     from ..core.processes import alone, processes
-    from ..core.provenance import claim, policy_digest
+    from ..core.provenance import policy_digest
     from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import hardware, run_header
@@ -81,10 +81,11 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.samples import check_disjoint, shuffled, with_images
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
+    from .fit_folder import ASKED, asked_of, claim_folder
     from .fit_report import draw_report, generic_prompts, write_held_out
     from .fit_result import not_fast_enough, result_line, summary_of, why_none
     from .fit_said import how_to_get, say_what_can_be_reached, say_what_can_be_shown, search_events
-    from .fit_space import BEST, SPACE, gates_behind, read_space, write_space
+    from .fit_space import BEST, gates_behind, read_space, write_space
     from .progress import progress
     from .settings import tell_settings
 
@@ -104,21 +105,20 @@ def run(options: Options) -> dict[str, Any]:
     tell_settings(model, options.batch_size)
     options = _possible(console, options, anatomy_of(model))
     only_before = bool(anatomy_of(model).only_before)
-    # 2. Trials depend on all of this; a differing fit in the same folder is refused.
-    named: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    # 2. Trials depend on all of this; with other ones of it the same folder is refused.
+    names = [field.name for field in fields(FitOptions) if field.name not in ASKED]
+    named: dict[str, Any] = {name: getattr(options, name) for name in names}
     named |= {"max_new_tokens": options.max_new_tokens, "samples_of_splits": [len(split) for split in splits]}
-    if options.minimised == "seconds":
-        named |= {"machine": hardware(model.device), "batch_size": options.batch_size}
     if scorer is not None:
         named["score"] = scorer.name
     own = {name: fit_to(model, policy, allow_other_model=False)[0] for name, policy in own.items()}
     own_settings = {name: policy_digest(policy) for name, policy in own.items()}
     facts = trial_facts(model, processor, splits[0] + splits[1], target="own", own=own_settings, **_plain(named))
-    leftovers = ("trials.journal", "policy", HELD_OUT, BEST, SPACE, "gates-behind")
+    asked = _plain(asked_of(options, hardware(model.device)))
     group = processes()
 
     def begin() -> None:
-        claim(options.out, facts, options.fresh, [options.out / name for name in leftovers])
+        claim_folder(options, facts, asked)
         write_space(options)
 
     group.first(begin)
@@ -168,9 +168,10 @@ def run(options: Options) -> dict[str, Any]:
             anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
             lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
             guarantee, timed(0, 4), timed(1, 8),
-            search_events(console, options, guarantee, anatomy_of(model).identity, tried, group.is_first),
+            search_events(console, options, guarantee, anatomy_of(model).identity, tried, group.is_first), asked,
         )  # fmt: skip
     # 3. The result, with its certificate inside.
+    facts |= {"asked": asked}
     summary = summary_of(result, options, guarantee, None if scorer is None else scorer.name)
     summary |= {"generic_prompts": generic_prompts(splits), "reach": reach, "why": None}
     if result.policy is None:

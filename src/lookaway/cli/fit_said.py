@@ -116,9 +116,12 @@ def reach_text(found: Reach, options: Any) -> str:
     )
     if found.speedup >= options.speedup:
         return f"{text}{wanted} can be reached, if the answers allow it."
+    lower = math.floor(10 * found.speedup - 0.5) / 10  # what is measured once more may be a little less
+    less = f"with --speedup {lower:g} or without --speedup" if lower > 1 else "without --speedup"
     return text + (
         f"{wanted} is OUT OF REACH here. More visual tokens (larger pictures) or a larger --batch-size raise what "
-        f"can be saved; else give --speedup below {found.speedup:.1f}, or leave it out and save --cost flops."
+        f"can be saved. The search goes on all the same. To ask for less, press Ctrl-C now: the trials so far are "
+        f"kept, and the same command {less} goes on from them."
     )
 
 

@@ -229,6 +229,31 @@ def test_seconds_are_measured_once_also_where_a_fit_goes_on(tmp_path):
     assert again.chosen.seconds == first.chosen.seconds
 
 
+def test_other_seconds_are_measured_anew_and_no_other_trial_is_made_again(tmp_path):
+    options, calls, ran = FitOptions(**SPACE, cost="seconds"), [], []
+
+    class Counted(Runs):
+        def outcomes(self, policy):
+            ran.append(policy.name)
+            return super().outcomes(policy)
+
+    def timed(policies):
+        calls.append(sorted(policies))
+        return seconds_of(policies)
+
+    where = {"storage": tmp_path / "t.journal", "runs": Counted, "time_search": timed, "time_certification": timed}
+    first = run(options, timing={"batch_size": 8}, **where)
+    assert ran
+    assert len(calls) == 2
+    ran.clear()
+    again = run(options, timing={"batch_size": 16}, **where)
+    assert len(calls) == 4
+    assert again.chosen.name == first.chosen.name
+    run(options, timing={"batch_size": 8}, **where)
+    assert len(calls) == 4
+    assert ran == []
+
+
 def test_what_the_model_refuses_is_left_out_and_named_but_for_candidates_of_ones_own():
     class Picky(Runs):
         def outcomes(self, policy):

@@ -100,6 +100,7 @@ def fit(
     time_search: Timed | None = None,
     time_certification: Timed | None = None,
     events: FitEvents | None = None,
+    timing: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Find the cheapest policy that keeps the answers.
 
@@ -112,6 +113,8 @@ def fit(
         own: further policies to try, by name.
         guarantee: None: unchanged answers, at the options' epsilon and delta.
         time_search, time_certification: measure seconds on samples of the one and of the other split.
+        timing: what these seconds depend on beside the policies, such as the machine and the rows of a batch: they are
+            measured once for each of its values. The queue's other trials do not depend on it.
 
     Raises:
         SettingsError: the space is empty or does not fit the model.
@@ -136,7 +139,9 @@ def fit(
     if options.minimised == "seconds":
         if time_search is None:
             raise SettingsError("Seconds are to be minimised, and nothing measures them (time_search).")
-        ranked = timed = _with_seconds(worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search)
+        ranked = timed = _with_seconds(
+            worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search, timing
+        )
     order = ladder(ranked, guarantee)
     # 3. The test, on samples that nothing else has seen.
     trials = SplitTrials(tried, queue, "certification", lambda: certification(kept))
@@ -160,7 +165,9 @@ def fit(
         chosen = next(c for c in order if c.name == certificate.passed.choice.name)
         policy = chosen.policy(by_key, options)
         if time_certification is not None and options.minimised == "seconds":
-            confirmed = _with_seconds([chosen], by_key, options, queue, "confirmed", time_certification)[0].seconds
+            confirmed = _with_seconds([chosen], by_key, options, queue, "confirmed", time_certification, timing)[
+                0
+            ].seconds
     return FitResult(
         policy, chosen, certificate, tuple(made), tuple(found.dropped), tuple(order), confirmed,
         {**found.refused, **trials.refused}, tuple(timed),
@@ -228,12 +235,13 @@ def worth_timing(made: Sequence[Choice], guarantee: Guarantee, each: int = 4, ov
 
 def _with_seconds(
     some: Sequence[Choice], by_key: Mapping[str, Candidate], options: FitOptions, queue: TrialQueue, job: str,
-    timed: Timed,
+    timed: Timed, timing: Mapping[str, Any] | None,
 ) -> list[Choice]:  # fmt: skip
     """The choices with their measured seconds as what is minimised; measured once, also where a fit goes on."""
     if not some:
         return []
     policies = {choice.name: (choice.policy(by_key, options), choice.again) for choice in some}
-    seconds = timed_once(queue, job, lambda: {name: s.to_plain() for name, s in timed(policies).items()})
+    of = {"timing": timing, "again": {name: again for name, (_, again) in policies.items()}}
+    seconds = timed_once(queue, job, of, lambda: {name: s.to_plain() for name, s in timed(policies).items()})
     found = {name: Seconds.from_plain(plain) for name, plain in seconds.items()}
     return [replace(c, share=found[c.name].share, seconds=found[c.name]) for c in some]

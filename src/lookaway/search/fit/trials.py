@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ...core.errors import SettingsError, UnsupportedModel
+from ...core.provenance import provenance_key
 from ..trials.queue import Done, Job, Range, TrialQueue
 from .candidates import FULL, Candidate
 from .outcomes import Outcomes, SampleRuns
@@ -100,13 +101,19 @@ class SplitTrials:
         return {"candidate": Range(0, len(self.tried), integer=True)}
 
 
-def timed_once(queue: TrialQueue, job: str, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """A measurement by one worker, in one process; the others, and a fit that goes on, take what it found."""
+def timed_once(
+    queue: TrialQueue, job: str, of: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """A measurement by one worker, in one process; the others, and a fit that goes on, take what it found.
+
+    Args:
+        of: what it depends on beside the facts of the queue, as JSON takes it; of something else it is made anew.
+    """
 
     def evaluate(params: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
         return 1.0, {"found": dict(measure())}
 
-    found: Mapping[str, Any] = queue.run([Job(job, {"run": 0})], evaluate, {"run": Range(0, 1, integer=True)}, job)[
-        0
-    ].details["found"]
+    found: Mapping[str, Any] = queue.run(
+        [Job(f"{job}/{provenance_key(of)}", {"run": 0})], evaluate, {"run": Range(0, 1, integer=True)}, job
+    )[0].details["found"]
     return found
