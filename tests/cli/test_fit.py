@@ -168,3 +168,23 @@ def test_pictures_without_questions_are_asked_generic_prompts_and_both_say_so(ca
     assert {r["accuracy"] for r in beside} == {None}
     ids = {r["id"] for r in read_records(out / "held-out.jsonl") if r["kind"] == "sample"}
     assert ids <= {s.id for s in load_samples(str(tmp_path / "photos"), "test")}
+
+
+def test_where_the_fit_has_seen_all_pictures_the_page_shows_those_that_certified_and_says_why(
+    call, model_folder, answered, tmp_path
+):
+    more = ("--methods", "reduction", "--split", "calibration+test", "--held-out", 6, "--pictures", 2, "--limit", 100)
+    status, printed, error = fit(call, model_folder, answered, tmp_path, *more)
+    assert status == 0, error
+    records = list(read_records(tmp_path / "held-out.jsonl"))
+    (reason,) = [r for r in records if r["kind"] == "no-beside"]
+    assert "seen by the fit" in reason["why"]
+    kept = [r["id"] for r in records if r["kind"] == "kept"]
+    assert len(kept) == 2
+    from lookaway.data import load_samples
+
+    assert set(kept) <= {s.id for s in load_samples(str(answered), "calibration+test", distinct_images=True)}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<article class="card">') == 2
+    assert reason["why"] in page
+    assert "its split test has certified this policy" in " ".join(printed.split())

@@ -138,3 +138,12 @@ def test_a_failed_speed_up_says_on_its_page_what_could_be_reached(call, model_fo
     assert found["why"] in page
     assert found["why"] in " ".join(error.split())
     assert "(2 times was asked for)" in found["why"]
+
+
+def test_the_batches_that_are_timed_are_counted_beforehand(loaded, answered):
+    model, processor = loaded
+    policies = {"exit": (la.ExitAt(1), 0.0), "look": (la.SecondLook(la.ExitAt(1), la.KeepAll(), 0.5), 0.5)}
+    done = []
+    seconds.measure_seconds(model, processor, samples_of(answered, "train"), policies, batch_size=2, repeats=1,
+                            progress=done.append)  # fmt: skip
+    assert sum(done) == seconds.runs_timed(policies, 2, 1)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lookaway.cli.fit_result import not_fast_enough, why_none
+from lookaway.cli.fit_result import not_fast_enough, what_next, why_none
 from lookaway.search.fit.certify import Tested
 from lookaway.search.fit.choices import Choice
 from lookaway.search.fit.guarantee import Guarantee, samples_at_share, samples_needed
@@ -57,6 +57,17 @@ def test_where_nothing_is_fast_enough_the_fastest_is_named():
 def test_a_speed_up_is_above_1(speedup):
     with pytest.raises(ValueError, match="above 1"):
         FitOptions(speedup=speedup)
+
+
+@pytest.mark.parametrize(("split", "search_split", "words"), [
+    ("calibration", "train", "--data mine"), ("calibration+test", "train", "its split test has certified this policy"),
+    ("all", "train", "its split test has certified"), ("calibration", "test", "its split test has chose"),
+])  # fmt: skip
+def test_what_comes_next_are_samples_that_the_fit_has_not_seen(split, search_split, words):
+    given = SimpleNamespace(model="model", data="mine", split=split, search_split=search_split)
+    text = what_next(given, "out/policy")
+    assert words in text
+    assert ("--data OTHER" in text) is (words != "--data mine")
 
 
 def after_testing(*choices):

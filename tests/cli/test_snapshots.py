@@ -133,7 +133,8 @@ def fitted():
     few = np.zeros(40)
     tried = Outcomes.of_layers(np.arange(40) >= 7, few, few[:, None], few)
     events.on_tried("before-decoder/divprune-0.1", tried)
-    events.on_tried("before-decoder/visionzip-0.1", None)
+    for share in (0.1, 0.2):
+        events.on_refused(f"before-decoder/visionzip-{share}", "Its vision tower gives no attention.")
     events.on_none(40)
     options, found = replace(options, speedup=None), []
     for name, share, changed in (("before-decoder/divprune-0.1 then full below 0.99", 0.345, 1),

@@ -123,6 +123,15 @@ def test_on_the_axis_of_seconds_is_only_what_was_timed(data):
     assert "The 3 policies that were timed, on the search split" in render(replace(data, fits=[found]))
 
 
+def test_without_held_out_samples_the_page_says_why_and_whose_pictures_it_shows(data):
+    why = {"why": "all 83 pictures were seen by the fit.", "pictures_of": "calibration+test"}
+    page = render(replace(data, beside={}, no_beside=why))
+    assert why["why"] in page
+    assert "<code>calibration+test</code>, which certified the policy" in page
+    assert "At equal cost, on samples" not in page
+    assert "which certified the policy" not in render(data)
+
+
 def test_the_policy_comes_first_and_the_others_by_what_they_keep(data):
     rows = beside_rows(data)
     assert rows[0][0] == "this policy"

@@ -74,7 +74,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.header import hardware, run_header
     from ..models.loading import load_model
     from ..search.fit.outcomes import SampleRuns
-    from ..search.fit.seconds import Seconds, measure_seconds
+    from ..search.fit.seconds import Seconds, measure_seconds, runs_timed
     from ..search.fit.session import fit
     from ..search.schedules.session import trial_facts
     from ..search.trials.queue import TrialQueue
@@ -83,7 +83,7 @@ def run(options: Options) -> dict[str, Any]:
     from .common import fit_to, load_policies, plain_console
     from .fit_folder import ASKED, asked_of, claim_folder
     from .fit_report import draw_report, generic_prompts, write_held_out
-    from .fit_result import not_fast_enough, result_line, summary_of, why_none
+    from .fit_result import not_fast_enough, result_line, summary_of, what_next, why_none
     from .fit_said import how_to_get, say_what_can_be_reached, say_what_can_be_shown, search_events
     from .fit_space import BEST, gates_behind, read_space, write_space
     from .progress import progress
@@ -155,10 +155,12 @@ def run(options: Options) -> dict[str, Any]:
                 f"timing {len(policies)} of the policies beside the full model: batches of {options.batch_size}, "
                 f"answers of {options.answer_tokens} token{'s' * (options.answer_tokens > 1)}"
             )
-            return measure_seconds(
-                model, processor, splits[which], policies, batch_size=options.batch_size, repeats=repeats,
-                answer_tokens=options.answer_tokens, seed=options.seed,
-            )  # fmt: skip
+            batches = runs_timed(policies, options.batch_size, repeats)
+            with progress("batches timed", batches) as advance:
+                return measure_seconds(
+                    model, processor, splits[which], policies, batch_size=options.batch_size, repeats=repeats,
+                    answer_tokens=options.answer_tokens, seed=options.seed, progress=advance,
+                )  # fmt: skip
 
         return measure
 
@@ -206,10 +208,7 @@ def run(options: Options) -> dict[str, Any]:
         console.print(f"report {page}", soft_wrap=True)
     if missed:
         raise PreparationError(f"{missed} The policy in {saved} is certified all the same.")
-    console.print(
-        f"saved {saved}; next: lookaway eval --model {options.model} --policy {saved} --data {options.data}",
-        soft_wrap=True,
-    )
+    console.print(f"saved {saved}; {what_next(options, saved)}", soft_wrap=True)
     return {"policy": str(saved), "report": None if page is None else str(page),
             "held_out": None if held_out is None else str(held_out), **summary}  # fmt: skip
 

@@ -45,10 +45,11 @@ def write_held_out(
         options: of `lookaway fit`.
         policy: the one that was certified.
         own: the candidates that the user gave; exit gates among them are shown alone.
-        used: the splits that the fit has seen.
+        used: the splits that the fit has seen, the one that certified last.
 
     Returns:
-        The file of records; None where there are no such samples, which is said.
+        The file of records; None where none are asked for. Where there are no such samples, which is said, it holds the
+        reason and pictures of samples that certified the policy.
     """
     from ..anatomy.find import anatomy_of
     from ..core.errors import DataError, LookawayError
@@ -72,7 +73,7 @@ def write_held_out(
         samples = _unseen(drawn, used)
     except DataError as error:
         tell(f"note: no held-out samples for the report: {error}")
-        return None
+        return _pictures_alone(options, model, processor, policy, used[-1], str(error))
     shown = [name for name, one in own.items() if one.name == "visual-exit"]
     gates = {name: own[path] for name, path in zip(short_names(shown, taken=(NAME,)), shown, strict=True)}
     records = options.out / HELD_OUT
@@ -114,6 +115,38 @@ def write_held_out(
                 tell(f"note: {other.name} is not shown beside it: {error}")
                 continue
             writer.write("beside", **judged(other, theirs))
+    return records
+
+
+def _pictures_alone(
+    options: Any, model: Any, processor: Any, policy: Policy, certified: Sequence[Sample], why: str
+) -> Path:
+    """Records where no samples are held out: why nothing stands beside the policy, and what it keeps of pictures that
+    certified it, which need not be new to show that."""
+    from ..core.processes import processes
+    from ..core.provenance import provenance
+    from ..core.shared_records import SharedRecords
+    from ..evaluation.header import run_header
+    from ..evaluation.runner import evaluate_policy, results_from_records
+    from .common import earlier_records
+    from .progress import progress
+
+    records, samples = options.out / HELD_OUT, list(certified[: 3 * options.pictures])
+    settings = {"pictures": options.pictures, "split": options.split, "max_new_tokens": options.max_new_tokens}
+    facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=settings)
+    done = results_from_records(earlier_records(records, facts, options.fresh))
+    with SharedRecords(
+        records, run_header("fit", model, options.data, options, options.seed, options.model, facts)
+    ) as writer:
+        writer.write("no-beside", why=why, pictures_of=options.split)
+        if samples:
+            with progress("pictures for the report", len(samples)) as advance:
+                results = evaluate_policy(
+                    model, processor, policy, samples, variant=NAME, writer=writer, done=done, progress=advance,
+                    batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+                )  # fmt: skip
+            if processes().is_first:
+                write_kept(writer, model, processor, policy, samples, results, options.pictures)
     return records
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..search.fit.options import FitOptions
     from ..search.fit.session import FitResult
 
-__all__ = ["not_fast_enough", "result_line", "summary_of", "test_line", "why_none"]
+__all__ = ["not_fast_enough", "result_line", "summary_of", "test_line", "what_next", "why_none"]
 
 UNITS = {"flops": "prefill FLOPs of the decoder", "kv": "KV-cache entries", "seconds": "seconds"}
 
@@ -170,6 +170,18 @@ def not_fast_enough(result: FitResult, options: FitOptions, guarantee: Guarantee
         f"more: {_lost(safest, guarantee)} on the search split. It would take --epsilon {bound:.3f} or so"
         + (", or more --data to certify on." if guarantee.looks_kept(safest) else ".")
     )
+
+
+def what_next(options: Any, saved: Any) -> str:
+    """The command that shows the policy on samples that no part of the fit has seen; eval takes the split test."""
+    command = f"next: lookaway eval --model {options.model} --policy {saved} --data"
+    for use, split in (("certified", options.split), ("chose", options.search_split)):
+        if {"test", "all"} & set(split.split("+")):
+            return (
+                f"{command} OTHER, with other pictures than {options.data}: its split test has {use} this policy, and "
+                "shows nothing new about it."
+            )
+    return f"{command} {options.data}"
 
 
 def summary_of(result: FitResult, options: FitOptions, guarantee: Guarantee, scorer: str | None) -> dict[str, Any]:

@@ -145,12 +145,16 @@ def search_events(
         console.print(f"{kept} policies of one pass on {part.stop} samples{more}:")
         tried.restart(kept)
 
-    def on_tried(key: str, found: Outcomes | None) -> None:
-        if found is None:
-            console.print(f"  {key}: not on this model")
-        else:
-            same = int(found.same.sum())
-            console.print(f"  {key}: {same} of {len(found)} answers the same ({same / len(found):.1%})")
+    reasons: dict[str, str] = {}
+
+    def on_tried(key: str, found: Outcomes) -> None:
+        same = int(found.same.sum())
+        console.print(f"  {key}: {same} of {len(found)} answers the same ({same / len(found):.1%})")
+        tried(1)
+
+    def on_refused(key: str, why: str) -> None:
+        first = reasons.setdefault(why, key)
+        console.print(f"  {key}: not on this model{f': {why}' if first == key else f', as {first}'}", soft_wrap=True)
         tried(1)
 
     def on_none(samples: int) -> None:
@@ -163,6 +167,7 @@ def search_events(
 
     return FitEvents(
         on_tried=on_tried,
+        on_refused=on_refused,
         on_part=on_part,
         on_none=on_none,
         on_best=lambda choice, policy: save_best(console, options, base, choice, policy, unit) if writes else None,

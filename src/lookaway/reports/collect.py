@@ -50,6 +50,8 @@ class ReportData:
     """Results of `lookaway fit`; the last is the one that is drawn."""
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> what stands beside a fitted policy on held-out samples, the policy itself first."""
+    no_beside: dict[str, Any] = field(default_factory=dict)
+    """Why nothing stands beside it, and whose pictures are shown instead of held-out ones; empty: something does."""
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Sample id -> picture, and how long each of its visual tokens stayed."""
     findings: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +126,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.fits.append(record)
         elif kind == "beside":
             data.beside[record["name"]] = record
+        elif kind == "no-beside":
+            data.no_beside = record
         elif kind == "kept":
             data.kept[record["id"]] = record
         elif kind == "finding":

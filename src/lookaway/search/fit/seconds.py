@@ -23,7 +23,7 @@ from ...models.encoding import encode
 from ...policies.second_look import SecondLook
 from ..trials.sampling import seed_of
 
-__all__ = ["Seconds", "measure_seconds"]
+__all__ = ["Seconds", "measure_seconds", "runs_timed"]
 
 FULL = "full model"
 
@@ -57,6 +57,16 @@ class Seconds:
         return cls(**{**plain, "quartiles": tuple(plain["quartiles"])})
 
 
+BATCHES = 2
+"""Different batches that all variants run on."""
+
+
+def runs_timed(policies: Mapping[str, tuple[Policy, float]], batch_size: int, repeats: int) -> int:
+    """How many batches `measure_seconds` runs on `BATCHES` different ones, those that do not count included."""
+    variants = sum(len(looks_timed(batch_size)) if isinstance(p, SecondLook) else 1 for p, _ in policies.values())
+    return (1 + variants) * (1 + repeats) * BATCHES
+
+
 def measure_seconds(
     model: Any,
     processor: Any,
@@ -65,7 +75,7 @@ def measure_seconds(
     *,
     batch_size: int = 8,
     answer_tokens: int = 1,
-    batches: int = 2,
+    batches: int = BATCHES,
     repeats: int = 4,
     seed: int = 0,
     progress: Callable[[int], object] = lambda count: None,

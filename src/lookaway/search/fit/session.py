@@ -56,8 +56,10 @@ class FitResult:
 class FitEvents:
     """What a fit tells while it runs."""
 
-    on_tried: Callable[[str, Outcomes | None], object] = lambda key, found: None
-    """After each policy of one pass: its key, and what it did on all samples so far; None: the model cannot run it."""
+    on_tried: Callable[[str, Outcomes], object] = lambda key, found: None
+    """After each policy of one pass: its key, and what it did on all samples so far."""
+    on_refused: Callable[[str, str], object] = lambda key, why: None
+    """After a policy that the model cannot run: its key, and the reason."""
     on_best: Callable[[Choice, Policy], object] = lambda choice, policy: None
     """A better policy than before on the samples so far, cheaper than the full model; not certified."""
     on_part: Callable[[int, int, range], object] = lambda number, kept, samples: None
@@ -203,7 +205,7 @@ def _search(
                     assert best.best is not None
                     events.on_best(best.best, best.best.policy(best.by_key, options))
 
-            trials.run([candidate.key for candidate in left], lambda key: events.on_tried(key, None), done)
+            trials.run([candidate.key for candidate in left], events.on_refused, done)
             if best.best is None:
                 events.on_none(part.stop)
             second_look_from = trials.second_look_from

@@ -46,7 +46,7 @@ class SplitTrials:
         return int(self._of_full["second_look_from"])
 
     def run(
-        self, keys: Sequence[str], on_refused: Callable[[str], object] = lambda key: None,
+        self, keys: Sequence[str], on_refused: Callable[[str, str], object] = lambda key, why: None,
         on_outcome: Callable[[str, Outcomes], object] = lambda key, found: None,
     ) -> dict[str, Outcomes]:  # fmt: skip
         """Candidate key -> outcomes, of all keys that were asked for so far and could run."""
@@ -70,7 +70,7 @@ class SplitTrials:
             key = trial.key.removeprefix(f"{self.name}/")
             if "refused" in trial.details:
                 self.refused[key] = trial.details["refused"]
-                on_refused(key)
+                on_refused(key, self.refused[key])
             else:
                 self.known[key] = Outcomes.from_plain(trial.details)
                 on_outcome(key, self.known[key])
