@@ -28,7 +28,8 @@ def test_visual_tokens_and_transformers_are_told(call, model_folder, tmp_path):
 
 def test_a_transformers_that_is_too_new_makes_the_answer_no(call, model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers, "__version__", "5.24.0")
-    _, out, _ = call("doctor", model_folder, "--json", tmp_path / "d.json")
+    status, out, _ = call("doctor", model_folder, "--json", tmp_path / "d.json")
+    assert status == 1
     assert json.loads((tmp_path / "d.json").read_text())["supported"] is False
     assert "pip install 'transformers>=5.16,<5.24'" in " ".join(out.split())
     assert "next:" not in out
@@ -39,7 +40,8 @@ def test_a_processor_that_lacks_a_package_makes_the_answer_no(call, model_folder
         raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library")
 
     monkeypatch.setattr("lookaway.models.layouts.converted.processor_of", lacks)
-    _, out, _ = call("doctor", model_folder, "--json", tmp_path / "d.json")
+    status, out, _ = call("doctor", model_folder, "--json", tmp_path / "d.json")
+    assert status == 1
     assert json.loads((tmp_path / "d.json").read_text())["supported"] is False
     assert "requires the Torchvision library" in " ".join(out.split())
 

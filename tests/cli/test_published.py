@@ -109,6 +109,7 @@ def test_convert_and_doctor(call, tmp_path):
     assert status == 1
     assert "none of the published layouts" in err
     status, out, _ = call("doctor", tmp_path)
+    assert status == 1
     assert "NO. It has no config.json" in out
 
 

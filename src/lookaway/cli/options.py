@@ -171,7 +171,10 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
         values = load_config(config, cls) if config else {}
         values.update({key: value for key, value in flags.items() if value is not None})
         with nullcontext() if name in WAITING else at_work(f"lookaway {name}"):
-            finish(run(from_mapping(cls, values)), json_path)
+            found = run(from_mapping(cls, values))
+            finish(found, json_path)
+        if isinstance(found, dict) and found.get("supported") is False:  # a question that was answered with no
+            raise typer.Exit(1)
 
     command.__doc__ = inspect.cleandoc(cls.__doc__ or "")
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

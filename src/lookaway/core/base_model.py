@@ -58,17 +58,19 @@ class BaseModel:
         if hard or (found and not allow_other_model):
             name, theirs = self.id or self.architecture, other.id or other.architecture
             only = hard or found
-            cure = "Train one for this model: lookaway train --method dyvte --model ..."
+            cure = "Find or train one for this model: lookaway fit --model ..., lookaway train --model ..."
             if not hard and not any(line.startswith(SHAPE) for line in found):
                 cure += (
                     ". A copy of the same model in float16 or quantised, or with an adapter, is another model too; if "
                     "you know that it fits: la.attach(model, policy, allow_other_model=True), or --allow-other-model"
                 )
-            raise ModelMismatch(
-                f"This policy was made for {name}, and the model at hand is {theirs}: {'; '.join(only)}. {cure}."
-            )
+            made = f"This policy was made for {name}, and the model at hand is {theirs}"
+            if name == theirs:  # two folders may have one name
+                made = f"This policy was made for another model that is called {name!r}, too"
+            raise ModelMismatch(f"{made}: {'; '.join(only)}. {cure}.")
         return found
 
 
 def _short(value: object) -> str:
-    return repr(value[:12]) if isinstance(value, str) and len(value) == 32 else repr(value)
+    digest = isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
+    return repr(str(value)[:12]) if digest else repr(value)

@@ -30,6 +30,7 @@ __all__ = [
     "model_facts",
     "options_facts",
     "picture_digest",
+    "picture_digests",
     "policy_digest",
     "policy_facts",
     "provenance",
@@ -145,8 +146,20 @@ def sample_facts(samples: Iterable[Sample]) -> dict[str, Any]:
         "count": len(samples),
         "questions": _digest([[sample.id, sample.messages] for sample in samples]),
         "answers": _digest([[s.answer, s.family, note] for s, note in zip(samples, notes, strict=True)]),
-        "pictures": _digest([[picture_digest(image, known) for image in sample.images] for sample in samples]),
+        "pictures": _digest([picture_digests(sample, known) for sample in samples]),
     }
+
+
+def picture_digests(sample: Sample, known: dict[str, str] | None = None) -> list[str]:
+    """`picture_digest` of each of a sample's pictures.
+
+    Raises:
+        DataError: one of them cannot be read; the text names the sample.
+    """
+    try:
+        return [picture_digest(image, known) for image in sample.images]
+    except DataError as error:
+        raise DataError(f"Sample {sample.id!r}: {error} Put it there, or take the question out of the data.") from error
 
 
 def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:

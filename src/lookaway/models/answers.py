@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.processes import processes
-from ..core.provenance import picture_digest, provenance_key
+from ..core.provenance import picture_digests, provenance_key
 from ..core.record import RecordWriter, Sample, read_records
 from ..core.shared_records import SharedRecords, merge_parts, share_records
 from .encoding import encode
@@ -78,5 +78,5 @@ def without_end(ids: Tensor, model: Any, processor: Any) -> list[list[int]]:
 
 
 def _question_key(sample: Sample, known: dict[str, str]) -> str:
-    seen = [picture_digest(image, known) for image in sample.images]
+    seen = picture_digests(sample, known)
     return f"{sample.id}:{provenance_key([sample.messages, seen])}"

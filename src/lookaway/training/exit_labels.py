@@ -18,7 +18,7 @@ import torch
 from ..core.decision import Policy
 from ..core.errors import DataError
 from ..core.exit_table import ExitTable
-from ..core.provenance import picture_digest, provenance, provenance_key
+from ..core.provenance import picture_digests, provenance, provenance_key
 from ..core.record import Sample
 from ..engine.api import attach
 from ..engine.replay.exit_table import collect_exit_table
@@ -145,5 +145,5 @@ def image_names(samples: Sequence[Sample]) -> dict[str, str]:
     """
     known: dict[str, str] = {}
     return {
-        sample.id: "|".join(picture_digest(image, known) for image in sample.images) or sample.id for sample in samples
+        sample.id: "|".join(picture_digests(sample, known)) or sample.id for sample in samples
     }

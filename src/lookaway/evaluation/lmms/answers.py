@@ -16,7 +16,7 @@ from typing import Any
 from ...core.decision import Policy
 from ...core.errors import LookawayError
 from ...core.processes import Processes
-from ...core.provenance import picture_digest, policy_digest, require_same
+from ...core.provenance import picture_digests, policy_digest, require_same
 from ...core.record import RecordWriter, Sample, read_records
 from .efficiency import Efficiency
 
@@ -100,7 +100,7 @@ def answer_key(task: str, sample: Sample, settings: Mapping[str, Any], policy: P
     asked = [
         task,
         sample.messages,
-        [picture_digest(image) for image in sample.images],
+        picture_digests(sample),
         sorted(settings.items(), key=str),
     ]
     return hashlib.sha256(

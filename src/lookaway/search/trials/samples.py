@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ...core.errors import DataError
-from ...core.provenance import picture_digest, provenance_key, sample_facts
+from ...core.provenance import picture_digests, provenance_key, sample_facts
 from ...core.record import Sample
 from ...models import answers
 from ...models.encoding import group_by_image
@@ -56,7 +56,7 @@ def check_disjoint(calibration: Sequence[Sample], test: Sequence[Sample]) -> Non
     known: dict[str, str] = {}
 
     def seen(sample: Sample) -> list[str]:
-        return [picture_digest(image, known) for image in sample.images]
+        return picture_digests(sample, known)
 
     def question(sample: Sample) -> str:
         return provenance_key([sample.messages, seen(sample)])
