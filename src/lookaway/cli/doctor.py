@@ -14,7 +14,7 @@ from .tables import show_facts
 
 @dataclass(frozen=True, kw_only=True)
 class Options(PublishedModel):
-    """Say what a model folder is and whether lookaway reads it, without loading its weights; exit status 1: it does not."""
+    """Say what a model folder is and whether lookaway reads it, without loading weights. Exit status 1: it does not."""
 
     folder: str = argument()
     """Folder of a checkpoint, in its authors' layout or transformers' own."""
