@@ -144,6 +144,4 @@ def image_names(samples: Sequence[Sample]) -> dict[str, str]:
         DataError: an image file cannot be read.
     """
     known: dict[str, str] = {}
-    return {
-        sample.id: "|".join(picture_digests(sample, known)) or sample.id for sample in samples
-    }
+    return {sample.id: "|".join(picture_digests(sample, known)) or sample.id for sample in samples}
