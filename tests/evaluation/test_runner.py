@@ -95,10 +95,19 @@ def test_the_remaining_work_is_the_mean_over_layers_of_the_decoders_time_at_thei
 
 
 def test_speed_of_every_variant_and_part(model, samples, tmp_path):
+    rounds, finished = [], []
+
+    def keep(part):
+        written = [record for record in read_records(tmp_path / "r.jsonl") if record["kind"] == "timing"]
+        assert len(written) == len(part) + sum(map(len, finished))  # what is timed is kept, whatever happens next
+        finished.append(part)
+
     with RecordWriter(tmp_path / "r.jsonl") as writer:
         inputs = encode(tiny_processor(), samples[:1]).inputs
         rows = measure_speed(model, inputs, exits=(1, 2), policies={"policy": la.ExitAt(3)}, new_tokens=(1, 2),
-                             repeats=2, writer=writer)  # fmt: skip
+                             repeats=2, warmup=1, writer=writer, progress=rounds.append, finished=keep)  # fmt: skip
+    assert [row for part in finished for row in part] == rows
+    assert rounds == [1] * 3 * (1 + 2)
     variants = ("exit at 1", "exit at 2", "idle", "policy")
     assert [(r.part, r.variant) for r in rows] == [
         (p, v) for p in ("decoder", "first token", "decode") for v in variants
@@ -108,7 +117,7 @@ def test_speed_of_every_variant_and_part(model, samples, tmp_path):
     assert implied[0] > implied[1] > implied[3] > implied[2] == 1.0
     assert all(r.implied > 0 and r.efficiency > 0 for r in rows[:4])
     assert all(r.implied is None and r.efficiency is None for r in rows[4:])
-    assert [record["kind"] for record in read_records(tmp_path / "r.jsonl")] == ["machine"] + ["timing"] * 12
+    assert [record["kind"] for record in read_records(tmp_path / "r.jsonl")] == (["machine"] + ["timing"] * 4) * 3
     for r in rows:
         with la.attach(model, la.ExitAt(r.exit_layer) if r.exit_layer else la.KeepAll()) as run, torch.no_grad():
             model(**inputs, use_cache=True)

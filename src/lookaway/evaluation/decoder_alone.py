@@ -41,14 +41,14 @@ class DecoderAlone:
         names = ("input_ids", "attention_mask", *(IMAGE_INPUTS if self.features is not None else ()))
         self.inputs = {key: value for key, value in inputs.items() if key in names}
 
-    def last(self, tokens: int) -> Callable[[], None]:
-        """A prompt of the last `tokens` columns: what a decoder costs at that length. What it computes does not matter,
-        so it gets embeddings alone."""
-        short = {key: self.inputs[key][:, -tokens:] for key in ("input_ids", "attention_mask")}
+    def last(self, tokens: int, rows: int | None = None) -> Callable[[], None]:
+        """A prompt of the last `tokens` columns of the first `rows` rows (None: of all): what a decoder costs at that
+        size. What it computes does not matter, so it gets embeddings alone."""
+        short = {key: self.inputs[key][:rows, -tokens:] for key in ("input_ids", "attention_mask")}
         if self.features is not None:  # a part of a picture's tokens would be refused
             visual = self.anatomy.layout(short["input_ids"]).visual
             short["input_ids"] = short["input_ids"].masked_fill(visual, 0)
-        return partial(self._run, short, {"inputs_embeds": self.given["inputs_embeds"][:, -tokens:]})
+        return partial(self._run, short, {"inputs_embeds": self.given["inputs_embeds"][:rows, -tokens:]})
 
     def __call__(self) -> None:
         self._run(self.inputs, self.given)

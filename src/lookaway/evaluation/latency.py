@@ -37,6 +37,7 @@ def measure(
     warmup: int = 2,
     device: Any = None,
     around: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext(),
+    progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Timing]:
     """Time callables in turns: A B C A B C ... (every second round backwards).
 
@@ -46,6 +47,7 @@ def measure(
         warmup: rounds before them that do not.
         device: a CUDA device is synchronised around every run.
         around: name -> what is entered around each of its runs, and not timed.
+        progress: called with 1 after each round, those of the warm-up included.
     """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -60,6 +62,7 @@ def measure(
                     taken = time.perf_counter() - start
                 if round_ >= warmup:
                     seconds[name].append(taken)
+            progress(1)
     return {name: _timing(found) for name, found in seconds.items()}
 
 

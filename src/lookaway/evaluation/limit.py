@@ -60,15 +60,21 @@ def layer_seconds(
 
 
 def prefill_limit(trace: Trace, machine: Machine) -> float:
-    """The least seconds of a decoder's prefill that did what `trace` says, with the head on one position a row."""
+    """The least seconds of a decoder's prefill that did what `trace` says, with the head on one position a row.
+
+    A layer that ran twice for rows that looked again counts twice: for all rows, and for those alone.
+    """
     shape, total = trace.shape, 0.0
     for layer, tokens in enumerate(trace.tokens):
-        new = list(tokens)
+        new, first = list(tokens), trace.first_seen(layer)
         if layer in trace.held:  # of frozen tokens only keys and values are made
             new = [n - visual for n, visual in zip(tokens, trace.visual_tokens[layer], strict=True)]
         if trace.tail is not None and layer >= trace.tail:
-            new = [1] * len(tokens)
-        total += layer_seconds(shape, machine, new, [0] * len(new), layer, layer not in trace.skipped)
+            new, first = [1] * len(tokens), [min(1, seen) for seen in first]
+        again = [n for n, seen in zip(new, first, strict=True) if seen]
+        passes = [[seen or n for n, seen in zip(new, first, strict=True)], again] if again else [new]
+        for ran in passes:
+            total += layer_seconds(shape, machine, ran, [0] * len(ran), layer, layer not in trace.skipped)
     return total + _head(shape, machine, len(trace.exit_layers))
 
 

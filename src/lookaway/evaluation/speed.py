@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from ..anatomy.find import anatomy_of
-from ..core.cost import prefill_cost
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Trace
 from ..engine.api import attach
@@ -47,13 +46,15 @@ class SpeedRow:
     speedup_quartiles: tuple[float, float]
     implied: float | None
     """What the remaining work implies (decoder only): the bare model's time / the time that its own layers take, each
-    over as many tokens as the policy left it."""
+    over as many tokens as the policy left it, and both passes of rows that looked again."""
     implied_flops: float | None
-    """The same from counted FLOPs instead of seconds."""
+    """The same from counted FLOPs instead of seconds: those of `Trace.cost`, with the head once a row on both sides.
+    What decisions cost (gates, rankings, the logits that a second look reads) is in neither."""
     efficiency: float | None
     """Measured / implied: the median over rounds of (time of the remaining layers / time of the variant)."""
     visual_tokens: float = 0.0
-    """Visual tokens that a layer processed in the prefill, averaged over layers and rows."""
+    """Visual tokens that a layer processed in the prefill, averaged over layers and rows; of rows that looked again, in
+    the pass that they ended with."""
     full_visual_tokens: float = 0.0
     """Visual tokens of a prompt."""
     batch_size: int = 1
@@ -91,6 +92,7 @@ def measure_speed(
     warmup: int = 2,
     writer: RecordWriter | None = None,
     progress: Callable[[int], object] = lambda count: None,
+    finished: Callable[[Sequence[SpeedRow]], object] = lambda rows: None,
 ) -> list[SpeedRow]:
     """Time fixed exits, the attached but idle engine and policies, all in turns with the bare model.
 
@@ -101,7 +103,10 @@ def measure_speed(
         inputs: keyword arguments of the model's forward, on its device, with `input_ids` int64 [B, S].
         policies: what the records call each -> the policy.
         new_tokens: lengths of the answers of the 'decode' part; a 1 is the 'first token', which is timed anyway.
-        progress: called with 1 after each part; there are 2 and one more a length above 1.
+        writer: gets the rows of each part as soon as it is timed.
+        progress: called with 1 after each round, `warmup + repeats` of each part; there are 2 parts and one more a
+            length above 1.
+        finished: called with the rows of each part, after they were written.
     """
     batch_size = len(inputs["input_ids"])
     timed = _timed(exits, policies or {}, batch_size)
@@ -112,31 +117,29 @@ def measure_speed(
     parts = [("decoder", 1, decoder), ("first token", 1, _generate(model, inputs, 1))]
     parts += [("decode", n, _generate(model, inputs, n)) for n in dict.fromkeys(new_tokens) if n > 1]
     held = {name: kv_bytes_of(model, policy, inputs) for name, policy in timed.items()}
-    traces: list[Trace] = []
     for part, length, run in parts:
         variants: dict[str, Any] = {"bare": run}
         variants |= {name: _attached(model, chosen, run) for name, chosen in timed.items()}
-        lengths = _lengths(variants, list(timed)) if part == "decoder" else []
-        shorter = {f"{n} tokens": decoder.last(n) for n in lengths}
-        times = measure({**variants, **shorter}, repeats=repeats, warmup=warmup, device=model.device)
-        remaining = {n: times[f"{n} tokens"] for n in lengths}
+        sizes = _sizes(variants, list(timed)) if part == "decoder" else []
+        shorter = {f"{n} tokens of {count} rows": decoder.last(n, count) for count, n in sizes}
+        times = measure({**variants, **shorter}, repeats=repeats, warmup=warmup, device=model.device, progress=progress)
+        remaining = {(count, n): times[f"{n} tokens of {count} rows"] for count, n in sizes}
         peaks = {name: peak_bytes(variants[name], model.device) for name in ("bare", *timed)}
+        machine = machine.better(measure_machine(shape, model.dtype, model.device, height))
+        if writer is not None:
+            writer.write("machine", batch_size=batch_size, **vars(machine))
+        whole, done = variants["idle"].trace, len(rows)
         for name in timed:
             trace = variants[name].trace
-            traces.append(trace)
-            row = _row(name, part, times["bare"], times[name], trace, remaining)
-            rows.append(replace(
-                row, batch_size=batch_size, new_tokens=length, kv_bytes=held[name], baseline_kv_bytes=held["idle"],
-                peak_bytes=peaks[name], baseline_peak_bytes=peaks["bare"],
-            ))  # fmt: skip
-        progress(1)
-    machine = machine.better(measure_machine(shape, model.dtype, model.device, height))
-    whole = traces[list(timed).index("idle")]
-    rows = [_with_limit(row, trace, whole, machine, rows) for row, trace in zip(rows, traces, strict=True)]
-    if writer is not None:
-        writer.write("machine", batch_size=batch_size, **vars(machine))
-        for row in rows:
-            writer.write("timing", **vars(row))
+            row = replace(
+                _row(name, part, times["bare"], times[name], trace, remaining), batch_size=batch_size,
+                new_tokens=length, kv_bytes=held[name], baseline_kv_bytes=held["idle"], peak_bytes=peaks[name],
+                baseline_peak_bytes=peaks["bare"],
+            )  # fmt: skip
+            rows.append(_with_limit(row, trace, whole, machine, rows))
+            if writer is not None:
+                writer.write("timing", **vars(rows[-1]))
+        finished(rows[done:])
     return rows
 
 
@@ -197,32 +200,54 @@ class _attached:
         self.trace = attached.trace
 
 
-def _lengths(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> list[int]:
-    """Lengths of the decoder's layers that occur, thinned to `most`: times between them are interpolated."""
+def _passes(trace: Trace) -> list[tuple[int, list[int]]]:
+    """(rows, tokens of each layer that ran) of each pass of a prefill: two where rows looked again, of which the second
+    runs those rows alone."""
+    again = [row for row, looked in enumerate(trace.looked_again) if looked]
+    if not again:
+        return [(len(trace.exit_layers), trace.cache_slots)]
+    first, second = list(trace.cache_slots), []
+    for layer, seen in enumerate(trace.first_pass_tokens):
+        if any(seen):  # it ran twice; what its cache holds in the end is of both passes
+            tokens = trace.tokens[layer]
+            first[layer] = max(old or new for old, new in zip(seen, tokens, strict=True))
+            second.append(max(tokens[row] for row in again))
+    return [(len(trace.exit_layers), first), (len(again), second)]
+
+
+def _sizes(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> list[tuple[int, int]]:
+    """(rows, tokens) at which the decoder's layers run, thinned to `most` lengths for each number of rows: times
+    between them are interpolated."""
     with torch.no_grad():
         for name in names:
             variants[name]()
-    found = sorted({slots for name in names for slots in variants[name].trace.cache_slots if slots})
-    places = sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)}) if len(found) > most else None
-    return found if places is None else [found[i] for i in places]
+    passes = [one for name in names for one in _passes(variants[name].trace)]
+    sizes = []
+    for rows in dict.fromkeys(count for count, _ in passes):
+        found = sorted({slots for count, each in passes if count == rows for slots in each if slots})
+        if len(found) > most:
+            found = [found[i] for i in sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)})]
+        sizes += [(rows, tokens) for tokens in found]
+    return sizes
 
 
 def _generate(model: Any, inputs: Mapping[str, Any], count: int) -> Any:
     return lambda: model.generate(**inputs, do_sample=False, min_new_tokens=count, max_new_tokens=count)
 
 
-def _row(name: str, part: str, bare: Timing, found: Timing, trace: Trace, lengths: dict[int, Timing]) -> SpeedRow:
+def _row(
+    name: str, part: str, bare: Timing, found: Timing, trace: Trace, sizes: Mapping[tuple[int, int], Timing]
+) -> SpeedRow:
     implied = by_flops = efficiency = None
     if part == "decoder":
-        extra = trace.replacement_flops or None
-        cost = prefill_cost(
-            trace.shape, trace.tokens, trace.visual_tokens, None, trace.skipped, extra, trace.prompt_tokens,
-            trace.prompt_tokens, trace.prompt_visual_tokens,
-        )  # fmt: skip
+        cost = trace.cost()
         head = 2 * trace.shape.hidden_size * trace.shape.vocab_size * len(trace.exit_layers)
         by_flops = (cost.full_flops + head) / (cost.flops + head)
     if part == "decoder" and not trace.skipped:  # a skipped attention is no shorter decoder: no length implies its time
-        work = remaining_work(trace.cache_slots, {n: timing.runs for n, timing in lengths.items()})
+        work = np.zeros(len(found.runs))
+        for rows, slots in _passes(trace):
+            seconds = {n: timing.runs for (count, n), timing in sizes.items() if count == rows}
+            work += remaining_work(slots, seconds) * len(slots) / trace.shape.num_layers
         implied = float(np.median(np.asarray(bare.runs) / work))
         efficiency = float(np.median(work / np.asarray(found.runs)))
     middle, low, high = ratio(bare, found)
