@@ -1,5 +1,8 @@
 """`lookaway bench` with several policies: all in one table, second looks with set numbers of rows that look again."""
 
+import os
+import signal
+
 import pytest
 
 import lookaway as la
@@ -16,6 +19,8 @@ def test_several_policies_take_turns_and_each_has_its_rows(call, model_folder, d
     status, printed, error = call(*arguments, "--policy", first, "--policy", second)
     assert status == 0, error
     assert "look, 1" in printed
+    assert "best case" in error
+    assert "timing, rounds: 6 of 6" in error  # a round of warm-up and one that counts, of each of three parts
     rows = [record for record in read_records(tmp_path / "out" / "records.jsonl") if record["kind"] == "timing"]
     looks = [f"look, {n} of 2 again" for n in (0, 1, 2)]
     assert {row["variant"] for row in rows} == {"exit at 1", "idle", "exit", "look", *looks}
@@ -60,7 +65,7 @@ def test_a_published_shape_is_timed_without_a_model_or_data(call, tmp_path):
     assert "batch of 2" in printed
     records = list(read_records(tmp_path / "records.jsonl"))
     assert records[0]["model"] == "llava-1.5-7b at scale 0.01"
-    assert [record["kind"] for record in records].count("machine") == 2
+    assert [record["kind"] for record in records].count("machine") == 2 * 3
     rows = [record for record in records if record["kind"] == "timing"]
     variants = ("exit at 2", "idle", "50% from layer 2", "25% before the decoder")
     parts = (("decoder", 1), ("first token", 1), ("decode", 3))
@@ -71,11 +76,40 @@ def test_a_published_shape_is_timed_without_a_model_or_data(call, tmp_path):
     assert rows[0]["kv_bytes"] * 2 == rows[12]["kv_bytes"] < rows[1]["kv_bytes"] * 2
     status, _, error = call("report", tmp_path)
     assert status == 0, error
-    table = (
-        (tmp_path / "report.html").read_text(encoding="utf-8").split("<h2>Measured speed</h2>")[1].split("</table>")[0]
-    )
-    assert "decode, 3 tokens, batch of 2" in table
-    assert table.count("<td>") == table.count("<th>") * len(rows)
+    part = (tmp_path / "report.html").read_text(encoding="utf-8").split("<h2>Measured speed</h2>")[1].split("<h2>")[0]
+    assert "Decode, 3 tokens, batch of 2" in part
+    tables = part.split("</table>")[:-1]
+    assert len(tables) == 6
+    for table in tables:
+        assert table.count("<td>") == table.count("<th>") * 4
+    assert "implied" in tables[0]
+    assert "<th>implied" not in tables[1]  # of the decoder alone
+
+
+@pytest.mark.parametrize("parts", [0, 1])
+def test_bench_that_is_told_to_end_prints_and_keeps_what_it_has_timed(call, tmp_path, monkeypatch, parts):
+    from lookaway.evaluation import speed
+
+    timed, measure = [], speed.measure
+
+    def ends(*arguments, **options):
+        if len(timed) == parts:
+            os.kill(os.getpid(), signal.SIGTERM)
+        timed.append(1)
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(speed, "measure", ends)
+    before = signal.getsignal(signal.SIGTERM)
+    status, printed, error = call(
+        "bench", "--shape", "llava-1.5-7b", "--scale", 0.01, "--text-tokens", 4, "--repeats", 1, "--exits", 2,
+        "--device", "cpu", "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 1
+    assert f"{parts} of 3 parts" in error
+    assert ("exit at 2" in printed) == bool(parts)
+    kept = [record["part"] for record in read_records(tmp_path / "records.jsonl") if record["kind"] == "timing"]
+    assert kept == ["decoder"] * 4 * parts
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

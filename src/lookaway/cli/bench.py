@@ -70,8 +70,16 @@ class Options(PublishedModel):
             raise SettingsError("--scale is of a published shape: give --shape, too.")
 
 
+LOOKS = (
+    "note: all rows of a batch are the same question, so of a second look the row of the policy itself is its best "
+    "case (no row looks again) or its worst (all do). What counts are the rows with 'again': a batch of different "
+    "questions lies between them, by how many of its rows look again."
+)
+
+
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
+    from ..core.errors import LookawayError
     from ..core.provenance import policy_facts, provenance, start_anew
     from ..core.record import RecordWriter
     from ..evaluation.header import run_header
@@ -80,6 +88,7 @@ def run(options: Options) -> dict[str, Any]:
     from .common import choose_policy, fit_to, tell
     from .progress import progress
     from .settings import tell_settings
+    from .stopping import sigterm_as_interrupt
 
     sizes = options.batch_sizes or (options.batch_size,)
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "attention": options.attention}
@@ -115,19 +124,30 @@ def run(options: Options) -> dict[str, Any]:
     shares: list[TimeShares] = []
     lengths = len({n for n in options.new_tokens if n > 1})
     repeats = options.repeats or (5 if options.shape is not None and model.device.type == "cpu" else 30)
-    with RecordWriter(options.out / "records.jsonl") as writer:
-        writer.write("run", **header)
-        with progress("timing", len(sizes) * (2 + lengths)) as advance:
-            for size in sizes:
-                rows += measure_speed(
-                    model, subject.inputs(size), exits=exits, policies=policies, new_tokens=options.new_tokens,
-                    repeats=repeats, warmup=min(2, repeats), writer=writer, progress=advance,
-                )  # fmt: skip
-        for size in sizes if options.profile else ():
-            shares += profile_speed(model, subject.inputs(size), exits, policies)
-        for one in shares:
-            writer.write("time shares", **vars(one))
+    warmup, parts_timed = min(2, repeats), len(sizes) * (2 + lengths)
+    try:
+        with sigterm_as_interrupt(), RecordWriter(options.out / "records.jsonl") as writer:
+            writer.write("run", **header)
+            with progress("timing, rounds", parts_timed * (warmup + repeats)) as advance:
+                for size in sizes:
+                    measure_speed(
+                        model, subject.inputs(size), exits=exits, policies=policies, new_tokens=options.new_tokens,
+                        repeats=repeats, warmup=warmup, writer=writer, progress=advance, finished=rows.extend,
+                    )  # fmt: skip
+            for size in sizes if options.profile else ():
+                shares += profile_speed(model, subject.inputs(size), exits, policies)
+            for one in shares:
+                writer.write("time shares", **vars(one))
+    except KeyboardInterrupt:
+        show(rows)
+        done = len({(row.batch_size, row.part, row.new_tokens) for row in rows})
+        raise LookawayError(
+            f"Stopped when {done} of {parts_timed} parts were timed. Those are {'above and ' if rows else ''}in "
+            f"{writer.path}; the same command times all of them anew. Fewer --repeats take less time."
+        ) from None
     show(rows)
+    if any(row.variant.endswith(" again") for row in rows):
+        tell(LOOKS)
     show_shares(shares)
     profiled = {"time_shares": [vars(one) for one in shares]} if shares else {}
     return {"timings": [vars(row) for row in rows], **profiled, "records": str(writer.path)}
