@@ -10,8 +10,8 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.record import read_records
 
-__all__ = ["ReportData", "collect", "histograms", "records_in", "saved_work", "shows_exits", "skip_search",
-           "visual_tokens_of_prompt"]  # fmt: skip
+__all__ = ["ReportData", "changed_work", "collect", "histograms", "records_in", "saved_work", "shows_exits",
+           "skip_search", "visual_tokens_of_prompt"]  # fmt: skip
 
 
 @dataclass
@@ -211,6 +211,11 @@ def shows_exits(data: ReportData, variant: str) -> bool:
 def saved_work(timing: Mapping[str, Any]) -> bool:
     """Whether visual tokens left the timed sample's decoder, by what was counted."""
     return (timing["implied_flops"] or 1.0) > 1.0
+
+
+def changed_work(timing: Mapping[str, Any]) -> bool:
+    """Whether the timed sample's decoder did less than the full model, or more (a second look), by what was counted."""
+    return abs((timing["implied_flops"] or 1.0) - 1) > 1e-9
 
 
 def histograms(data: ReportData, variant: str) -> dict[str, list[int]]:

@@ -18,7 +18,6 @@ __all__ = [
     "search_words",
     "summary_table",
     "tiles",
-    "timing_rows",
 ]
 
 NAMES = {"policy": "this policy", "best_fixed": "best fixed exit at this cost*", "random": "random exit, same mean",
@@ -154,38 +153,6 @@ def equal_cost_rows(data: ReportData) -> list[list[str]]:
         ]
         for row in order
     ]
-
-
-def timing_rows(data: ReportData) -> list[list[str]]:
-    return [
-        [t["variant"], _timed_part(t), _timed_tokens(t),
-         f"{1000 * t['seconds']:.0f} ms", f"{1000 * t['baseline_seconds']:.0f} ms",
-         f"{t['speedup']:.2f} × ({t['speedup_quartiles'][0]:.2f} to {t['speedup_quartiles'][1]:.2f})",
-         *([f"{t['implied']:.2f} ×", share(t["efficiency"], 0), f"{t['implied_flops']:.2f} ×"]
-           if t["implied"] is not None else ["–"] * 3),
-         _milliseconds(t.get("limit")), _milliseconds(t.get("per_token"), 1), _megabytes(t.get("kv_bytes"))]
-        for t in data.timings
-    ]  # fmt: skip
-
-
-def _timed_part(timing: dict[str, Any]) -> str:
-    """'decode, 32 tokens, batch of 8'; what is 1, or not known to older records, is not said."""
-    length, size = timing.get("new_tokens", 1), timing.get("batch_size", 1)
-    return timing["part"] + (f", {length} tokens" if length > 1 else "") + (f", batch of {size}" if size > 1 else "")
-
-
-def _milliseconds(seconds: float | None, digits: int = 0) -> str:
-    return "–" if seconds is None else f"{1000 * seconds:.{digits}f} ms"
-
-
-def _megabytes(size: int | None) -> str:
-    return "–" if size is None else f"{size / 1e6:.1f} MB"
-
-
-def _timed_tokens(timing: dict[str, Any]) -> str:
-    """'73 of 196'; records of 0.1 do not know."""
-    whole = timing.get("full_visual_tokens")
-    return f"{timing['visual_tokens']:.0f} of {whole:.0f}" if whole else "–"
 
 
 def guarantee_text(found: dict[str, Any]) -> str:

@@ -27,6 +27,9 @@ def fit_front(data: ReportData) -> str:
     most = 1.02 if found["unit"] != "seconds" else max([1.02, *(1.05 * p.cost for p in points)])  # some are slower
     shown = [point for point in points if point.kept >= floor and point.cost <= most]
     allowed, scored = 1 - found["options"]["epsilon"], by_score(found)
+    evidence = [(row["share"], _tested(found, row)[1]) for row in found["tested"]]  # shown whatever they cost or lost
+    right = max([most, *(1.02 * cost for cost, _ in evidence)])
+    bottom = min([floor, allowed, *(0.98 * low for _, low in evidence)])
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -56,19 +59,22 @@ def fit_front(data: ReportData) -> str:
             chosen = found["certificate"]
             axes.plot(chosen["share"], kept_of(found, chosen), marker="*", ms=15, color=CHOSEN, ls="", mec=INK, mew=0.6,
                       zorder=5, label="chosen")  # fmt: skip
-        axes.axhline(allowed, color=INK, lw=1, ls=":")
-        words = f"{100 * allowed:g} % {'kept' if scored else 'the same'}"
-        axes.annotate(words, (1, allowed), xytext=(0, -11), ha="right", textcoords="offset points", fontsize=8,
-                      color=INK)  # fmt: skip
+        words = f"allowed: {100 * allowed:g} % {'kept' if scored else 'the same'}"
+        axes.axhline(allowed, color=INK, lw=1, ls=":", label=words)
         _percent(axes, x=True, y=True)
-        axes.set(xlabel=f"cost: share of the {points_unit(found)}", ylim=(floor, 1.01), xlim=(0, most),
+        axes.set(xlabel=f"cost: share of the {points_unit(found)}", ylim=(bottom, 1.01), xlim=(0, right),
                  ylabel="score kept" if scored else LABELS["agreement"])  # fmt: skip
         axes.set_axisbelow(True)
         axes.grid(alpha=0.16, color=INK)
         legend_below(figure)
 
     words = f"{'Score kept' if scored else 'Unchanged answers'} against cost for {len(points)} policies; "
-    return draw_svg(draw, f"{words}{len(points) - len(shown)} lost more than {1 - floor:.0%}", (4.5, 4.0))
+    return draw_svg(
+        draw,
+        f"{words}{len(points) - len(shown)} lost more than "
+        f"{1 - floor:.0%} or cost more than the full model and are left out",
+        (4.5, 4.0),
+    )
 
 
 def _tested(found: dict[str, Any], row: dict[str, Any]) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..collect import ReportData, histograms, saved_work
+from ..collect import ReportData, changed_work, histograms
 from ..policy_tables import Grid, keep_grid
 from .svg import INK, PALETTE, draw_svg, legend_below
 
@@ -117,26 +117,35 @@ def front(data: ReportData, measure: str = "accuracy") -> str:
 
 
 def speed(data: ReportData) -> str:
-    """Measured against implied speed-up of the decoder's prefill, one point a variant, with quartiles."""
-    rows = [t for t in data.timings if t["part"] == "decoder" and t["implied"] is not None and saved_work(t)]
+    """Measured against implied speed-up of the decoder's prefill, one point a variant, with quartiles; variants that
+    are slower than the unpruned model are shown, too."""
+    rows = [t for t in data.timings if t["part"] == "decoder" and t["implied"] is not None and changed_work(t)]
+    values = [1.0, *(value for row in rows for value in (row["implied"], *row["speedup_quartiles"]))]
+    low, high = 0.9 * min(values), 1.05 * max(values)
+    rows.sort(key=lambda row: row["speedup"])
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        top = 1.05 * max(max(row["implied"], row["speedup_quartiles"][1]) for row in rows)
-        axes.plot([1, top], [1, top], color=RANDOM, lw=1.2, ls="--", label="what the remaining layers imply")
-        for row in rows:
-            low, high = row["speedup_quartiles"]
-            spread = [[row["speedup"] - low], [high - row["speedup"]]]
+        axes.plot([low, high], [low, high], color=RANDOM, lw=1.2, ls="--", label="what the remaining layers imply")
+        axes.axhline(1, color=INK, lw=1, ls=":", label="the full model")
+        for place, row in enumerate(rows):
+            first, third = row["speedup_quartiles"]
+            spread = [[max(0, row["speedup"] - first)], [max(0, third - row["speedup"])]]
             axes.errorbar(row["implied"], row["speedup"], yerr=spread, color=GATE, marker="o", ms=6, capsize=3)
-            axes.annotate(row["variant"], (row["implied"], row["speedup"]), xytext=(8, -12), color=INK,
-                          textcoords="offset points", fontsize=8)  # fmt: skip
+            close = [abs(row["speedup"] - other["speedup"]) < 0.06 * (high - low) for other in rows]
+            below, above = any(close[:place]), any(close[place + 1 :])
+            lift = 4 if below and not above else -10 if above and not below else -3  # names of neighbours part
+            side = "right" if row["implied"] > (low + high) / 2 else "left"  # of its name: with more room
+            axes.annotate(row["variant"], (row["implied"], row["speedup"]), color=INK, ha=side, fontsize=8,
+                          xytext=(-8 if side == "right" else 8, lift), textcoords="offset points")  # fmt: skip
         axes.set(
             xlabel="speed-up implied by the remaining layers, timed alone",
             ylabel="measured speed-up",
-            xlim=(0.95, top * 1.08),
-            ylim=(0.95, top),
+            xlim=(low, high),
+            ylim=(low, high),
         )
+        axes.set_axisbelow(True)
         axes.grid(alpha=0.18, color=INK)
-        axes.legend(frameon=False, fontsize=8)
+        legend_below(figure)
 
     return draw_svg(draw, "Measured against implied speed-up of the decoder's prefill, variant by variant")

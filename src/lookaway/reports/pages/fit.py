@@ -21,7 +21,8 @@ from ..fit_tables import (
     timed_of,
     unit_of,
 )
-from ..formatting import share, timing_rows
+from ..formatting import share
+from ..timing_tables import looks_timed, timing_tables
 from .kept_pictures import kept_cards
 
 __all__ = ["fit_page"]
@@ -58,7 +59,8 @@ def fit_page(data: ReportData) -> dict[str, Any]:
         "families": (by_family(data), family_rows(data)) if own and len(own["families"]) > 1 else None,
         "kept": kept_cards(data),
         "tested": tested_rows(data),
-        "timings": timing_rows(data),
+        "timings": timing_tables(data),
+        "second_looks": looks_timed(data),
         "seconds": seconds_rows(data),
         "epsilon": share(found["options"]["epsilon"]),
     }

@@ -20,8 +20,8 @@ from ..formatting import (
     search_words,
     summary_table,
     tiles,
-    timing_rows,
 )
+from ..timing_tables import looks_timed, timing_tables
 from .findings import sections
 from .findings_text import study_tiles
 from .fit import fit_page
@@ -70,7 +70,8 @@ def render(data: ReportData) -> str:
         hard=hard_words(data),
         equal_costs=equal_cost_rows(data),
         skips=skip_rows(data),
-        timings=timing_rows(data),
+        timings=timing_tables(data),
+        second_looks=looks_timed(data),
         searches=[line for found in data.searches for line in search_words(found)],
         guarantees=[guarantee_text(found) for found in data.calibrations],
         samples=sample_cards(data),

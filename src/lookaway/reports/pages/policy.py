@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..collect import ReportData, saved_work, shows_exits, skip_search
+from ..collect import ReportData, changed_work, shows_exits, skip_search
 from ..figures.gates import calibration, labels
 from ..figures.policy import exit_curves, exit_histogram, front, keep_map, speed
 from ..figures.search import cost_front, found_schedule, schedule_map, schedules, trials
@@ -65,7 +65,7 @@ def _skips(data: ReportData) -> Drawn:
 
 
 def _speed(data: ReportData) -> Drawn:
-    if not any(t["part"] == "decoder" and t["implied"] is not None and saved_work(t) for t in data.timings):
+    if not any(t["part"] == "decoder" and t["implied"] is not None and changed_work(t) for t in data.timings):
         return []
     return [(speed(data), "Is saved work saved time? On the dashed line all of it is. Bars are quartiles.")]
 

@@ -1,0 +1,67 @@
+"""What `lookaway bench` timed -> tables of the page. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .collect import ReportData
+from .formatting import share
+
+__all__ = ["looks_timed", "timing_tables"]
+
+
+def looks_timed(data: ReportData) -> bool:
+    """Whether second looks with set numbers of rows that look again are among what was timed."""
+    return any(timing["variant"].endswith(" again") for timing in data.timings)
+
+
+def timing_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]]]]:
+    """One table a part, size of the batch and length of the answer: title, headers, and a line of cells a variant.
+    Columns that say nothing of a part are left out, so that the table fits a page."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for timing in data.timings:
+        groups.setdefault(_timed_part(timing), []).append(timing)
+    tables = []
+    for part, timed in groups.items():
+        columns = {
+            "variant": [t["variant"] for t in timed],
+            "visual tokens per layer": [_timed_tokens(t) for t in timed],
+            "time": [_milliseconds(t["seconds"]) for t in timed],
+            "speed-up (quartiles)": [
+                "{:.2f} × ({:.2f} to {:.2f})".format(t["speedup"], *t["speedup_quartiles"]) for t in timed
+            ],
+            "implied": [_times(t["implied"]) for t in timed],
+            "measured / implied": [share(t["efficiency"], 0) for t in timed],
+            "implied by FLOPs alone": [_times(t["implied_flops"]) for t in timed],
+            "limit of the machine": [_milliseconds(t.get("limit")) for t in timed],
+            "a token after the first": [_milliseconds(t.get("per_token"), 1) for t in timed],
+            "KV cache": [_megabytes(t.get("kv_bytes")) for t in timed],
+        }
+        told = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+        title = f"{part}: {_milliseconds(timed[0]['baseline_seconds'])} without a policy"
+        tables.append((title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]))
+    return tables
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} ×"
+
+
+def _timed_part(timing: dict[str, Any]) -> str:
+    """'decode, 32 tokens, batch of 8'; what is 1, or not known to older records, is not said."""
+    length, size = timing.get("new_tokens", 1), timing.get("batch_size", 1)
+    return timing["part"] + (f", {length} tokens" if length > 1 else "") + (f", batch of {size}" if size > 1 else "")
+
+
+def _milliseconds(seconds: float | None, digits: int = 0) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:.{digits}f} ms"
+
+
+def _megabytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _timed_tokens(timing: dict[str, Any]) -> str:
+    """'73 of 196'; records of 0.1 do not know."""
+    whole = timing.get("full_visual_tokens")
+    return f"{timing['visual_tokens']:.0f} of {whole:.0f}" if whole else "–"
