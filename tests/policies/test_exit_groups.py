@@ -140,8 +140,9 @@ def test_what_is_kept_of_the_size():
 
 
 def test_refused():
-    with pytest.raises(SettingsError, match="at least 1, not 0"):
-        policy(0)
+    for wrong in (0, 2.5, True, "2"):
+        with pytest.raises(SettingsError, match=f"at least 1, not {wrong!r}"):
+            policy(wrong)
     example = tiny("llava", num_layers=DEPTH)
     views = []
 

@@ -25,8 +25,8 @@ def reading_layers(candidates: Sequence[int], read_every: int) -> dict[int, int]
     Raises:
         SettingsError: a group of less than one layer.
     """
-    if read_every < 1:
-        raise SettingsError(f"read_every is a number of candidate layers, at least 1, not {read_every}.")
+    if isinstance(read_every, bool) or not isinstance(read_every, int) or read_every < 1:
+        raise SettingsError(f"read_every is a number of candidate layers, at least 1, not {read_every!r}.")
     last = len(candidates) - 1
     return {k: candidates[min(i - i % read_every + read_every - 1, last)] for i, k in enumerate(candidates)}
 
