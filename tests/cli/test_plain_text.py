@@ -7,7 +7,7 @@ from lookaway.cli.common import plain_console, print_note
 
 TEXTS = ["[/INST] a cat", "[cat, dog]", ":smile:", "[bold]x[/bold]", "[/"]
 FOUND = {"visual_tokens": 16, "layer_visual_tokens": [16, 16, 0, 0], "skipped_attention": [], "looked_again": False,
-         "prefill_flops_share": 0.5, "kv_bytes_share": 0.5}  # fmt: skip
+         "drafted_tokens": 0, "accepted_tokens": 0, "prefill_flops_share": 0.5, "kv_bytes_share": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", TEXTS)

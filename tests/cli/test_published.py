@@ -141,7 +141,7 @@ def test_the_doctor_says_which_converted_folders_need_lookaway(call, tmp_path, n
 def test_the_doctor_knows_families_and_refusals(call, tmp_path, kind, supported, words):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     status, _, _ = call("doctor", tmp_path, "--json", tmp_path / "doctor.json")
-    assert status == 0
+    assert status == int(not supported)
     found = json.loads((tmp_path / "doctor.json").read_text())
     assert found["supported"] is supported
     assert words in found["why"]
