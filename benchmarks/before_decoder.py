@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,14 @@ class Bench:
         if not found:
             self.writer.write("run", **header)
             self.writer.write("before-decoder-run", facts=facts)
-        self.answers: dict[str, Any] = {sample.id: str(sample.answer) for sample in self.test}
-        if options.target == "own":
-            batches = [self.test[first : first + BATCH] for first in range(0, len(self.test), BATCH)]
-            self.answers = own_answers(self.model, self.processor, batches)
+
+    @cached_property
+    def answers(self) -> dict[str, Any]:
+        """Sample id -> the answer that must be given, as text or token ids; the model runs where something is left."""
+        if self.options.target == "truth":
+            return {sample.id: str(sample.answer) for sample in self.test}
+        batches = [self.test[first : first + BATCH] for first in range(0, len(self.test), BATCH)]
+        return dict(own_answers(self.model, self.processor, batches))
 
     def part(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` returns, from the results file where it is there already."""

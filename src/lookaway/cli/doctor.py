@@ -8,7 +8,7 @@ from typing import Any
 
 from .common import plain_console
 from .model_options import PublishedModel
-from .options import argument
+from .options import AnsweredNo, argument
 from .tables import show_facts
 
 
@@ -33,7 +33,7 @@ def run(options: Options) -> dict[str, Any]:
     show_facts({**found.facts, "supported": f"{'yes' if found.supported else 'NO'}. {found.why}"})
     if found.supported:
         plain_console().print(f"next: lookaway fit --model {options.folder} --data DATA", soft_wrap=True)
-    return asdict(found)
+    return asdict(found) if found.supported else AnsweredNo(asdict(found))
 
 
 def _with_transformers(found: Any) -> Any:

@@ -201,11 +201,11 @@ def _unseen(samples: Sequence[Sample], used: Sequence[Sequence[Sample]]) -> list
         DataError: there is none.
     """
     from ..core.errors import DataError
-    from ..core.provenance import picture_digest
+    from ..core.provenance import picture_digests
 
     known: dict[str, str] = {}
-    seen = {picture_digest(image, known) for part in used for sample in part for image in sample.images}
-    left = [s for s in samples if not any(picture_digest(image, known) in seen for image in s.images)]
+    seen = {digest for part in used for sample in part for digest in picture_digests(sample, known)}
+    left = [s for s in samples if seen.isdisjoint(picture_digests(s, known))]
     if not left:
         raise DataError(f"all {len(samples)} pictures were seen by the fit. Give more --data, or --held-out-split.")
     return left

@@ -21,8 +21,8 @@ from ..core.errors import DataError
 from .progress import at_work
 
 __all__ = [
-    "ADVANCED", "FIRST", "PANELS", "argument", "build_command", "field_help", "from_mapping", "load_config", "panel_of",
-    "shown_order",
+    "ADVANCED", "FIRST", "PANELS", "AnsweredNo", "argument", "build_command", "field_help", "from_mapping",
+    "load_config", "panel_of", "shown_order",
 ]  # fmt: skip
 
 REQUIRED = dataclasses.MISSING
@@ -140,6 +140,10 @@ def from_mapping(cls: type, values: dict[str, Any]) -> Any:
         raise DataError(str(error)) from error
 
 
+class AnsweredNo(dict[str, Any]):
+    """What a command found where the answer to its question is no: put out like any other, with exit status 1."""
+
+
 def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Callable[[Any, Path | None], None]) -> Any:
     """A typer command `name`: flags from `cls`, plus --config and --json; flags win over YAML, YAML over defaults.
 
@@ -173,7 +177,7 @@ def build_command(name: str, cls: type, run: Callable[[Any], Any], finish: Calla
         with nullcontext() if name in WAITING else at_work(f"lookaway {name}"):
             found = run(from_mapping(cls, values))
             finish(found, json_path)
-        if isinstance(found, dict) and found.get("supported") is False:  # a question that was answered with no
+        if isinstance(found, AnsweredNo):
             raise typer.Exit(1)
 
     command.__doc__ = inspect.cleandoc(cls.__doc__ or "")

@@ -13,7 +13,7 @@ from typing import Any
 from ..anatomy.base import Anatomy
 from ..core.decision import Policy
 from ..policies.baselines.fastv import FastV
-from ..policies.before_decoder.downsample import Downsample
+from ..policies.before_decoder.downsample import Downsample, cell_count
 from ..policies.fixed import ExitAt
 from .runner import PairedResult
 from .statistics import share_interval
@@ -103,7 +103,7 @@ def cells(visual: int, grid: tuple[int, int] | None, factor: int) -> int:
     """Tokens that downsampling leaves of `visual` ones, in pictures of `grid` (rows, columns) where it is known."""
     if grid is None or visual % (grid[0] * grid[1]):
         return -(-visual // factor**2)
-    return visual // (grid[0] * grid[1]) * -(-grid[0] // factor) * -(-grid[1] // factor)
+    return visual // (grid[0] * grid[1]) * cell_count(grid, factor)
 
 
 def beside_row(name: str, results: Sequence[PairedResult], own_cost: bool, scores: Any = None) -> dict[str, Any]:

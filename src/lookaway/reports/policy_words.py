@@ -38,12 +38,15 @@ def policy_words(policy: Mapping[str, Any]) -> str:
         return "keep all visual tokens"
     title, keep = TITLES.get(name, name), config.get("keep")
     if name in TITLES and isinstance(keep, int | float):  # one share, chosen by this method
-        layer = config.get("layer", 0)
-        where = f"from layer {layer} on" if layer else "before the decoder"
         more = _settings({key: value for key, value in config.items() if key not in ("keep", "layer")})
-        return f"keep {_amount(keep)} of the visual tokens {where} ({', '.join([title, *more])})"
+        return f"{_keep_words(keep, config.get('layer', 0))} ({', '.join([title, *more])})"
     settings = ", ".join(_settings(config))
     return f"{title} ({settings})" if settings else title
+
+
+def _keep_words(share: float, layer: int) -> str:
+    where = f"from layer {layer} on" if layer else "before the decoder"
+    return f"keep {_amount(share)} of the visual tokens {where}"
 
 
 def _settings(config: Mapping[str, Any]) -> list[str]:
@@ -63,10 +66,9 @@ def _schedule_words(config: Mapping[str, Any]) -> str:
         return f"keep {_amount(keep[0])} of the visual tokens at first and {_amount(keep[-1])} at last, layer by layer"
     how = "" if config.get("ranking") in (None, "last-token") else f" (chosen by {config['ranking']})"
     parts = [
-        f"keep {_amount(now)} of the visual tokens {'before the decoder' if layer == 0 else f'from layer {layer} on'}"
-        if place == 0 else f"{_amount(now)} from layer {layer} on"
+        _keep_words(now, layer) if place == 0 else f"{_amount(now)} from layer {layer} on"
         for place, (layer, now) in enumerate(steps)
-    ]  # fmt: skip
+    ]
     return ", ".join(parts) + how
 
 

@@ -12,7 +12,7 @@ from ...core.errors import SettingsError
 from ...core.registry import register
 from .pictures import PicturePolicy, Pictures
 
-__all__ = ["Downsample", "cells_of"]
+__all__ = ["Downsample", "cell_count", "cells_of"]
 
 
 @register("downsample")
@@ -47,12 +47,17 @@ class Downsample(PicturePolicy):
                     "give. Use la.UniformKeep(keep, layer=0), or hand in smaller pictures."
                 )
             cells[i, :length], middle[i, :length] = cells_of(grid, self.factor)
-        most = max(-(-grid[0] // self.factor) * -(-grid[1] // self.factor) for grid in pictures.grids if grid)
+        most = max(cell_count(grid, self.factor) for grid in pictures.grids if grid)
         cells, middle = cells.to(device), middle.to(device)
         share = (cells[:, :, None] == torch.arange(most, device=device)) & pictures.real[:, :, None]
         share = share.to(view.hidden.dtype)
         means = (share / share.sum(1, keepdim=True).clamp(min=1)).transpose(1, 2) @ pictures.of(view.hidden)
         return middle & pictures.real, means.gather(1, cells[:, :, None].expand(-1, -1, means.shape[2]))
+
+
+def cell_count(grid: tuple[int, int], factor: int) -> int:
+    """How many cells a grid (rows, columns) of visual tokens has, smaller ones at its edges counted."""
+    return -(-grid[0] // factor) * -(-grid[1] // factor)
 
 
 def cells_of(grid: tuple[int, int], factor: int) -> tuple[Tensor, Tensor]:

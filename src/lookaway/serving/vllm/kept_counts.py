@@ -12,7 +12,7 @@ import torch
 
 from ...core.decision import LayerView, Policy
 from ...core.layout import ImageSpan, TokenLayout
-from ...policies.before_decoder.downsample import Downsample
+from ...policies.before_decoder.downsample import Downsample, cell_count
 from ...policies.before_decoder.visionzip import VisionZip
 from ...policies.ranked import RankedPolicy, count_of
 
@@ -48,8 +48,7 @@ def kept_counts(policy: Policy, num_layers: int, spans: Sequence[ImageSpan]) -> 
     if isinstance(policy, VisionZip):
         return [count_of(policy.keep, length) for length in lengths]
     if isinstance(policy, Downsample):
-        grids = [span.grid for span in spans if span.grid is not None]
-        counts = [-(-rows // policy.factor) * -(-columns // policy.factor) for rows, columns in grids]
+        counts = [cell_count(span.grid, policy.factor) for span in spans if span.grid is not None]
         return counts if len(counts) == len(spans) else None
     if reads(policy) == SIZES:
         return [int(kept.sum()) for kept in evenly_kept(policy, num_layers, lengths)]
