@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from lookaway.core.errors import DataError
 from lookaway.data import load_samples
@@ -114,3 +115,35 @@ def test_the_default_sets_are_mixed_and_disjoint():
     assert {"easy-yesno", "colour", "read"} <= {s.family for s in parts["test"]}
     ids = [s.id for found in parts.values() for s in found]
     assert len(ids) == len(set(ids))
+
+
+def test_one_path_in_two_spellings_is_one_image(tmp_path):
+    entries = [QA | {"id": str(i), "image": ("x.png", "./x.png", "a/../x.png")[i % 3]} for i in range(3)]
+    found = read_samples(write(tmp_path / "d.json", entries))
+    assert {sample.image_key for sample in found} == {"x.png"}
+    assert len({split_of(sample) for sample in found}) == 1
+
+
+def test_a_family_of_the_name_of_all_is_refused(tmp_path):
+    """Its row took the place of all questions in records and figures."""
+    with pytest.raises(DataError, match="family of question 'a' is 'all', which is what tables call all questions"):
+        read_samples(write(tmp_path / "d.json", [QA | {"family": "all"}]))
+
+
+def test_independent_samples_are_drawn_from_the_whole_file_and_copies_count_as_one(tmp_path):
+    """A file that holds a picture a question, exported under names of their own, is no file of so many pictures: a
+    certificate counted each copy. And the first so many of a file that is sorted by kind are of one kind."""
+    for number in range(30):
+        Image.new("RGB", (4, 4), (number // 3, 0, 0)).save(tmp_path / f"{number}.png")
+    entries = [QA | {"id": str(i), "image": f"{i}.png", "family": "ab"[i >= 15]} for i in range(30)]
+    file = str(write(tmp_path / "d.json", entries))
+    found = load_samples(file, "all", distinct_images=True)
+    assert [sample.id for sample in found] == [str(3 * i) for i in range(10)]
+    few = load_samples(file, "all", limit=6, seed=3, distinct_images=True)
+    assert len(few) == len({int(sample.id) // 3 for sample in few}) == 6
+    assert {sample.family for sample in few} == {"a", "b"}
+    assert few == load_samples(file, "all", limit=6, seed=3, distinct_images=True)
+    assert few != load_samples(file, "all", limit=6, seed=4, distinct_images=True)
+    (tmp_path / "0.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"Sample '0': The file .*0\.png' is no picture"):
+        load_samples(file, "all", distinct_images=True)

@@ -40,13 +40,13 @@ def test_what_is_wrong_in_nlvr2_is_named(nlvr2):
     with pytest.raises(DataError, match="No split 'dev'"):
         read_nlvr2(nlvr2, "dev")
     (nlvr2 / "dev.json").write_text(line("dev-1-0-0", "Maybe"))
-    with pytest.raises(DataError, match=r"entry 'dev-1-0-0' has no valid 'Maybe'"):
+    with pytest.raises(DataError, match=r"dev\.json, line 1: 'label' must be 'True' or 'False', not 'Maybe'"):
         read_nlvr2(nlvr2, "calibration")
     (nlvr2 / "train.json").write_text(line("train-1-0-0", "True") + "\n[]")
     with pytest.raises(DataError, match=r"line 2 is no JSON object"):
         read_nlvr2(nlvr2, "train")
     (nlvr2 / "train.json").write_text(line("train-1-0-0", "True"))
-    with pytest.raises(DataError, match="has no valid 'directory'"):
+    with pytest.raises(DataError, match="line 1 has no 'directory'"):
         read_nlvr2(nlvr2, "train")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from lookaway.core.errors import DataError
 from lookaway.data import load_samples
@@ -24,9 +25,10 @@ def gqa(tmp_path):
 def textvqa(tmp_path):
     for part in ("train", "val", "test"):
         rows = [
-            {"question": "what is the BRAND?", "image_id": f"{part}{i}", "question_id": i, "answers": ["nokia"] * 10}
+            {"question": "what is the BRAND?", "image_id": f"{part}{i}", "question_id": f"{part}-{i}",
+             "answers": ["nokia"] * 10}
             for i in range(20)
-        ]
+        ]  # fmt: skip
         for row in rows if part == "test" else []:
             del row["answers"]
         (tmp_path / f"TextVQA_0.5.1_{part}.json").write_text(json.dumps({"data": rows}))
@@ -115,4 +117,6 @@ def test_an_empty_folder_is_named(kind, tmp_path):
 
 
 def test_one_question_an_image(pope):
+    (pope / "val2014").mkdir()
+    Image.new("RGB", (4, 4)).save(pope / "val2014" / "COCO_val2014_1.jpg")
     assert len(load_samples(f"pope:{pope}", "test", distinct_images=True)) == 1

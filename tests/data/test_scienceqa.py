@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from lookaway.core.errors import DataError
 from lookaway.data import load_samples
@@ -58,6 +59,8 @@ def test_the_door_of_all_data(folder):
     assert [s.id for s in load_samples(f"scienceqa:{folder}", "all")] == ["2", "7", "1"]
     assert [s.id for s in load_samples(f"scienceqa:{folder}", "train")] == ["2"]
     assert len(load_samples(f"scienceqa:{folder}", "all", limit=2)) == 2
+    (folder / "images" / "test" / "1").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "images" / "test" / "1" / "image.png")
     assert [s.id for s in load_samples(f"scienceqa:{folder}", "all", distinct_images=True)] == ["1"]
 
 

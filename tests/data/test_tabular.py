@@ -105,3 +105,19 @@ def test_a_folder_without_questions_or_pictures_says_what_to_write(tmp_path):
         read_samples(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "question": "what?"}')
     assert read_samples(tmp_path)[0].images == (str(tmp_path / "1.png"),)
+
+
+def test_numbers_of_a_column_with_gaps(tmp_path):
+    """Integers with a gap come as floats: the answer is '3', not '3.0'. NaN, which is no gap, is refused."""
+    datasets = pytest.importorskip("datasets")
+
+    def saved(answers):
+        rows = {"question": [f"{i}?" for i in range(len(answers))], "answer": answers}
+        kinds = {"question": datasets.Value("string"), "answer": datasets.Value("float64")}
+        made = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+        made.to_parquet(str(tmp_path / "d.parquet"))
+        return tmp_path / "d.parquet"
+
+    assert [sample.answer for sample in read_samples(saved([3.0, None, 0.5]))] == ["3", None, "0.5"]
+    with pytest.raises(DataError, match="row 2: 'answer' is nan, which is no answer"):
+        read_samples(saved([3.0, float("nan")]))

@@ -43,7 +43,8 @@ def test_questions_answers_and_image_names(folder):
     first, second, *rest = read_vqav2(folder, "train")
     assert len(rest) == 8
     assert first.images == (str(folder / "train2014" / "COCO_train2014_000000000000.jpg"),)
-    assert (first.id, first.question, first.answer, first.family) == ("0", "Q0?", "two", "number")
+    assert first.question == "Q0?\nAnswer the question using a single word or phrase."
+    assert (first.id, first.meta["question"], first.answer, first.family) == ("0", "Q0?", "two", "number")
     assert soft_scores(second.meta["answers"]) == {"yes": 1.0, "no": 0.6, "Yes!": 0.3}
 
 

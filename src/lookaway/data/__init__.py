@@ -56,9 +56,11 @@ def load_samples(
         split: 'train', 'calibration' or 'test'; of a user's file also 'calibration+test', and 'all' takes a user's file
             or a published folder whole. A published folder's own parts can be named too, such as 'val', and generated
             sets have 'test-seen': drawn like calibration, without the pairs of colour and shape that only 'test' shows.
-        limit: at most so many; the generated sets make 1000 where it is None.
+        limit: at most so many; the generated sets make 1000 where it is None. MME's two questions about a picture
+            are scored together, and stay together.
         seed: draws another part of the generated sets; a user's file is shuffled with it before `limit` cuts.
-        distinct_images: one question of each image, so that samples are independent draws.
+        distinct_images: one question of each image, so that samples are independent draws; copies of an image under
+            other names count as one.
 
     Raises:
         DataError: no such split or file, a damaged file, nothing in the split.
@@ -76,7 +78,7 @@ def load_samples(
         return [replace(one, family=one.id.split("-", 1)[0]) for one in found] if spec == "mini-hard" else found
     whole = None if distinct_images else limit
     samples = _cut(_published(kind, folder, split), whole, seed) if published else _own(spec, split, whole, seed)
-    return _one_per_image(samples, seed)[:limit] if distinct_images else samples
+    return _independent(samples, limit, seed) if distinct_images else samples
 
 
 def hashed(spec: str) -> bool:
@@ -125,6 +127,30 @@ def _one_per_image(samples: list[Sample], seed: int) -> list[Sample]:
     return [draw.choice(group) for group in groups.values()]
 
 
+def _independent(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """`_one_per_image` of files, up to `limit` drawn at random, none with the pictures of another by content.
+
+    Files are read only as far as that takes.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    import random
+
+    from ..core.provenance import picture_key
+
+    found = _one_per_image(samples, seed)
+    if limit is not None and limit < len(found):
+        found = random.Random(seed).sample(found, len(found))
+    known: dict[str, str] = {}
+    kept: dict[str, Sample] = {}
+    for sample in found:
+        if len(kept) == limit:
+            break
+        kept.setdefault(picture_key(sample, known), sample)
+    return list(kept.values())
+
+
 def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
     from .formats import read_samples, split_of
 
@@ -143,11 +169,27 @@ def _own(path: str, split: str, limit: int | None, seed: int) -> list[Sample]:
 
 
 def _published(kind: str, folder: str, split: str) -> list[Sample]:
+    from .fields import check_samples
+
     module, reader = PUBLISHED[kind]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), reader)(folder, split)
+    found: list[Sample] = getattr(importlib.import_module(f"{__name__}.{module}"), reader)(folder, split)
+    check_samples(found, f"The split {split!r} of {kind}:{folder}")
+    return found
 
 
 def _cut(samples: list[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """At most `limit` samples, drawn at random; those that are scored together (MME's two about a picture) stay so."""
     import random
 
-    return samples if limit is None or limit >= len(samples) else random.Random(seed).sample(samples, limit)
+    if limit is None or limit >= len(samples):
+        return samples
+    draw = random.Random(seed)
+    if "pair" not in samples[0].meta:
+        return draw.sample(samples, limit)
+    pairs: dict[str, list[Sample]] = {}
+    for sample in samples:
+        pairs.setdefault(sample.meta["pair"], []).append(sample)
+    names = draw.sample(list(pairs), limit // 2)
+    if not names:
+        raise DataError(f"Questions about one picture are scored together; --limit must be at least 2, not {limit}.")
+    return [sample for name in names for sample in pairs[name]]

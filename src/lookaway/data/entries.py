@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import scalar, texts_field
 
 __all__ = ["sample_of"]
 
@@ -37,7 +39,7 @@ def sample_of(entry: Any, number: int, folder: Path, where: str) -> Sample:
         messages, answer = _from_conversations(entry["conversations"], where)
     elif entry.get("question") is not None:
         parts = [{"type": "image"} for _ in names]
-        question = _scalar(entry["question"], "question", where)
+        question = scalar(entry["question"], "question", where)
         messages, answer = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}], None
     else:
         raise DataError(f"{where} has the keys {sorted(map(str, entry))}; expected {FORMS}.")
@@ -45,44 +47,29 @@ def sample_of(entry: Any, number: int, folder: Path, where: str) -> Sample:
     if places != len(names):
         raise DataError(f"{where} has {len(names)} images for {places} image placeholders; they must be as many.")
     answers = _answers(entry, where)
-    meta: dict[str, Any] = {"image_names": names}
+    meta: dict[str, Any] = {"image_names": tuple(map(normpath, names))}  # './a.png' is 'a.png'
     if answers:
         meta["answers"] = answers
         answer = Counter(answers).most_common(1)[0][0]
     if entry.get("answer") is not None:
-        answer = _scalar(entry["answer"], "answer", where)
+        answer = scalar(entry["answer"], "answer", where)
     if entry.get("scorer") is not None:
-        meta["scorer"] = _scalar(entry["scorer"], "scorer", where)
+        meta["scorer"] = scalar(entry["scorer"], "scorer", where)
     identifier = next((entry[key] for key in ("id", "question_id") if entry.get(key) is not None), number)
     family = next((entry[key] for key in ("family", "category") if entry.get(key) is not None), None)
     return Sample(
-        id=_scalar(identifier, "id", where),
+        id=scalar(identifier, "id", where),
         messages=messages,
         images=tuple(str(Path(name) if Path(name).is_absolute() else folder / name) for name in names),
         answer=answer,
-        family=None if family is None else _scalar(family, "family", where),
+        family=None if family is None else scalar(family, "family", where),
         meta=meta,
     )
 
 
-def _scalar(value: Any, key: str, where: str) -> str:
-    """A string or number as text; anything else is refused by name."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        kind = "true or false" if isinstance(value, bool) else type(value).__name__
-        cure = " Write 'yes' or 'no', as the model would say it." if isinstance(value, bool) else ""
-        raise DataError(f"{where}: {key!r} must be text or a number, not {kind}.{cure}")
-    return str(value)
-
-
 def _answers(entry: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """All accepted answers; data sets hold texts, or objects with an 'answer'."""
-    several = entry.get("answers")
-    if several is None:
-        return ()
-    if not isinstance(several, list):
-        raise DataError(f"{where}: 'answers' must be a list of texts, not {type(several).__name__}.")
-    inner = [item.get("answer") if isinstance(item, Mapping) else item for item in several]
-    return tuple(_scalar(item, "answers", where) for item in inner)
+    """All accepted answers."""
+    return () if entry.get("answers") is None else texts_field(entry, "answers", where)
 
 
 def _names(entry: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ..core.errors import DataError
 from ..core.record import Sample
 from . import tabular
 from .entries import sample_of
+from .fields import check_samples
 from .pictures import pictures_in, read_pictures
 from .tables import json_lines, read_json
 
@@ -50,6 +51,7 @@ def read_samples(path: str | Path) -> list[Sample]:
         samples.append(sample)
     if not samples:
         raise DataError(f"{source} holds no samples.")
+    check_samples(samples, str(source))
     return samples
 
 

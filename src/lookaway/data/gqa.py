@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import object_at, optional_text, text_field
 from .tables import read_json
 
 __all__ = ["SHORT", "read_gqa", "short_question"]
@@ -20,10 +21,11 @@ PARTS = {"train": "train", "calibration": "val", "test": "testdev"}
 def read_gqa(folder: str | Path, split: str = "test") -> list[Sample]:
     """The balanced questions of a split, in the file's order; 'calibration' is val, 'test' is testdev.
 
-    A sample's `family` is the question's structural type (verify, query, choose, ...), where the file has it.
+    A sample's `family` is the question's structural type (verify, query, choose, ...), where the file has it. Other
+    parts, such as 'challenge', are read by their own names; their questions may lack answers.
 
     Raises:
-        DataError: no such split, a file missing or damaged, or a question that lacks a field.
+        DataError: no such split, a file missing or damaged, or a field that is missing or of another type.
     """
     if split == "all":
         return [sample for part in PARTS for sample in read_gqa(folder, part)]
@@ -33,19 +35,19 @@ def read_gqa(folder: str | Path, split: str = "test") -> list[Sample]:
         raise DataError(f"No split {split!r} of GQA in {folder}; there are {', '.join(PARTS)} and all.")
     found = []
     for number, question in read_json(file, dict).items():
-        try:
-            name = f"images/{question['imageId']}.jpg"
-            text, answer = str(question["question"]), str(question["answer"])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{file}: question {number!r} has no {error}.") from None
-        types = question.get("types")
+        where = f"{file}, question {number!r}"
+        entry = object_at(question, where)
+        name = f"images/{text_field(entry, 'imageId', where)}.jpg"
+        text = text_field(entry, "question", where)
+        wanted = text_field if part in PARTS.values() else optional_text
+        types = entry.get("types")
         found.append(
             Sample(
                 id=str(number),
                 messages=short_question(text),
                 images=(str(folder / name),),
-                answer=answer,
-                family=types.get("structural") if isinstance(types, dict) else None,
+                answer=wanted(entry, "answer", where),
+                family=optional_text(types, "structural", where) if isinstance(types, dict) else None,
                 meta={"question": text, "image_names": (name,), "scorer": "gqa"},
             )
         )

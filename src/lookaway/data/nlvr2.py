@@ -11,11 +11,13 @@ from pathlib import Path
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import text_field
 from .tables import read_json_lines
 
 __all__ = ["read_nlvr2"]
 
 PARTS = {"train": ("train",), "calibration": ("dev",), "test": ("test1",), "all": ("train", "dev", "test1")}
+LABELS = {"True": 1, "False": 0}
 QUESTION = "{sentence} Is this true of the two images? Answer yes or no."
 
 
@@ -26,7 +28,8 @@ def read_nlvr2(folder: str | Path, split: str = "test") -> list[Sample]:
     statement and `meta["label"]` 1 (true) or 0.
 
     Raises:
-        DataError: no such split, a file missing or damaged, or a label that is neither 'True' nor 'False'.
+        DataError: no such split, a file missing or damaged, a field that is missing or of another type, or a label that
+            is neither 'True' nor 'False'.
     """
     if split not in PARTS:
         raise DataError(f"No split {split!r} of NLVR2; there are {', '.join(PARTS)}.")
@@ -34,13 +37,13 @@ def read_nlvr2(folder: str | Path, split: str = "test") -> list[Sample]:
     found = []
     for part in PARTS[split]:
         file = folder / f"{part}.json"
-        for entry in read_json_lines(file):
-            try:
-                identifier, sentence = str(entry["identifier"]), str(entry["sentence"])
-                label = {"True": 1, "False": 0}[str(entry["label"])]
-                inner = f"train/{entry['directory']}" if part == "train" else part
-            except KeyError as error:
-                raise DataError(f"{file}: entry {entry.get('identifier')!r} has no valid {error}.") from None
+        for line, entry in read_json_lines(file):
+            where = f"{file}, line {line}"
+            identifier, sentence = text_field(entry, "identifier", where), text_field(entry, "sentence", where)
+            if "label" not in entry or str(entry["label"]) not in LABELS:
+                raise DataError(f"{where}: 'label' must be 'True' or 'False', not {str(entry.get('label'))[:40]!r}.")
+            label = LABELS[str(entry["label"])]
+            inner = f"train/{text_field(entry, 'directory', where)}" if part == "train" else part
             stem = identifier.rsplit("-", 1)[0]  # the last number is the statement's; the pair's images share the rest
             names = tuple(f"images/{inner}/{stem}-img{i}.png" for i in (0, 1))
             question = QUESTION.format(sentence=sentence)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import DataError
+from .fields import list_field, object_at, optional_text, text_field
 from .tables import read_json
 
 __all__ = ["RetrievalSet", "read_retrieval"]
@@ -41,7 +42,7 @@ def read_retrieval(file: str | Path, images: str | Path | None = None, split: st
         split: 'train' (COCO's 'restval' counts to it, as is the custom), 'calibration' (val) or 'test'.
 
     Raises:
-        DataError: no such split or file, or an image without a caption.
+        DataError: no such split or file, a field that is missing or of another type, or an image without a caption.
     """
     if split not in PARTS:
         raise DataError(f"No split {split!r} of a Karpathy file; there are {', '.join(PARTS)}.")
@@ -50,16 +51,17 @@ def read_retrieval(file: str | Path, images: str | Path | None = None, split: st
     paths: list[str] = []
     captions: list[str] = []
     image_of: list[int] = []
-    for number, entry in enumerate(read_json(file, dict).get("images", ()), 1):
-        try:
-            if entry["split"] not in PARTS[split]:
-                continue
-            texts = [str(sentence["raw"]) for sentence in entry["sentences"]]
-            path = folder / entry.get("filepath", "") / entry["filename"]
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{file}, image {number} has no {error}.") from None
+    for number, value in enumerate(list_field(read_json(file, dict), "images", str(file)), 1):
+        where = f"{file}, image {number}"
+        entry = object_at(value, where)
+        if text_field(entry, "split", where) not in PARTS[split]:
+            continue
+        sentences = list_field(entry, "sentences", where)
+        texts = [text_field(object_at(sentence, where), "raw", where) for sentence in sentences]
+        name = text_field(entry, "filename", where)
+        path = folder / (optional_text(entry, "filepath", where) or "") / name
         if not texts:
-            raise DataError(f"{file}, image {number} ({entry['filename']}) has no caption.")
+            raise DataError(f"{where} ({name}) has no caption.")
         image_of += [len(paths)] * len(texts)
         captions += texts
         paths.append(str(path))

@@ -14,20 +14,21 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import list_field, object_at, optional_text, scalar, text_field
 from .tables import read_json
 
 __all__ = ["LETTERS", "parse_answer", "prompt_of", "read_scienceqa", "target_of"]
 
 LETTERS = "ABCDE"
 PARTS = {"train": ("train",), "calibration": ("val",), "test": ("test",), "all": ("train", "val", "test")}
-FIELDS = ("question", "choices", "answer")
 
 
 def read_scienceqa(folder: str | Path, split: str = "test", captions: str | Path | None = None) -> list[Sample]:
     """The problems of a split.
 
     A sample's `answer` is the letter, its `family` the subject; `meta` holds `choices`, `target` (the text that models
-    are trained to say), `grade`, `has_text`, `has_image` and all that `scienceqa_accuracy` reads.
+    are trained to say), `grade`, `has_text`, `has_image` and all that `scienceqa_accuracy` reads; that table is its
+    scorer's.
 
     Args:
         folder: holds `problems.json`, `pid_splits.json` and `images/`.
@@ -35,21 +36,25 @@ def read_scienceqa(folder: str | Path, split: str = "test", captions: str | Path
         captions: a `captions.json` of the images, whose texts join the context; None: no captions, as LaVIN trains.
 
     Raises:
-        DataError: a file is missing or damaged, or a problem lacks a field; the text names it.
+        DataError: a file or a field is missing, damaged or of another type; the text names it.
     """
     folder = Path(folder)
     if split not in PARTS:
         raise DataError(f"No split {split!r} of ScienceQA; there are {', '.join(PARTS)}.")
     problems, parts = read_json(folder / "problems.json", dict), read_json(folder / "pid_splits.json", dict)
-    texts = read_json(Path(captions), dict).get("captions", {}) if captions else {}
+    texts: Mapping[str, Any] = {}
+    if captions:
+        texts = object_at(read_json(Path(captions), dict).get("captions", {}), f"'captions' of {captions}")
     found: list[Sample] = []
     for part in PARTS[split]:
+        where = str(folder / "pid_splits.json")
         if part not in parts:
-            raise DataError(f"{folder / 'pid_splits.json'} has no split {part!r}; it has {', '.join(parts)}.")
-        for number in map(str, parts[part]):
+            raise DataError(f"{where} has no split {part!r}; it has {', '.join(parts)}.")
+        for number in (scalar(value, part, where) for value in list_field(parts, part, where)):
             if number not in problems:
                 raise DataError(f"Problem {number!r} of the split {part!r} is not in {folder / 'problems.json'}.")
-            found.append(_sample(problems[number], number, part, folder, str(texts.get(number, ""))))
+            caption = optional_text(texts, number, str(captions)) or ""
+            found.append(_sample(problems[number], number, part, folder, caption))
     return found
 
 
@@ -90,27 +95,36 @@ _BARE = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])\)?)\s*[.:]?\s*")
 _LISTED = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.)])\s+\S")
 
 
-def _sample(problem: Mapping[str, Any], number: str, part: str, folder: Path, caption: str) -> Sample:
-    missing = [name for name in FIELDS if name not in problem]
-    if missing:
-        raise DataError(f"Problem {number!r} of {folder / 'problems.json'} has no {missing[0]!r}.")
-    count = len(problem["choices"])
-    if not 0 < count <= len(LETTERS) or not 0 <= problem["answer"] < count:
-        raise DataError(f"Problem {number!r} has {count} choices and the answer {problem['answer']}; at most 5 fit.")
-    images = (str(folder / "images" / part / number / problem["image"]),) if problem.get("image") else ()
-    text = {"type": "text", "text": prompt_of(problem, caption)}
+def _sample(value: Any, number: str, part: str, folder: Path, caption: str) -> Sample:
+    where = f"{folder / 'problems.json'}, problem {number!r}"
+    problem = object_at(value, where)
+    read = {key: optional_text(problem, key, where) for key in ("hint", "lecture", "solution", "subject", "grade")}
+    question = text_field(problem, "question", where)
+    choices = tuple(scalar(choice, "choices", where) for choice in list_field(problem, "choices", where))
+    if "answer" not in problem:
+        raise DataError(f"{where} has no 'answer'.")
+    place = problem["answer"]
+    if type(place) is not int:
+        raise DataError(f"{where}: 'answer' must be the number of a choice, from 0, not {place!r}.")
+    if not 0 < len(choices) <= len(LETTERS) or not 0 <= place < len(choices):
+        raise DataError(f"{where} has {len(choices)} choices and the answer {place}; at most 5 fit.")
+    image = optional_text(problem, "image", where)
+    images = (str(folder / "images" / part / number / image),) if image else ()
+    asked = {**read, "question": question, "choices": choices, "answer": place}
+    text = {"type": "text", "text": prompt_of(asked, caption)}
     return Sample(
         id=number,
         messages=[{"role": "user", "content": [*({"type": "image"} for _ in images), text]}],
         images=images,
-        answer=LETTERS[problem["answer"]],
-        family=problem.get("subject"),
+        answer=LETTERS[place],
+        family=read["subject"],
         meta={
-            "choices": tuple(problem["choices"]),
-            "target": target_of(problem),
-            "grade": problem.get("grade"),
-            "has_text": bool(problem.get("hint")),
+            "choices": choices,
+            "target": target_of(asked),
+            "grade": read["grade"],
+            "has_text": bool(read["hint"]),
             "has_image": bool(images),
             "image_names": tuple(f"{part}/{number}" for _ in images),
+            "scorer": "scienceqa",
         },
     )

@@ -25,8 +25,8 @@ def read_json(file: Path, form: type) -> Any:
     return value
 
 
-def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """One JSON object a line; empty lines do not count.
+def read_json_lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line number from 1, JSON object) of every line that is not empty.
 
     Raises:
         DataError: the file is missing, or a line is no JSON object; the text names it.
@@ -35,7 +35,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     for number, value in json_lines(file):
         if not isinstance(value, dict):
             raise DataError(f"{file}, line {number} is no JSON object: {str(value)[:60]!r}.")
-        found.append(value)
+        found.append((number, value))
     return found
 
 

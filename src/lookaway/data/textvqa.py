@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import list_field, object_at, text_field, texts_field
 from .gqa import short_question
 from .tables import read_json
 
@@ -30,7 +31,7 @@ def read_textvqa(folder: str | Path, split: str = "test") -> list[Sample]:
             as 'val' or 'test_part', read from `TextVQA_0.5.1_PART.json`.
 
     Raises:
-        DataError: no such split, a file missing or damaged, or a question that lacks a field.
+        DataError: no such split, a file missing or damaged, or a field that is missing or of another type.
     """
     if split == "all":
         return [*read_textvqa(folder, "train"), *read_textvqa(folder, "val")]
@@ -38,9 +39,7 @@ def read_textvqa(folder: str | Path, split: str = "test") -> list[Sample]:
     file = folder / f"TextVQA_0.5.1_{part}.json"
     if split not in PARTS and not file.exists():
         raise DataError(f"No split {split!r} of TextVQA in {folder}; there are {', '.join(PARTS)}, val and all.")
-    entries = read_json(file, dict).get("data")
-    if not isinstance(entries, list):
-        raise DataError(f"{file} must hold a list of questions under 'data'.")
+    entries = list_field(read_json(file, dict), "data", str(file))
     samples = [_sample(entry, number, folder, file, part) for number, entry in enumerate(entries, 1)]
     if split in ("calibration", "test"):
         samples = [sample for sample in samples if _half(sample.meta["image_names"][0]) == split]
@@ -51,15 +50,15 @@ def _half(image: str) -> str:
     return "calibration" if hashlib.sha256(image.encode()).digest()[0] % 2 else "test"
 
 
-def _sample(entry: Any, number: int, folder: Path, file: Path, part: str) -> Sample:
-    try:
-        name = f"{'test' if part == 'test' else 'train'}_images/{entry['image_id']}.jpg"
-        question, identifier = str(entry["question"]), str(entry["question_id"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file}, question {number} has no {error}.") from None
-    answers = tuple(map(str, entry.get("answers") or ()))
+def _sample(value: Any, number: int, folder: Path, file: Path, part: str) -> Sample:
+    where = f"{file}, question {number}"
+    entry = object_at(value, where)
+    name = f"{'test' if part == 'test' else 'train'}_images/{text_field(entry, 'image_id', where)}.jpg"
+    question = text_field(entry, "question", where)
+    unknown = part not in PARTS.values() and entry.get("answers") is None  # those of the test part are not public
+    answers = () if unknown else texts_field(entry, "answers", where)
     return Sample(
-        id=identifier,
+        id=text_field(entry, "question_id", where),
         messages=short_question(question.capitalize()),
         images=(str(folder / name),),
         answer=Counter(answers).most_common(1)[0][0] if answers else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import list_field, object_at, optional_text, text_field, texts_field
+from .gqa import short_question
 from .tables import read_json
 from .vqa_words import normal_answer, soft_scores
 
@@ -30,14 +32,16 @@ def read_vqav2(folder: str | Path, split: str = "test") -> list[Sample]:
     """The questions of a split, in the file's order.
 
     A sample's `answer` is the one most people gave, its `family` the answer type ('yes/no', 'number', 'other');
-    `meta["answers"]` holds the ten answers as they were given.
+    `meta["answers"]` holds the ten answers as they were given. The prompt is the field's (LLaVA, lmms-eval): the
+    question, then the request for a word or a phrase; the bare question, for classifiers, is `meta["question"]`.
 
     Args:
         split: 'train', 'calibration' or 'test' (halves of val), 'all' (train and val), or a part by its own name, such
             as 'test2015', whose questions have no answers.
 
     Raises:
-        DataError: no such split, a file missing or damaged, or a question without its annotation.
+        DataError: no such split, a file missing or damaged, a field that is missing or of another type, or a question
+            without its annotation.
     """
     if split == "all":
         return [*read_vqav2(folder, "train2014"), *read_vqav2(folder, "val2014")]
@@ -45,19 +49,27 @@ def read_vqav2(folder: str | Path, split: str = "test") -> list[Sample]:
     questions_file = folder / f"v2_OpenEnded_mscoco_{part}_questions.json"
     if split not in PARTS and not questions_file.exists():
         raise DataError(f"No split {split!r} of VQAv2 in {folder}; there are {', '.join(PARTS)}, all and the parts.")
-    annotations: dict[int, Any] = {}
+    annotations: dict[str, tuple[str, Mapping[str, Any]]] | None = None
     annotations_file = folder / f"v2_mscoco_{part}_annotations.json"
     if annotations_file.exists() or split in PARTS:
-        annotations = {a["question_id"]: a for a in read_json(annotations_file, dict)["annotations"]}
+        annotations = {
+            text_field(entry, "question_id", where): (where, entry)
+            for where, entry in _entries(annotations_file, "annotations")
+        }
     found = []
-    for question in read_json(questions_file, dict)["questions"]:
-        image = int(question["image_id"])
-        if split in ("calibration", "test") and _half(image) != split:
+    for where, question in _entries(questions_file, "questions"):
+        number = text_field(question, "image_id", where)
+        if not number.isdecimal():
+            raise DataError(f"{where}: 'image_id' must be COCO's number of the image, not {number[:40]!r}.")
+        if split in ("calibration", "test") and _half(int(number)) != split:
             continue
-        annotation = annotations.get(question["question_id"])
-        if annotations and annotation is None:
-            raise DataError(f"Question {question['question_id']} of {questions_file} is not in {annotations_file}.")
-        found.append(_sample(question, annotation, image, folder, "test2015" if part.startswith("test") else part))
+        identifier = text_field(question, "question_id", where)
+        if annotations is not None and identifier not in annotations:
+            raise DataError(f"Question {identifier} of {questions_file} is not in {annotations_file}.")
+        images = "test2015" if part.startswith("test") else part
+        name = f"{images}/COCO_{images}_{int(number):012d}.jpg"
+        annotated = None if annotations is None else annotations[identifier]
+        found.append(_sample(identifier, text_field(question, "question", where), annotated, name, folder))
     return found
 
 
@@ -114,15 +126,23 @@ def _half(image: int) -> str:
     return "calibration" if hashlib.sha256(str(image).encode()).digest()[0] % 2 else "test"
 
 
-def _sample(question: Any, annotation: Any, image: int, folder: Path, images: str) -> Sample:
-    name = f"{images}/COCO_{images}_{image:012d}.jpg"
-    answers = tuple(str(a["answer"]) for a in annotation["answers"]) if annotation else ()
-    content = [{"type": "image"}, {"type": "text", "text": str(question["question"])}]
-    return Sample(
-        id=str(question["question_id"]),
-        messages=[{"role": "user", "content": content}],
-        images=(str(folder / name),),
-        answer=str(annotation["multiple_choice_answer"]) if annotation else None,
-        family=annotation.get("answer_type") if annotation else None,
-        meta={"answers": answers, "question_type": (annotation or {}).get("question_type"), "image_names": (name,)},
-    )
+def _entries(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(file and place, entry) of the list under `key`."""
+    for number, entry in enumerate(list_field(read_json(file, dict), key, str(file)), 1):
+        where = f"{file}, {key[:-1]} {number}"
+        yield where, object_at(entry, where)
+
+
+def _sample(
+    identifier: str, question: str, annotated: tuple[str, Mapping[str, Any]] | None, name: str, folder: Path
+) -> Sample:
+    """Args: annotated: (file and place, annotation), or None in a part without answers."""
+    meta: dict[str, Any] = {"question": question, "answers": (), "image_names": (name,), "scorer": "vqa"}
+    answer = family = None
+    if annotated is not None:
+        where, annotation = annotated
+        answer = text_field(annotation, "multiple_choice_answer", where)
+        family = optional_text(annotation, "answer_type", where)
+        meta["answers"] = texts_field(annotation, "answers", where)
+        meta["question_type"] = optional_text(annotation, "question_type", where)
+    return Sample(identifier, short_question(question), (str(folder / name),), answer, family, meta)

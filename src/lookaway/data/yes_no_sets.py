@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.errors import DataError
 from ..core.record import Sample
+from .fields import text_field
 from .gqa import short_question
 from .tables import read_json_lines, read_text
 
@@ -25,18 +26,19 @@ def read_pope(folder: str | Path, split: str = "test") -> list[Sample]:
     """POPE's questions: all three kinds, or one of 'random', 'popular', 'adversarial'; the kind is a sample's family.
 
     Raises:
-        DataError: a split to learn from was asked for, or a file is missing, damaged or lacks a field.
+        DataError: a split to learn from was asked for, or a file is missing, damaged, or lacks a field or has one of
+            another type.
     """
     folder = Path(folder)
     found = []
     for kind in _test_only(split, "POPE", KINDS):
         file = folder / f"coco_pope_{kind}.json"
-        for entry in read_json_lines(file):
-            try:
-                name, text, label = f"val2014/{entry['image']}", str(entry["text"]), str(entry["label"])
-                identifier = f"{kind}-{entry['question_id']}"
-            except KeyError as error:
-                raise DataError(f"{file}: question {entry.get('question_id')!r} has no {error}.") from None
+        for line, entry in read_json_lines(file):
+            where = f"{file}, line {line}"
+            name, text = f"val2014/{text_field(entry, 'image', where)}", text_field(entry, "text", where).strip()
+            identifier, label = f"{kind}-{text_field(entry, 'question_id', where)}", text_field(entry, "label", where)
+            if not _yes_or_no(label):
+                raise DataError(f"{where}: 'label' must be yes or no, not {label[:40]!r}.")
             meta = {"question": text, "image_names": (name,), "scorer": "pope"}
             found.append(Sample(identifier, short_question(text), (str(folder / name),), label, kind, meta))
     return found
@@ -48,10 +50,12 @@ def read_mme(folder: str | Path, split: str = "test") -> list[Sample]:
     The prompt is lmms-eval's: the file's request to answer yes or no gives way to the request for a single word.
 
     Raises:
-        DataError: a split to learn from was asked for, no task's folder is there, or a file has not two questions.
+        DataError: a split to learn from was asked for, no task's folder is there, `folder` is the one above the tasks',
+            or a file has not two questions that are answered by yes or no.
     """
     folder = Path(folder)
-    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    inside = folder.iterdir() if folder.is_dir() else ()
+    tasks = sorted(path.name for path in inside if path.is_dir() and not path.name.startswith("."))
     if not tasks:
         raise DataError(
             f"There is no folder of an MME task in {folder}. docs/data.md shows the layout that is expected."
@@ -62,18 +66,27 @@ def read_mme(folder: str | Path, split: str = "test") -> list[Sample]:
         if not pictures:
             raise DataError(f"{folder / task} holds no pictures ({', '.join(PICTURES)}).")
         for picture in pictures:
+            if picture.parent not in (folder / task, folder / task / "images"):
+                raise DataError(
+                    f"{picture} is in no place of MME's task {task!r}: pictures lie in TASK/ or TASK/images/. If "
+                    f"{folder / task} holds the tasks' folders, give that: mme:{folder / task}."
+                )
             beside = picture.with_suffix(".txt")
             file = beside if beside.exists() else folder / task / "questions_answers_YN" / beside.name
-            lines = [line for line in read_text(file).splitlines() if line.strip()]
-            if len(lines) != 2 or not all("\t" in line for line in lines):
+            lines = [line.rstrip().rsplit("\t", 1) for line in read_text(file).split("\n") if line.strip()]
+            if len(lines) != 2 or not all(len(line) == 2 and _yes_or_no(line[1]) for line in lines):
                 raise DataError(f"{file} must hold two lines, each 'question TAB Yes' or 'question TAB No'.")
             name = str(picture.relative_to(folder))
-            for number, line in enumerate(lines):
-                text, answer = line.rsplit("\t", 1)
+            for number, (text, answer) in enumerate(lines):
                 meta = {"question": text, "pair": name, "image_names": (name,), "scorer": "mme"}
                 messages = short_question(text.strip().replace(ASKED, ""))
                 found.append(Sample(f"{name}-{number}", messages, (str(picture),), answer.strip(), task, meta))
     return found
+
+
+def _yes_or_no(answer: str) -> bool:
+    """Whether the scorers of these sets can read it as the truth."""
+    return answer.strip().rstrip(".").lower() in ("yes", "no")
 
 
 def _test_only(split: str, name: str, parts: tuple[str, ...]) -> tuple[str, ...]:
