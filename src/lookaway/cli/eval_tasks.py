@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def run_tasks(options: Any) -> dict[str, Any]:
     model.known.close()
     if model.rank:
         return {}
+    _remove_others(options.out, {kind for kind, _, _ in found})
     facts = provenance(
         **own, options=options, free=("baselines", "batch_size"),
         questions={result.task: result.documents for result in results},
@@ -98,6 +99,16 @@ def run_tasks(options: Any) -> dict[str, Any]:
     _show(options.name, results, rows, page, policy.can_exit(depth))
     tasks = {result.task: result.figures for result in results}
     return {"tasks": tasks, "summary": summary, "records": str(records), "report": str(page)}
+
+
+def _remove_others(out: Path, shown: Collection[str]) -> None:
+    """Result files of baselines that this run did not ask are of an earlier run, perhaps of other questions."""
+    from ..evaluation.beside import DOWNSAMPLING, FIXED_EXIT
+    from ..evaluation.lmms.run import result_file
+    from ..evaluation.token_baselines import NAMES
+
+    for kind in {*NAMES.values(), DOWNSAMPLING, FIXED_EXIT} - set(shown):
+        result_file(out, kind).unlink(missing_ok=True)
 
 
 def _beside(

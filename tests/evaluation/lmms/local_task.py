@@ -40,8 +40,14 @@ def doc_to_text(doc):
 """
 
 
-def write_task(folder: Path, count: int, name: str = "easy_vqa_local", output_type: str = "generate_until") -> Path:
-    """The folder for --include-path, with YAML, functions and data; the questions are `samples(count)`."""
+def write_task(
+    folder: Path, count: int, name: str = "easy_vqa_local", output_type: str = "generate_until", **change: tuple
+) -> Path:
+    """The folder for --include-path, with YAML, functions and data; the questions are `samples(count)`.
+
+    Args:
+        change: column=(row, value) puts a value in the place of one.
+    """
     import datasets
 
     rows: dict[str, list] = {"question": [], "answer": [], "image": []}
@@ -51,6 +57,8 @@ def write_task(folder: Path, count: int, name: str = "easy_vqa_local", output_ty
         rows["question"].append(sample.question)
         rows["answer"].append(sample.answer)
         rows["image"].append({"bytes": buffer.getvalue(), "path": None})
+    for column, (row, value) in change.items():
+        rows[column][row] = value
     kinds = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
     folder.mkdir(parents=True, exist_ok=True)
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(str(folder / "test.parquet"))

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from local_task import samples
+from local_task import samples, write_task
 
 from lookaway.core.errors import DataError, LookawayError, SettingsError, UnsupportedModel
 from lookaway.core.record import read_records
@@ -52,6 +53,8 @@ def test_the_default_model_scores_as_in_our_own_runner_sample_by_sample(manager,
 
 def test_lookaway_eval_runs_tasks_and_says_what_it_did(task_folder, tiny_folder, tmp_path, call):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "fixed-exit.json").write_text("{}")  # of an earlier run with another limit
     arguments = ["eval", "--model", tiny_folder, "--exit-at", "2", "--tasks", TASK, "--include-path", task_folder,
                  "--no-task-defaults", "--task-limit", "6", "--device", "cpu", "--out", out]  # fmt: skip
     status, shown, _ = call(*arguments)
@@ -65,6 +68,7 @@ def test_lookaway_eval_runs_tasks_and_says_what_it_did(task_folder, tiny_folder,
     assert rows[1]["mean_exit"] == 2.0
     assert rows[1]["visual_tokens"] == 8.0  # 16 tokens through 2 of 4 layers
     assert (out / "report.html").exists()
+    assert not (out / "fixed-exit.json").exists()
     summaries = {record["variant"]: record for record in records if record["kind"] == "summary"}
     assert list(summaries) == ["policy", "random tokens", "uniform tokens", "downsampling"]  # it is a fixed exit itself
     assert summaries["downsampling"]["tasks"] == {TASK: {"name": "downsampling 2 x 2", "own_cost": True}}
@@ -89,6 +93,70 @@ def test_an_unknown_task_names_the_near_ones_and_a_failed_run_does_not_exit_with
     assert status == 1
     assert "The data of broken (parquet) cannot be read" in err
     assert not (tmp_path / "b" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (
+            "image",
+            {"bytes": b"no picture", "path": None},
+            "Question 1 of damaged cannot be asked: UnidentifiedImageError",
+        ),
+        ("image", None, "Question 1 of damaged cannot be asked: AttributeError: .*'convert'. Its picture or"),
+        ("question", None, "damaged/1 asks with NoneType for a text; its data is damaged"),
+        ("answer", None, "lmms-eval could not evaluate damaged: TypeError: .* Nothing was written"),
+    ],
+)
+def test_a_damaged_document_is_named(column, value, message, tiny_folder, tmp_path):
+    """Each was a traceback, or, for a question that is null, an answer to the word 'None'."""
+    import lookaway as la
+    from lookaway.evaluation.lmms.model import LookawayModel
+    from lookaway.evaluation.lmms.run import evaluate_tasks
+    from lookaway.evaluation.lmms.tasks import task_manager
+
+    manager = task_manager(write_task(tmp_path / "task", 3, "damaged", **{column: (1, value)}), defaults=False)
+    with pytest.raises(LookawayError, match=message):
+        evaluate_tasks(LookawayModel(str(tiny_folder), device="cpu"), la.ExitAt(2), ["damaged"], manager, out=tmp_path)
+
+
+def test_task_files_that_cannot_be_used_are_refused_in_one_line(tiny_folder, tmp_path):
+    import lookaway as la
+    from lookaway.evaluation.lmms.model import LookawayModel
+    from lookaway.evaluation.lmms.run import evaluate_tasks
+    from lookaway.evaluation.lmms.tasks import task_manager
+
+    manager = task_manager(write_task(tmp_path / "choice", 2, "choice", "loglikelihood"), defaults=False)
+    with pytest.raises(UnsupportedModel, match="choice: a task scores given answers by their likelihood"):
+        evaluate_tasks(LookawayModel(str(tiny_folder), device="cpu"), la.ExitAt(2), ["choice"], manager, out=tmp_path)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "torn.yaml").write_text("task: [torn\n  x: {")
+    with pytest.raises(DataError, match=r"The task files in .*torn cannot be read: ParserError: while parsing"):
+        task_manager(tmp_path / "torn", defaults=False)
+
+
+def test_captions_without_java_are_told_from_data_that_is_missing(manager, tiny_folder, tmp_path, monkeypatch):
+    import lmms_eval.evaluator
+
+    import lookaway as la
+    from lookaway.evaluation.lmms.model import LookawayModel
+    from lookaway.evaluation.lmms.run import evaluate_tasks
+
+    def scored(**given):
+        raise FileNotFoundError(2, "No such file or directory", "java")
+
+    monkeypatch.setattr(lmms_eval.evaluator, "simple_evaluate", scored)
+    with pytest.raises(LookawayError, match=r"scores easy_vqa_local by a Java program.* the answers are kept"):
+        evaluate_tasks(LookawayModel(str(tiny_folder), device="cpu"), la.ExitAt(2), [TASK], manager, out=tmp_path)
+
+
+def test_the_score_of_a_question_is_its_first_number_of_whatever_type():
+    """numpy's integers and booleans are no Python numbers: a task that gave them had no scores of single questions."""
+    from lookaway.evaluation.lmms.run import _score
+
+    for value in (1, 1.0, True, np.int64(1), np.bool_(True), np.float32(1), {"score": np.int64(1)}):
+        assert _score({"note": "text", "match": value}, ["note", "match"]) == 1.0
+    assert _score({"match": None, "other": {"text": "x"}}, ["match", "other", "none"]) is None
 
 
 def test_data_that_is_not_here_names_what_to_fetch_and_from_whom(tiny_folder, tmp_path):
@@ -165,6 +233,14 @@ def test_what_the_plugin_cannot_do_is_refused(tiny_folder):
         LookawayModel(pretraned="x")
     with pytest.raises(SettingsError, match=r"either policy \(p\) or exit_at \(3\)"):
         LookawayModel(str(tiny_folder), policy="p", exit_at=3)
+    for settings in (
+        {"exit_at": "early"},
+        {"exit_at": 2.7},
+        {"exit_at": 2, "batch_size": "auto"},
+        {"exit_at": 2, "batch_size": 0},
+    ):
+        with pytest.raises(SettingsError, match=r"must be a(t least 1| whole number), not"):
+            LookawayModel(str(tiny_folder), device="cpu", **settings)
     lm = LookawayModel(str(tiny_folder), device="cpu")
     for call, message in ((lm.loglikelihood, "by their likelihood"), (lm.generate_until_multi_round, "several rounds")):
         with pytest.raises(UnsupportedModel, match=message):

@@ -76,22 +76,22 @@ def asked(file):
 @pytest.mark.parametrize("task", TASKS)
 def test_question_and_settings_of_a_task(task, monkeypatch):
     """What lmms-eval asks, and what our model passes on to `generate`."""
-    from lookaway.evaluation.lmms.model import _generation
+    from lookaway.evaluation.lmms.settings import generation
 
     monkeypatch.setenv("OPENAI_API_KEY", "none")  # MM-Vet's module makes its judge's client; nobody is asked
     text, settings = asked(TASKS[task])
     expected = json.loads(SNAPSHOT.read_text())[task]
-    assert {"question": text, "generation": settings, "passed_on": _generation(settings or {})} == expected
+    assert {"question": text, "generation": settings, "passed_on": generation(settings or {})} == expected
 
 
 def test_answers_are_drawn_only_where_a_task_asks_for_it():
     """MM-Vet names a temperature and says not to sample; with the policy and without, chance would not be the same."""
-    from lookaway.evaluation.lmms.model import _generation
+    from lookaway.evaluation.lmms.settings import generation
 
-    assert _generation({"temperature": 0.2, "do_sample": False, "top_p": 1.0}) == {
+    assert generation({"temperature": 0.2, "do_sample": False, "top_p": 1.0}) == {
         "do_sample": False, "max_new_tokens": 256,
     }  # fmt: skip
-    assert _generation({"temperature": 0.2, "max_new_tokens": 4}) == {
+    assert generation({"temperature": 0.2, "max_new_tokens": 4}) == {
         "do_sample": True, "temperature": 0.2, "max_new_tokens": 4,
     }  # fmt: skip
 
@@ -111,7 +111,10 @@ def test_our_readers_ask_as_the_harness_does(tmp_path):
     (tmp_path / "count").mkdir()
     (tmp_path / "count" / "1.jpg").write_bytes(b"")
     (tmp_path / "count" / "1.txt").write_text(f"{question}\tYes\n{question}\tNo\n")
+    asked_of = {"image_id": 1, "question_id": 1, "question": question}
+    (tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json").write_text(json.dumps({"questions": [asked_of]}))
     ours = {
+        "vqav2_val": load_samples(f"vqav2:{tmp_path}", "test2015"),
         "gqa": load_samples(f"gqa:{tmp_path}", "test"),
         "textvqa_val": load_samples(f"textvqa:{tmp_path}", "train"),
         "pope": load_samples(f"pope:{tmp_path}", "random"),

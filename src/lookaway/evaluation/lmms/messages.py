@@ -15,7 +15,8 @@ def sample_of_messages(messages: Sequence[Mapping[str, Any]], name: str, family:
     """The sample of a task's messages: parts {'type': 'text', 'text'} and {'type': 'image', 'url': image or path}.
 
     Raises:
-        DataError: a message holds video or audio, which have no place here, or an unknown part.
+        DataError: a message holds video or audio, which have no place here, an unknown part, or no text or
+            picture where one belongs.
     """
     found, images = [], []
     for message in messages:
@@ -24,9 +25,14 @@ def sample_of_messages(messages: Sequence[Mapping[str, Any]], name: str, family:
         kept = []
         for part in parts:
             if part["type"] == "text":
-                kept.append({"type": "text", "text": str(part["text"])})
+                if not isinstance(part["text"], str):
+                    raise DataError(f"{name} asks with {type(part['text']).__name__} for a text; its data is damaged.")
+                kept.append({"type": "text", "text": part["text"]})
             elif part["type"] == "image":
-                images.append(part.get("url", part.get("image")))
+                image = part.get("url", part.get("image"))
+                if image is None:
+                    raise DataError(f"{name} asks about a picture that is not there; its data is damaged.")
+                images.append(image)
                 kept.append({"type": "image"})
             else:
                 raise DataError(

@@ -22,7 +22,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
 from ...core.decision import Policy
-from ...core.errors import LookawayError, SettingsError, UnsupportedModel
+from ...core.errors import DataError, LookawayError, SettingsError, UnsupportedModel
 from ...core.processes import Processes
 from ...core.record import RecordWriter, Sample
 from ...engine.api import attach
@@ -33,11 +33,9 @@ from ...policies.fixed import ExitAt
 from .answers import Answer, KnownAnswers, answer_key
 from .efficiency import Efficiency, efficiency_of, means
 from .messages import sample_of_messages
+from .settings import generation, whole
 
 __all__ = ["LookawayModel"]
-
-KNOWN = {"max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "do_sample", "repetition_penalty"}
-"""Generation settings of a task that are passed on; 'until' and what serves other models is not."""
 
 
 class LookawayModel(lmms):
@@ -51,7 +49,7 @@ class LookawayModel(lmms):
         records: JSONL file that gets one 'lmms-sample' record a question with a policy: exit layer, tokens, cost.
 
     Raises:
-        SettingsError: both `policy` and `exit_at`, or a setting that is not known.
+        SettingsError: both `policy` and `exit_at`, or a setting that is not known or no number.
     """
 
     is_simple = False
@@ -79,6 +77,12 @@ class LookawayModel(lmms):
             )
         if policy is not None and exit_at is not None:
             raise SettingsError(f"Give either policy ({policy}) or exit_at ({exit_at}), not both.")
+        self.batch_size, exit_at = (
+            whole("batch_size", batch_size),
+            None if exit_at is None else whole("exit_at", exit_at),
+        )
+        if self.batch_size < 1:
+            raise SettingsError(f"batch_size must be at least 1, not {batch_size}.")
         self.device = self._join(device)
         model, self.processor = load_model(
             pretrained,
@@ -91,12 +95,11 @@ class LookawayModel(lmms):
         self._held = (model,)  # lmms-eval's `clean` drops modules that lie on this object itself
         self.policy: Policy | None = load_chain(str(policy).split(";")) if policy is not None else None
         if exit_at is not None:
-            self.policy = ExitAt(int(exit_at))
+            self.policy = ExitAt(exit_at)
         self.policy_of: Mapping[str, Policy] = {}
         """Task -> the policy of its questions, instead of `policy`."""
         self.known: KnownAnswers | None = None
         """Answers of earlier runs; they are not made again. None: none are kept."""
-        self.batch_size = int(batch_size)
         self.records = Path(records) if records is not None else None
         self.progress: Callable[[int], object] = lambda count: None
         """Called with the number of questions that were just answered."""
@@ -181,7 +184,7 @@ class LookawayModel(lmms):
         with warnings.catch_warnings(), attached as run:
             if not any(sample.images for sample in samples):  # questions without an image are part of some tasks
                 warnings.filterwarnings("ignore", message="A policy is attached, but no row")
-            ids = self.model.generate(**inputs, **_generation(settings))
+            ids = self.model.generate(**inputs, **generation(settings))
         seconds = (time.perf_counter() - start) / len(samples)
         fresh = ids[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(fresh, skip_special_tokens=True)
@@ -199,7 +202,13 @@ class LookawayModel(lmms):
 
     def _sample(self, request: Instance) -> Sample:
         _, to_messages, _, document, task, split = request.args
-        messages = to_messages(self.task_dict[task][split][document])
+        try:
+            messages = to_messages(self.task_dict[task][split][document])
+        except Exception as error:  # a task's own code: what it raises on a damaged document is anybody's guess
+            raise DataError(
+                f"Question {document} of {task} cannot be asked: {type(error).__name__}: {error}. Its picture or "
+                "another field may be missing or damaged in the task's data."
+            ) from error
         return sample_of_messages(messages, f"{task}/{document}", family=task)
 
     def _report(self, seconds: float, tokens: int) -> None:
@@ -228,15 +237,3 @@ class LookawayModel(lmms):
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> Any:
         raise UnsupportedModel("The task needs several rounds of generation; lookaway evaluates tasks of one answer.")
-
-
-def _generation(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings as `generate` takes them: greedy unless a temperature above 0 is asked for, and also where the
-    task says not to sample (MM-Vet names a temperature all the same)."""
-    found = {name: value for name, value in settings.items() if name in KNOWN and value is not None}
-    found.setdefault("max_new_tokens", 256)
-    found["do_sample"] = float(found.get("temperature", 0) or 0) > 0 and found.get("do_sample", True)
-    if not found["do_sample"]:
-        for name in ("temperature", "top_p", "top_k"):
-            found.pop(name, None)
-    return found

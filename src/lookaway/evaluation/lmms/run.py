@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core.decision import Policy
-from ...core.errors import DataError, LookawayError
+from ...core.errors import LookawayError
 from ...core.files import write_json
 from ..beside import Baseline
 from ..runner import PairedResult
 from ..scores import PairedScores
 from ..scoring import same_answer
 from .efficiency import Efficiency, means
-from .tasks import named_with_data
+from .harness import run_harness
 
-__all__ = ["TaskResult", "TaskRuns", "evaluate_tasks"]
+__all__ = ["TaskResult", "TaskRuns", "evaluate_tasks", "result_file"]
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,17 @@ class TaskRuns:
         for task in tasks:  # 'results' also holds groups of tasks, which have no questions of their own
             found["results"][task].update({f"lookaway_{k}": v for k, v in means(_costs(costs, task)).items()})
         write_json(self.out / "without.json", _plain(self._without))
-        write_json(self.out / f"{variant.replace(' ', '-')}.json", _plain(found))
+        write_json(result_file(self.out, variant), _plain(found))
         return [_task_result(task, self._without, found, costs, variant) for task in tasks]
 
     def _run(self, policy: Policy | None, policy_of: Mapping[str, Policy]) -> dict[str, Any]:
         self.model.policy, self.model.policy_of = policy, policy_of
-        return _run(self.model, self.tasks, self.manager, self.limit)
+        return run_harness(self.model, self.tasks, self.manager, self.limit)
+
+
+def result_file(out: Path, variant: str) -> Path:
+    """Where lmms-eval's results of a variant are left: 'random tokens' -> random-tokens.json."""
+    return out / f"{variant.replace(' ', '-')}.json"
 
 
 def evaluate_tasks(
@@ -133,34 +138,6 @@ def evaluate_tasks(
     return TaskRuns(model, tasks, manager, out=out, limit=limit).run(policy, variant)
 
 
-def _run(model: Any, tasks: Sequence[str], manager: Any, limit: int | None) -> dict[str, Any]:
-    from lmms_eval.evaluator import simple_evaluate
-    from tenacity import RetryError
-
-    try:
-        with redirect_stdout(sys.stderr):  # the harness prints progress and tables of its own
-            results = simple_evaluate(
-                model=model, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=True,
-                batch_size=model.batch_size, bootstrap_iters=0, verbosity="ERROR",
-            )  # fmt: skip
-    except (OSError, RetryError) as error:  # the hub's and datasets' errors are OSErrors; five tries end in the other
-        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
-        if not isinstance(cause, OSError):
-            raise
-        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise DataError(
-            f"The data of {named_with_data(tasks, manager)} cannot be read: {first[:300]}. lmms-eval fetches the data "
-            "set that is named in brackets from the Hugging Face hub. Without a network fetch it elsewhere (`hf "
-            "download --repo-type dataset NAME`), copy the hub's cache here and set HF_HUB_OFFLINE=1."
-        ) from error
-    if model.rank:
-        return {}
-    missing = [task for task in tasks if not any(name.startswith(task) for name in (results or {}).get("results", {}))]
-    if not results or not results.get("samples") or missing:
-        raise LookawayError(f"lmms-eval left no result of {', '.join(missing or tasks)}.")
-    return dict(results)
-
-
 def _costs(costs: dict[tuple[str, Any], Efficiency], task: str) -> list[Efficiency]:
     return [cost for (name, _), cost in costs.items() if name == task]
 
@@ -172,7 +149,8 @@ def _task_result(
     rows = {sample["doc_id"]: sample for sample in found["samples"][task]}
     if base.keys() != rows.keys():
         raise LookawayError(f"{task}: the runs with and without the policy had different questions.")
-    metrics = [entry["metric"] for entry in without["configs"].get(task, {}).get("metric_list") or ()]
+    listed = without["configs"].get(task, {}).get("metric_list") or ()
+    metrics = [entry["metric"] for entry in listed if entry.get("higher_is_better") is not False]  # no error rates
     pairs, scores, scores_without = [], [], []
     for document, row in rows.items():
         first, second = (_score(entry, metrics) for entry in (base[document], row))
@@ -195,7 +173,7 @@ def _figures(task: str, without: dict[str, Any], found: dict[str, Any]) -> dict[
     return {
         name.removesuffix(",none"): (float(base[name]), float(value))
         for name, value in found["results"][task].items()
-        if isinstance(value, int | float) and "," in name and "_stderr" not in name
+        if "," in name and "_stderr" not in name and all(isinstance(v, int | float) for v in (value, base.get(name)))
     }
 
 
@@ -207,6 +185,7 @@ def _score(sample: dict[str, Any], metrics: Sequence[str]) -> float | None:
     for metric in metrics:
         value = sample.get(metric)
         value = value.get("score") if isinstance(value, dict) else value
+        value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, int | float):
             return float(value)
     return None

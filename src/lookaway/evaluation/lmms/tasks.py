@@ -17,7 +17,7 @@ def task_manager(include_path: str | Path | None = None, defaults: bool = True) 
 
     Raises:
         MissingDependency: lmms-eval is not installed.
-        DataError: there is no such folder.
+        DataError: there is no such folder, or its files cannot be read.
     """
     try:
         from lmms_eval.tasks import TaskManager
@@ -31,7 +31,13 @@ def task_manager(include_path: str | Path | None = None, defaults: bool = True) 
     if include_path is not None and not Path(include_path).is_dir():
         raise DataError(f"There is no folder {include_path} of task files (--include-path).")
     path = None if include_path is None else str(include_path)
-    return TaskManager("ERROR", include_path=path, include_defaults=defaults)
+    try:
+        return TaskManager("ERROR", include_path=path, include_defaults=defaults)
+    except Exception as error:  # of a user's YAML and of the functions that it names
+        if path is None:
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"The task files in {path} cannot be read: {why}.") from error
 
 
 def known_tasks(names: Sequence[str], manager: Any) -> list[str]:
