@@ -177,3 +177,29 @@ def test_both_counts_are_shown_where_some_answers_are_missing(records, tmp_path)
     words = [words for _, words in tiles(data)]
     assert "same answer as without, of 40 questions" in words
     assert "of the accuracy kept (90.0 % without, of 10 with an answer)" in words
+
+
+def write_eval(path, name, policy):
+    """Records of an `eval` of one policy, with one baseline beside it."""
+    row = {"family": "all", "agreement": [0.5, 0.4, 0.6]}
+    with RecordWriter(path) as writer:
+        writer.write("run", command="eval", model="m", data="d", provenance={"policy": {"digest": policy}})
+        writer.write("summary", variant=name, rows=[row | {"of": name}])
+        writer.write("sample", variant="uniform tokens", id="1")
+        writer.write("summary", variant="uniform tokens", rows=[row | {"of": name}], beside=name, own_cost=False)
+        writer.write("hard", variant=name, beside="uniform tokens", questions=1, retention=[1, 1, 1])
+    return path
+
+
+def test_two_policies_on_one_page_are_told_apart(tmp_path):
+    """The later one's baselines stood beside both, and of two by one name the earlier was gone without a word."""
+    a, b = write_eval(tmp_path / "a.jsonl", "a", "1"), write_eval(tmp_path / "b.jsonl", "b", "2")
+    data = collect([a, b])
+    assert {name: found["rows"][0]["of"] for name, found in data.baselines.items()} == {
+        "uniform tokens, at the cost of a": "a", "uniform tokens, at the cost of b": "b",
+    }  # fmt: skip
+    assert list(data.hard) == [("a", "uniform tokens"), ("b", "uniform tokens")]
+    assert data.samples == []  # only those of policies
+    assert list(collect([a, a]).baselines) == ["uniform tokens"]
+    with pytest.raises(DataError, match=r"Two different policies are called 'a' in these records\. .* another --name"):
+        collect([a, write_eval(tmp_path / "c.jsonl", "a", "3")])

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.record import read_records
+from .one_page import check_name, check_runs
 
 __all__ = ["ReportData", "changed_work", "collect", "histograms", "records_in", "saved_work", "shows_exits",
            "skip_search", "visual_tokens_of_prompt"]  # fmt: skip
@@ -27,8 +28,8 @@ class ReportData:
     """Variant -> rows."""
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> the summary of what stands beside the policy at its cost."""
-    hard: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Baseline -> the questions that it cannot answer and the full model can."""
+    hard: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """(policy, baseline) -> the questions that the baseline cannot answer and the full model can."""
     can_exit: dict[str, bool] = field(default_factory=dict)
     """Variant -> whether its policy may remove all visual tokens of a sample; not in records of 0.1."""
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -82,6 +83,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     samples: dict[tuple[str, str], dict[str, Any]] = {}
     timings: dict[tuple[Any, ...], dict[str, Any]] = {}
     costs: dict[tuple[str, float], dict[str, Any]] = {}
+    beside: dict[tuple[str, str], dict[str, Any]] = {}
+    policies: dict[str, Any] = {}
     for record in read_records(paths):
         kind = record["kind"]
         if kind == "run":
@@ -95,10 +98,11 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
         elif kind == "picture":
             data.pictures[record["id"]] = record["png"]
         elif kind == "summary" and record.get("beside"):
-            data.baselines[record["variant"]] = record
+            beside[record["beside"], record["variant"]] = record
         elif kind == "hard" and "beside" in record:  # of an older version: beside uniform tokens
-            data.hard[record["beside"]] = record
+            data.hard[record["variant"], record["beside"]] = record
         elif kind == "summary":
+            check_name(record["variant"], data.runs, policies)
             data.summaries[record["variant"]] = record["rows"]
             data.can_exit[record["variant"]] = record.get("can_exit", False)
         elif kind == "curve":
@@ -136,10 +140,13 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
             data.studies[record["id"]] = record
         elif kind == "look":
             data.looks[record["id"]] = record
-    data.samples = [sample for (variant, _), sample in samples.items() if variant not in data.baselines]
+    several = len({name for name, _ in beside}) > 1
+    data.baselines = {f"{v}, at the cost of {name}" if several else v: found for (name, v), found in beside.items()}
+    not_policies = {variant for _, variant in beside}
+    data.samples = [sample for (variant, _), sample in samples.items() if variant not in not_policies]
     data.timings = list(timings.values())
     data.equal_costs = list(costs.values())
-    _check_runs(data.runs)
+    check_runs(data.runs)
     return data
 
 
@@ -153,41 +160,6 @@ def records_in(folder: Path) -> list[Path]:
     if not found:
         raise DataError(f"{folder} holds no records (*.jsonl). Name folders that a command wrote with --out.")
     return found
-
-
-def _check_runs(runs: list[dict[str, Any]]) -> None:
-    if not runs:
-        raise DataError(
-            "These records have no 'run' header, so nobody could tell what they measured. Draw complete files."
-        )
-    first = runs[0]
-    for run in runs[1:]:
-        for name, part in (("model", "model"), ("data", "samples")):
-            content = run.get("provenance", {}).get(part)
-            if run[name] != first[name] and (content is None or content != first.get("provenance", {}).get(part)):
-                raise DataError(
-                    f"Records of different {'models' if name == 'model' else 'data'} are mixed: {first[name]!r} and "
-                    f"{run[name]!r}. Draw one report for each."
-                )
-        if changed := _changed(first, run):
-            raise DataError(
-                f"These records are of {run['model']!r} and {run['data']!r} before and after {changed} were changed. "
-                "Draw one report for each, or run the older command again."
-            )
-
-
-def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What is another content under the same names; '' where nothing is, or where records do not tell."""
-    mine, theirs = (run.get("provenance", {}) for run in (one, other))
-    weights = [facts.get("model", {}).get("weights") for facts in (mine, theirs)]
-    if None not in weights and weights[0] != weights[1] and one.get("dtype") == other.get("dtype"):
-        return "the weights"
-    samples = [facts.get("samples", {}) for facts in (mine, theirs)]
-    if samples[0].get("questions") == samples[1].get("questions"):  # else they are other samples of the data
-        for part in ("pictures", "answers"):
-            if samples[0].get(part) != samples[1].get(part):
-                return f"the {part}"
-    return ""
 
 
 def skip_search(data: ReportData) -> dict[str, Any] | None:

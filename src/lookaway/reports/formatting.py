@@ -95,9 +95,9 @@ def baseline_rows(data: ReportData) -> list[list[str]]:
 def hard_words(data: ReportData) -> list[str]:
     """What the policy keeps of the questions that a baseline cannot answer, a sentence each."""
     return [
-        f"Of the {found['questions']} questions that the full model answers and {name} does not, {found['variant']} "
-        f"keeps {_interval(found['retention'])} of the score."
-        for name, found in data.hard.items()
+        f"Of the {found['questions']} questions that the full model answers and {found['beside']} does not, "
+        f"{found['variant']} keeps {_interval(found['retention'])} of the score."
+        for found in data.hard.values()
     ]
 
 
