@@ -51,7 +51,8 @@ def steps(
         "tasks": ",".join(experiment.get("tasks", ())),
         "config": experiment["models"][model].get("config", ""),
     }
-    return [shlex.split(step.format(**names))[1:] for step in experiment["steps"]]
+    # divided before the names are filled in: a folder's name may hold spaces
+    return [[part.format(**names) for part in shlex.split(step)][1:] for step in experiment["steps"]]
 
 
 def memory_gb(model: Mapping[str, Any]) -> float:
@@ -96,6 +97,9 @@ def main() -> int:
     if options.experiment is None:
         print(table(options.card))
         return 0
+    if not options.experiment.is_file():
+        known = ", ".join(str(path) for path in sorted(FOLDER.glob("*.yaml")))
+        parser.error(f"There is no experiment {options.experiment}; there are {known}.")
     experiment = load(options.experiment)
     model = options.model or next(iter(experiment["models"]))
     if model not in experiment["models"]:

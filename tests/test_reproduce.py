@@ -58,6 +58,20 @@ def test_what_an_experiment_needs_is_said(name):
         assert 0 < reproduce.hours(experiment, model, "80GB") < 200
 
 
+def test_folders_with_spaces_stay_one_argument_and_a_missing_file_is_named(monkeypatch, capsys):
+    train, evaluate = reproduce.steps(
+        EXPERIMENTS["dyvte-tables-1-2"], "llava-1.5-7b", "my data", "my out", "my weights"
+    )
+    assert train[train.index("--data") + 1] == "my data/llava_1_percent.json"
+    assert evaluate[evaluate.index("--model") + 1] == "my weights"
+    assert evaluate[evaluate.index("--out") + 1] == "my out/eval"
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "configs/paper/none.yaml"])
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main()
+    assert stopped.value.code == 2
+    assert "no experiment configs/paper/none.yaml; there are" in capsys.readouterr().err
+
+
 def test_a_card_lists_what_fits_it():
     small, large = reproduce.table("24GB"), reproduce.table("141GB")
     assert "llava-1.5-7b" in small
