@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 import lookaway as la
-from lookaway.analysis.collect import StudyOptions, exit_outcomes, plain, study
+from lookaway.analysis.collect import StudyOptions, exit_outcomes, plain, study, study_sample
 from lookaway.analysis.findings import TABLES, write_findings
 from lookaway.analysis.pictures import choose, write_looks
 from lookaway.anatomy.find import anatomy_of
@@ -70,6 +71,24 @@ def test_exits_and_knockouts_are_what_live_generation_does(studied):
         assert bool(record["knockout"]["same"][1]) <= bool(
             logits.argmax() == target.inputs["input_ids"][target.answer_mask][0]
         )
+
+
+def test_what_is_right_says_the_judge_where_the_answer_is_known(studied):
+    """The truth in the other case: a study called every exit wrong, beside a table that called the answers right."""
+    model, processor, samples, records = studied
+    sample = replace(samples[0], answer=records[0]["answer"].swapcase())
+    assert sample.answer != records[0]["answer"]
+
+    def right(sample, answer):
+        return answer.lower() == sample.answer.lower()
+
+    judged = study_sample(model, processor, sample, StudyOptions(window=2), right)
+    assert judged["exits"]["full_right"] is judged["knockout"]["full_right"] is True
+    for part in (judged["exits"], judged["knockout"]):
+        assert part["right"] == part["same"]
+    letters = study_sample(model, processor, sample, StudyOptions(window=2))
+    assert letters["exits"]["full_right"] is False
+    assert letters["exits"]["same"] == judged["exits"]["same"]
 
 
 def test_exits_a_few_at_a_time_are_the_same(studied):

@@ -173,6 +173,7 @@ def test_ask_prints_the_answer_and_what_was_processed(model_folder, data_file, c
         (["eval", "--model", "MODEL", "--policy", "no-such-folder", "--data", "DATA"], "no-such-folder"),
         (["eval", "--model", "MODEL", "--exit-at", "2", "--data", "no-such-file.json"], "No data at no-such-file.json"),
         (["eval", "--model", "MODEL", "--exit-at", "2", "--data", "DATA", "--name", "uniform tokens"], "Give another"),
+        (["eval", "--model", "MODEL", "--exit-at", "2", "--data", "DATA", "--name", "../a"], "without slashes"),
         (["report"], "No records"),
         (["report", "--records", "nothing.jsonl"], "nothing.jsonl"),
     ],

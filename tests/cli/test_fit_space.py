@@ -55,6 +55,14 @@ def test_a_score_needs_answers(call, model_folder, answered, tmp_path):
     assert "have no answer" in error
 
 
+def test_a_score_that_is_of_all_answers_together_is_no_loss_of_one(call, answered, tmp_path):
+    """CIDEr was computed anew over the changed answers alone; scores above 1 were refused, after hours."""
+    given = arguments("no/such/model", answered, tmp_path, "--metric", "score", "--score", "cider")
+    status, _, error = call(*given)
+    assert status == 1
+    assert "'cider' scores an answer by all others" in error
+
+
 def test_candidates_before_the_decoder_skips_frozen_layers_and_twigs_are_those_of_live_runs(
     call, model_folder, answered, loaded, tmp_path
 ):

@@ -128,3 +128,16 @@ def test_speed_of_every_variant_and_part(model, samples, tmp_path):
         assert (r.limit == r.baseline_limit) == (r.variant == "idle")
         assert r.peak_bytes is None  # a CPU
         assert r.part == "decode" or r.per_token is None
+
+
+def test_copies_of_a_picture_under_other_names_are_one(model, samples, tmp_path):
+    """Whoever exports a picture a question has as many names as questions, and not as many independent draws."""
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (16, 16), "red" if name != "c.png" else "blue").save(tmp_path / name)
+    asked = [
+        replace(samples[i], id=name, images=(str(tmp_path / name),), meta={"image_names": (name,)})
+        for i, name in enumerate(("a.png", "b.png", "c.png"))
+    ]
+    first, second, third = run(model, asked, la.ExitAt(1))
+    assert first.image == second.image != third.image
+    assert summarise([first, second, third])[0].images == 2

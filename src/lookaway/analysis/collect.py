@@ -32,6 +32,10 @@ from .rank_stability import kendall_matrix, overlap_matrix
 __all__ = ["ExitOutcomes", "StudyOptions", "exit_outcomes", "study", "study_sample"]
 
 
+Judge = Callable[[Sample, str], bool | None]
+"""(sample, answer) -> whether it is right."""
+
+
 @dataclass(frozen=True)
 class StudyOptions:
     """What is measured of each sample."""
@@ -60,6 +64,7 @@ def study(
     *,
     writer: RecordWriter | None = None,
     done: Iterable[dict[str, Any]] = (),
+    right: Judge | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[dict[str, Any]]:
     """Measure every sample, one at a time, so memory is that of one sample and a killed run loses at most one.
@@ -68,6 +73,8 @@ def study(
         samples: each with at least one image.
         writer: gets one 'study' record each, as soon as it is measured.
         done: 'study' records of an earlier, interrupted run: their samples are not run again.
+        right: whether an answer is right; None: where it is the truth word for word. Exits and knockouts whose answer
+            is neither the full model's nor the truth count as wrong: what they say is not known.
         progress: called with 1 for each sample, known ones first.
 
     Returns:
@@ -92,7 +99,7 @@ def study(
 
     def run(sample: Sample) -> list[dict[str, Any]]:
         try:
-            return [study_sample(model, processor, sample, options)]
+            return [study_sample(model, processor, sample, options, right)]
         except AnswerHoldsPicture:
             return []
 
@@ -105,7 +112,9 @@ def study(
     return [found[sample.id] for sample in samples if sample.id in found]
 
 
-def study_sample(model: Any, processor: Any, sample: Sample, options: StudyOptions) -> dict[str, Any]:
+def study_sample(
+    model: Any, processor: Any, sample: Sample, options: StudyOptions, right: Judge | None = None
+) -> dict[str, Any]:
     """The values of one sample's 'study' record (docs/records.md)."""
     anatomy = anatomy_of(model)
     own = own_answers(model, processor, [[sample]], options.max_new_tokens)[sample.id]
@@ -136,7 +145,7 @@ def study_sample(model: Any, processor: Any, sample: Sample, options: StudyOptio
             **{name: _ranks(one, options.top_share) for name, one in scores.items()},
         },
         "looks": _looks(scores["text"], next(iter(grids)) if len(asked.spans[0]) == 1 else None),
-        **_answers(model, processor, sample, own, options),
+        **_answers(model, processor, sample, own, options, right),
     }
 
 
@@ -185,7 +194,9 @@ def _looks(scores: np.ndarray, grid: tuple[int, int] | None) -> dict[str, Any]:
     return {"grid": grid, "bytes": base64.b64encode(values.tobytes()).decode()}
 
 
-def _answers(model: Any, processor: Any, sample: Sample, own: list[int], options: StudyOptions) -> dict[str, Any]:
+def _answers(
+    model: Any, processor: Any, sample: Sample, own: list[int], options: StudyOptions, right: Judge | None
+) -> dict[str, Any]:
     """Exits, knockouts and saliency. Losses are of the model's own answer; `right` is against the ground truth."""
     depth = anatomy_of(model).num_layers
     windows = sliding_windows(depth, options.window or default_width(depth))
@@ -202,8 +213,14 @@ def _answers(model: Any, processor: Any, sample: Sample, own: list[int], options
         truth = encode(processor, [sample], model.device, answers=[sample.answer])
         if not torch.equal(truth.inputs["input_ids"], said.inputs["input_ids"]):
             table, blinded = exit_outcomes(model, truth, "answer"), knockout_outcomes(model, truth, windows)
-        exits |= {"right": table.match.tolist(), "full_right": table.full_match}
-        knockout |= {"right": blinded.match.tolist(), "full_right": blinded.full_match}
+        said_right, truth_right = table.full_match, True
+        if right is not None:
+            text = processor.tokenizer.decode(own, skip_special_tokens=True).strip()
+            said_right, truth_right = bool(right(sample, text)), bool(right(sample, sample.answer))
+        for part, match in ((exits, table.match.tolist()), (knockout, blinded.match.tolist())):
+            pairs = zip(part["same"], match, strict=True)
+            part |= {"right": [said_right if same else hit and truth_right for same, hit in pairs]}
+            part |= {"full_right": said_right}
     return {"exits": exits, "knockout": knockout, "saliency": {"reading": plain(salient.reading.sum(1))}}
 
 

@@ -64,6 +64,7 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.shared_records import SharedRecords
     from ..data import load_samples
     from ..evaluation.header import run_header
+    from ..evaluation.scorers import right_by_its_scorer
     from ..models.loading import load_model
     from ..reports.collect import collect
     from ..reports.pages.findings_text import conclusions
@@ -95,7 +96,8 @@ def run(options: Options) -> dict[str, Any]:
             )  # refuses other models and data before hours of work, not after
         exits = None if policy is None else _policy_exits(options, model, processor, policy, samples, writer, done)
         with progress("probing one sample at a time", len(samples)) as advance:
-            found = study(model, processor, samples, settings, writer=writer, done=done, progress=advance)
+            found = study(model, processor, samples, settings, writer=writer, done=done, right=right_by_its_scorer,
+                          progress=advance)  # fmt: skip
         if first:
             write_findings(writer, found)
             write_looks(writer, processor, samples, found, exits, options.pictures, policy is not None)
@@ -121,13 +123,14 @@ def _policy_exits(
     from dataclasses import asdict
 
     from ..evaluation.runner import evaluate_policy, results_from_records
+    from ..evaluation.scorers import right_by_its_scorer
     from ..evaluation.summary import summarise
     from .progress import progress
 
     with progress("answering with and without", len(samples)) as advance:
         results = evaluate_policy(
             model, processor, policy, samples, variant=options.name, writer=writer, done=results_from_records(done),
-            max_new_tokens=options.max_new_tokens, progress=advance,
+            max_new_tokens=options.max_new_tokens, right=right_by_its_scorer, progress=advance,
         )  # fmt: skip
     can_exit = policy.can_exit(results[0].num_layers)
     rows = [asdict(row) for row in summarise(results)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import SettingsError
 from .model_options import PublishedModel
 
 if TYPE_CHECKING:
@@ -67,7 +68,40 @@ class Options(PublishedModel):
     """cpu, cuda, ...; default: a GPU if there is one."""
 
 
+OF_DATA = {
+    "data": "the tasks bring their own questions",
+    "split": "the tasks name their own split",
+    "limit": "take --task-limit, of each task",
+    "score": "each task has its own score",
+    "compare": "thresholds are compared on --data",
+    "max_new_tokens": "each task says how long its answers may be",
+}
+"""Options that --tasks has no use for, and why."""
+OF_TASKS = ("include_path", "task_defaults", "task_limit")
+
+
+def check_options(options: Options) -> None:
+    """Refuse what the chosen kind of evaluation would leave aside without a word.
+
+    Raises:
+        SettingsError: an option is of the other kind, or --task-limit below 1.
+    """
+    given = {field.name for field in fields(options) if getattr(options, field.name) != field.default}
+    of_data, of_tasks = [name for name in OF_DATA if name in given], [name for name in OF_TASKS if name in given]
+    if options.tasks is not None and of_data:
+        raise SettingsError(f"{_flag(of_data[0])} does nothing beside --tasks: {OF_DATA[of_data[0]]}.")
+    if options.tasks is None and of_tasks:
+        raise SettingsError(f"{_flag(of_tasks[0])} does nothing without --tasks. Name tasks, or leave it out.")
+    if options.task_limit is not None and options.task_limit < 1:
+        raise SettingsError(f"--task-limit must be at least 1, not {options.task_limit}.")
+
+
+def _flag(name: str) -> str:
+    return "--no-task-defaults" if name == "task_defaults" else f"--{name.replace('_', '-')}"
+
+
 def run(options: Options) -> dict[str, Any]:
+    check_options(options)
     if options.tasks is not None:
         from .eval_tasks import run_tasks
 
@@ -84,8 +118,8 @@ def run(options: Options) -> dict[str, Any]:
     from ..evaluation.gate_curves import write_curves, write_gates
     from ..evaluation.header import run_header
     from ..evaluation.runner import evaluate_policy, results_from_records
-    from ..evaluation.scorers import scorer_for
-    from ..evaluation.scores import score_pairs
+    from ..evaluation.scorers import SCORERS, scorer_for
+    from ..evaluation.scores import own_and_truth, score_pairs
     from ..evaluation.scoring import require_an_answer
     from ..evaluation.summary import summarise
     from ..models.loading import load_model
@@ -126,7 +160,8 @@ def run(options: Options) -> dict[str, Any]:
         with progress("answering with and without", len(samples)) as advance:
             results = evaluate_policy(
                 model, processor, policy, samples, variant=options.name, writer=writer, done=done,
-                batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, progress=advance,
+                batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+                right=scorer.right if scorer else None, progress=advance,
             )  # fmt: skip
         scores = score_pairs(scorer, samples, results) if scorer else None
         rows = summarise(results, scores)
@@ -150,6 +185,7 @@ def run(options: Options) -> dict[str, Any]:
                 table, outcomes = collect_outcomes(
                     model, processor, seen, cache_dir=options.out / "cache", batch_size=options.batch_size,
                     max_new_tokens=options.max_new_tokens, progress=advance,
+                    scores=own_and_truth(scorer or SCORERS["exact"], seen, results),
                 )  # fmt: skip
             families = {sample.id: sample.family for sample in seen}
             write_curves(writer, options.name, policy, table, outcomes, [families[name] for name in table.ids])

@@ -90,7 +90,8 @@ def write_baselines(
             with progress(f"beside it: {other.name}", len(samples)) as advance:
                 theirs = evaluate_policy(
                     model, processor, other.policy, samples, variant=other.name, writer=writer, done=done,
-                    batch_size=batch_size, max_new_tokens=max_new_tokens, without=without, progress=advance,
+                    batch_size=batch_size, max_new_tokens=max_new_tokens, without=without,
+                    right=None if scorer is None else scorer.right, progress=advance,
                 )  # fmt: skip
         except LookawayError as error:  # not every method fits every model
             tell(f"note: {other.name} is not shown beside the policy: {error}")
@@ -108,15 +109,17 @@ def same_policy(one: Policy, other: Policy) -> bool:
 
 
 def check_name(name: str) -> None:
-    """--name is the policy's alone: what stands beside it has names of its own.
+    """--name is the policy's alone: what stands beside it has names of its own. A result file is named by it.
 
     Raises:
-        SettingsError: it is one of those.
+        SettingsError: it is one of those, or no name of a file.
     """
     from ..core.errors import SettingsError
     from ..evaluation.beside import DOWNSAMPLING, FIXED_EXIT
     from ..evaluation.token_baselines import NAMES
 
+    if not name.strip() or "/" in name or "\\" in name:
+        raise SettingsError(f"--name {name!r} cannot name a file. Give a word without slashes.")
     if name in (*FIXED, *NAMES.values()) or name.startswith((DOWNSAMPLING, FIXED_EXIT)):
         raise SettingsError(
             f"--name {name!r} is what tables call something that stands beside the policy. Give another."

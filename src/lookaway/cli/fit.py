@@ -215,7 +215,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Scorer | None, Guarantee]:
     """What is certified, and the scorer of --metric score. What cannot be scored is refused before any work."""
-    from ..evaluation.scorers import scorer_for
+    from ..evaluation.scorers import scorer_of_single_answers
     from ..evaluation.scoring import require_answers
     from ..search.fit.guarantee import Guarantee
 
@@ -223,7 +223,7 @@ def _guarantee(options: Options, splits: Sequence[Sequence[Sample]]) -> tuple[Sc
         return None, Guarantee(options.epsilon, options.delta)
     samples = [sample for split in splits for sample in split]
     require_answers(samples)
-    scorer = scorer_for(samples, options.score)
+    scorer = scorer_of_single_answers(samples, options.score)
     return scorer, Guarantee(options.epsilon, options.delta, "score", scorer.binary)
 
 

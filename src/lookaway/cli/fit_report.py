@@ -87,7 +87,10 @@ def write_held_out(
                        gates={name: policy_digest(one) for name, one in gates.items()})  # fmt: skip
     done = results_from_records(earlier_records(records, facts, options.fresh))
     scorer = _scorer(samples)
-    common: dict[str, Any] = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
+    common: dict[str, Any] = {
+        "batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens,
+        "right": None if scorer is None else scorer.right,
+    }  # fmt: skip
 
     def judged(one: Baseline, results: Any) -> dict[str, Any]:
         scores = _scores(scorer, samples, results)

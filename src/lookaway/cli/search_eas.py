@@ -108,7 +108,9 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _row(verdict: Any, full: Any) -> dict[str, Any]:
-    return {**asdict(verdict), "accuracy": list(verdict.accuracy), "p_full": verdict.p_against(full)}
+    found = asdict(verdict)
+    found["images"] = len(set(found["images"]))
+    return {**found, "accuracy": list(verdict.accuracy), "p_full": verdict.p_against(full)}
 
 
 def _save(out: Path, policy: Any, summary: dict[str, Any], header: dict[str, Any], history: Any) -> Path:

@@ -12,8 +12,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError, StaleResults
 from .files import write_json
@@ -31,6 +34,7 @@ __all__ = [
     "options_facts",
     "picture_digest",
     "picture_digests",
+    "picture_key",
     "policy_digest",
     "policy_facts",
     "provenance",
@@ -159,7 +163,16 @@ def picture_digests(sample: Sample, known: dict[str, str] | None = None) -> list
     try:
         return [picture_digest(image, known) for image in sample.images]
     except DataError as error:
-        raise DataError(f"Sample {sample.id!r}: {error} Put it there, or take the question out of the data.") from error
+        raise DataError(f"Sample {sample.id!r}: {error} Put one there, or take the question out.") from error
+
+
+def picture_key(sample: Sample, known: dict[str, str] | None = None) -> str:
+    """What is equal for samples with the same pictures, under whatever names; a sample without one has its own.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    return "|".join(digest[:16] for digest in picture_digests(sample, known)) or f"sample {sample.id}"
 
 
 def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:
@@ -169,7 +182,7 @@ def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:
         known: digests of files that were read already in this call, by path.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is no picture.
     """
     if not isinstance(image, str | Path):
         held = image.getexif().get(0x0112, 1)  # how the camera was held
@@ -179,9 +192,15 @@ def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:
     known = {} if known is None else known
     if str(image) not in known:
         try:
-            known[str(image)] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
-        except OSError as error:
-            raise DataError(f"The picture {str(image)!r} cannot be read: {error.strerror or error}.") from error
+            content = Path(image).read_bytes()
+            with Image.open(BytesIO(content)):  # its header alone: what is no picture is named before a model runs
+                pass
+        except UnidentifiedImageError:
+            raise DataError(f"The file {str(image)!r} is no picture.") from None
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise DataError(f"The picture {str(image)[:200]!r} cannot be read: {why}.") from error
+        known[str(image)] = hashlib.sha256(content).hexdigest()
     return known[str(image)]
 
 

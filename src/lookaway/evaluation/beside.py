@@ -16,6 +16,7 @@ from ..policies.baselines.fastv import FastV
 from ..policies.before_decoder.downsample import Downsample, cell_count
 from ..policies.fixed import ExitAt
 from .runner import PairedResult
+from .scorers import SCORERS
 from .statistics import share_interval
 from .token_baselines import NAMES, prompt_tokens, token_baselines
 
@@ -113,6 +114,7 @@ def beside_row(name: str, results: Sequence[PairedResult], own_cost: bool, score
         scores: `PairedScores` of these results; None: there are no answers, and accuracies are null.
     """
     images = [result.id if result.image is None else result.image for result in results]
+    most = 1.0 if scores is None else SCORERS[scores.scorer].most
     full, spent = sum(result.full_flops for result in results), sum(result.flops for result in results)
     return {
         "name": name,
@@ -123,6 +125,6 @@ def beside_row(name: str, results: Sequence[PairedResult], own_cost: bool, score
         "kv_share": sum(result.kv_bytes for result in results) / sum(result.full_kv_bytes for result in results),
         "same": sum(result.agree for result in results),
         "agreement": share_interval([result.agree for result in results], images),
-        "accuracy": None if scores is None else share_interval(scores.with_policy, images),
-        "accuracy_without": None if scores is None else share_interval(scores.without, images),
+        "accuracy": None if scores is None else share_interval(scores.with_policy, images, most=most),
+        "accuracy_without": None if scores is None else share_interval(scores.without, images, most=most),
     }

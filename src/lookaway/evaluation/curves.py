@@ -22,6 +22,7 @@ __all__ = ["ExitOutcomes", "Outcome"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Outcome:
     """What a choice of exit layers comes to, averaged over samples."""
 
     accuracy: float
+    """Mean score."""
     agreement: float
     """Share of answers equal to the full model's."""
     mean_exit: float
@@ -49,7 +51,8 @@ class ExitOutcomes:
     layers: tuple[int, ...]
     """Candidate layers, ascending; the shape's `num_layers` (never) is added as a last column by the constructor's
     caller: `right[:, -1]` and `agree[:, -1]` belong to the unpruned run."""
-    right: Bools  # [N, C]
+    right: Floats | Bools  # [N, C]
+    """Scores of the answers, mostly in [0, 1], or whether they are right."""
     agree: Bools  # [N, C]
     visual: Ints  # [N]
     """Visual tokens of each sample."""

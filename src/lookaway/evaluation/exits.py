@@ -1,13 +1,13 @@
 """What every sample would answer for every exit, exactly, for about three prefills a sample.
 
 Two teacher-forced tables give both questions their exact answer for greedy decoding: against the ground truth, 'would
-it be right?'; against the full model's own answer, 'would it be the same?'. Where the full model is right the first
+it be said?'; against the full model's own answer, 'would it be the same?'. Where the full model is right the first
 table answers both, so the second is made for the other samples only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,18 @@ def collect_outcomes(
     cache_dir: str | Path | None = None,
     batch_size: int = 8,
     max_new_tokens: int = 32,
+    scores: Mapping[str, tuple[float, float]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[ExitTable, ExitOutcomes]:
     """(exit table against the ground truth, outcomes of all exits) for samples with images and answers.
 
     Both are in the order of `samples`; those that are left out, because their answer or the model's own one holds the
-    token of visual positions, are counted in a warning, and `table.ids` has the others. `progress` is called with
-    numbers of samples.
+    token of visual positions, are counted in a warning, and `table.ids` has the others.
+
+    Args:
+        scores: sample id -> score of the full model's own answer, and of the ground truth said word for word. An exit
+            that says neither scores 0: what it says is not known. None: 1 for the truth word for word, else 0.
+        progress: called with numbers of samples.
 
     Raises:
         DataError: a sample has no answer, or all are left out.
@@ -77,8 +82,11 @@ def collect_outcomes(
         )
         agree[~truth.full_match] = _in_order(own, wrong).agree
     visual, text = _token_counts(model, processor, batches, samples)
-    right = torch.cat([truth.match, truth.full_match[:, None]], dim=1).numpy()
+    right = torch.cat([truth.match, truth.full_match[:, None]], dim=1).double().numpy()
     same = np.concatenate([agree.numpy(), np.ones((len(samples), 1), dtype=bool)], axis=1)
+    if scores is not None:
+        own_score, truth_score = np.array([scores[sample.id] for sample in samples])[:, :, None].swapaxes(0, 1)
+        right = np.where(same, own_score, truth_score * right)
     anatomy = anatomy_of(model)
     return truth, ExitOutcomes((*truth.layers, anatomy.num_layers), right, same, visual, text, anatomy.shape)
 

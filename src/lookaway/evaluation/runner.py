@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from ..core.decision import Policy
+from ..core.provenance import picture_key
 from ..core.record import RecordWriter, Sample, Trace
 from ..core.shared_records import share_records
+from ..data.fields import check_samples
 from ..engine.api import attach
 from ..models.encoding import encode, group_by_image
 from .scoring import is_right, same_answer
@@ -32,7 +34,7 @@ class PairedResult:
     answer_without: str
     answer_with: str
     right_without: bool | None
-    """None where there is no ground truth."""
+    """Whether the answer has the full score; None where there is no ground truth, or none for single answers."""
     right_with: bool | None
     agree: bool
     """Both answers are the same text."""
@@ -48,7 +50,7 @@ class PairedResult:
     kv_bytes: int
     full_kv_bytes: int
     image: str | None = None
-    """Equal for questions about the same pictures (`Sample.image_key`); None in records of 0.1."""
+    """Equal for questions about the same pictures, by content (`picture_key`); None in records of 0.1."""
     prompt_visual_tokens: int | None = None
     """Visual tokens of the prompt, those included that never entered the decoder; None in records of 0.1."""
 
@@ -70,6 +72,7 @@ def evaluate_policy(
     batch_size: int = 8,
     max_new_tokens: int = 32,
     without: Mapping[str, str] | None = None,
+    right: Callable[[Sample, str], bool | None] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[PairedResult]:
     """Answer every sample twice, greedily, in the same batches; what decides and what is measured is one path.
@@ -80,11 +83,18 @@ def evaluate_policy(
         done: results of an earlier, interrupted run under this variant: batches of which all are known are not run
             again, and what is known is not written again.
         without: the answers without a policy by sample id, where another variant's run has them already.
+        right: whether an answer is right, for `right_with` and `right_without` (`Scorer.right`); None: by `is_right`.
         progress: called with the number of samples that were just finished.
 
     Returns:
         One result a sample, in the order of `samples`.
+
+    Raises:
+        DataError: there are no samples, or two with one id.
     """
+    check_samples(samples, "The list of samples")
+    judge = right or _exact
+    pictures: dict[str, str] = {}  # digests of files that were read already
     found = {result.id: result for result in done if result.variant == variant}
     # batches are those of a run without interruptions, so that an answer never depends on where one was cut
     rest = [b for b in group_by_image(samples, batch_size) if not all(sample.id in found for sample in b)]
@@ -100,7 +110,7 @@ def evaluate_policy(
                 warnings.filterwarnings("ignore", message="A policy is attached, but no row")
             answers = _answers(model, processor, inputs, max_new_tokens)
         return [
-            asdict(_result(variant, sample, full[row], answers[row], attached.trace, row))
+            asdict(_result(variant, sample, full[row], answers[row], judge, attached.trace, row, pictures))
             for row, sample in enumerate(batch)
             if sample.id not in found
         ]
@@ -127,7 +137,14 @@ def _answers(model: Any, processor: Any, inputs: dict[str, Any], max_new_tokens:
     return [text.strip() for text in texts]
 
 
-def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trace, row: int) -> PairedResult:
+def _exact(sample: Sample, answer: str) -> bool | None:
+    return is_right(answer, sample.answer)
+
+
+def _result(
+    variant: str, sample: Sample, without: str, answer: str, judge: Callable[[Sample, str], bool | None], trace: Trace,
+    row: int, pictures: dict[str, str],
+) -> PairedResult:  # fmt: skip
     cost = trace.row_cost(row)
     return PairedResult(
         variant=variant,
@@ -137,8 +154,8 @@ def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trac
         truth=sample.answer,
         answer_without=without,
         answer_with=answer,
-        right_without=is_right(without, sample.answer),
-        right_with=is_right(answer, sample.answer),
+        right_without=judge(sample, without),
+        right_with=judge(sample, answer),
         agree=same_answer(answer, without),
         exit_layer=trace.exit_layers[row],
         num_layers=trace.shape.num_layers,
@@ -149,6 +166,6 @@ def _result(variant: str, sample: Sample, without: str, answer: str, trace: Trac
         full_fastv_flops=cost.full_fastv_flops,
         kv_bytes=cost.kv_bytes,
         full_kv_bytes=cost.full_kv_bytes,
-        image=sample.image_key,
+        image=picture_key(sample, pictures),
         prompt_visual_tokens=trace.initial_visual_tokens[row],
     )

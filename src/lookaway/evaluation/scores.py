@@ -9,7 +9,7 @@ from ..core.record import Sample
 from .runner import PairedResult
 from .scorers import Scorer
 
-__all__ = ["PairedScores", "score_pairs"]
+__all__ = ["PairedScores", "own_and_truth", "score_pairs"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,13 @@ def score_pairs(scorer: Scorer, samples: Sequence[Sample], results: Sequence[Pai
         totals=scorer.totals(own, answers),
         totals_without=scorer.totals(own, answers_without),
     )
+
+
+def own_and_truth(
+    scorer: Scorer, samples: Sequence[Sample], results: Sequence[PairedResult]
+) -> dict[str, tuple[float, float]]:
+    """Sample id -> score of the full model's answer, and of the truth itself; all samples have an answer."""
+    said = {result.id: result.answer_without for result in results}
+    own = scorer.scores(samples, [said[sample.id] for sample in samples])
+    truth = scorer.scores(samples, [str(sample.answer) for sample in samples])
+    return {sample.id: pair for sample, pair in zip(samples, zip(own, truth, strict=True), strict=True)}

@@ -20,6 +20,10 @@ PSEUDO = ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0))
 """With and without the policy: one question of each kind, counted with the weight one half."""
 
 
+AT_ONCE = 20_000_000
+"""Numbers that a permutation test holds at a time: all swaps of VQAv2's images would take gigabytes."""
+
+
 class Estimate(NamedTuple):
     """A number with its interval."""
 
@@ -37,9 +41,9 @@ def binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> 
 
 
 def share_interval(
-    values: Sequence[float], images: Sequence[Hashable] | None = None, confidence: float = 0.95
+    values: Sequence[float], images: Sequence[Hashable] | None = None, confidence: float = 0.95, most: float = 1.0
 ) -> Estimate:
-    """The mean of values in [0, 1] with its interval, clustered by image.
+    """The mean of values in [0, most] with its interval, clustered by image.
 
     Exact (Clopper-Pearson) where every question has an image of its own and each value is 0 or 1. Else the number of
     questions is first divided by the design effect, the ratio of the variance between images to that of independent
@@ -48,7 +52,11 @@ def share_interval(
     Args:
         values: one a question.
         images: of each question what names its image; None: each has its own.
+        most: the largest value that there can be, such as 10 of CIDEr; values are taken as shares of it.
     """
+    if most != 1.0:
+        part = share_interval([value / most for value in values], images, confidence)
+        return Estimate(*(most * end for end in part))
     x = _values(values)
     sums, sizes = _by_image(images, x, np.ones_like(x))
     count, value = len(x), float(x.mean())
@@ -128,7 +136,7 @@ def paired_p(
 
     found = _stats().permutation_test(
         (first[differ], second[differ]), change, permutation_type="samples", vectorized=True, n_resamples=9999,
-        rng=np.random.default_rng(seed),
+        batch=max(1, AT_ONCE // int(differ.sum())), rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(found.pvalue)
 

@@ -28,9 +28,15 @@ def scienceqa_accuracy(samples: Sequence[Sample], texts: Mapping[str, str]) -> d
         sample with text and image counts in both columns.
 
     Raises:
-        DataError: a sample has no answer among `texts`.
+        DataError: a sample has no answer among `texts`, or lacks what `read_scienceqa` notes of it.
     """
     right: dict[str, bool] = {}
+    missing = [(s.id, key) for s in samples for key in ("choices", "has_text", "has_image") if key not in s.meta]
+    if missing:
+        raise DataError(
+            f"Sample {missing[0][0]!r} has no {missing[0][1]!r}, which ScienceQA's table is made of: it is for "
+            "--data scienceqa:FOLDER. For letters in a file of your own take --score letters."
+        )
     for sample in samples:
         if sample.id not in texts:
             raise DataError(f"Sample {sample.id!r} has not been answered; {len(texts)} of {len(samples)} were.")

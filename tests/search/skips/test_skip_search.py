@@ -15,7 +15,9 @@ from lookaway.core.errors import AttachError, DataError, SettingsError
 from lookaway.core.record import RecordWriter, Sample, read_records
 from lookaway.engine.api import attach
 from lookaway.engine.replay.teacher_forcing import answer_loss, attached_loss
+from lookaway.evaluation.statistics import share_interval
 from lookaway.models.encoding import encode
+from lookaway.search.skips.compare import SkipScore
 from lookaway.search.skips.ranking import last_skips, least_change, output_changes, random_skips
 from lookaway.search.skips.search import SkipSearchOptions, search_skips, split_samples, subset_rewards
 from lookaway.search.skips.supernet import drawn_size
@@ -278,3 +280,15 @@ def test_random_and_last_sets():
     assert len(set(random_skips(32, 12))) == 12
     with pytest.raises(SettingsError):
         random_skips(4, 4)
+
+
+def test_questions_about_one_picture_are_no_independent_draws():
+    """Forty questions about ten pictures, each picture's alike: the interval is that of ten, and p by image."""
+    images = tuple(str(i // 4) for i in range(40))
+    one = SkipScore("one", (1,), False, 0.0, "1111" * 6 + "0000" * 4, images)
+    full = SkipScore("full", (), False, 0.0, "1" * 40, images)
+    assert one.accuracy == share_interval([c == "1" for c in one.right], images)
+    assert one.accuracy.high - one.accuracy.low > 0.5
+    assert one.p_against(full) == pytest.approx(2 / 2**4)  # four pictures differ, all of them one way
+    alone = tuple(map(str, range(40)))
+    assert SkipScore("one", (1,), False, 0.0, one.right, alone).p_against(full) < 0.01

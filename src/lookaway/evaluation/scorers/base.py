@@ -22,11 +22,21 @@ class Scorer:
     about: str
     """One line: what is computed, and whose rule it is."""
     scores: Scores
-    """(samples, answers) -> one score a sample, mostly in [0, 1]; its mean is the task's headline figure."""
+    """(samples, answers) -> one score a sample, in [0, `most`]; its mean is the task's headline figure."""
     totals: Totals
     """(samples, answers) -> the figures that the task's authors print, by name."""
     binary: bool = False
     """A score is 0 or 1, never anything between."""
+    most: float = 1.0
+    """The best that one answer can score."""
+    alone: bool = True
+    """A score depends on nothing but its own sample and answer."""
+
+    def right(self, sample: Sample, answer: str) -> bool | None:
+        """Whether an answer has the full score; None where there is no truth, or where scores depend on others'."""
+        if sample.answer is None or not self.alone:
+            return None
+        return self.scores([sample], [answer])[0] >= self.most
 
 
 def one_by_one(score: Callable[[Sample, str], float]) -> Scores:
@@ -50,6 +60,8 @@ def mean(scores: Scores, name: str = "accuracy") -> Totals:
 
 def answers_of(sample: Sample) -> tuple[str, ...]:
     """All accepted answers of a sample: `meta["answers"]` where its data has several, else its one answer.
+
+    With ten people's answers the score depends on how many gave each, so a sample's `answer` is not added to them.
 
     Raises:
         DataError: it has none.

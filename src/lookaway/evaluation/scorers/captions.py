@@ -84,4 +84,4 @@ def _cider(samples: Sequence[Sample], answers: Sequence[str]) -> list[float]:
     return cider(answers, [answers_of(sample) for sample in samples])
 
 
-CIDER = Scorer("cider", "CIDEr of captions", _cider, mean(_cider, "cider"))
+CIDER = Scorer("cider", "CIDEr of captions", _cider, mean(_cider, "cider"), most=10.0, alone=False)

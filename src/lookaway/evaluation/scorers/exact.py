@@ -23,11 +23,16 @@ def gqa_match(answer: str, truth: str) -> bool:
 
 
 def _exact(sample: Sample, answer: str) -> float:
-    return float(any(is_right(answer, truth) for truth in answers_of(sample)))
+    return float(any(is_right(answer, truth) for truth in _accepted(sample)))
 
 
 def _gqa(sample: Sample, answer: str) -> float:
-    return float(gqa_match(answer, answers_of(sample)[0]))
+    return float(any(gqa_match(answer, truth) for truth in _accepted(sample)))
+
+
+def _accepted(sample: Sample) -> tuple[str, ...]:
+    """Each of a sample's answers is as good as another, and so is the one that it names as its answer."""
+    return answers_of(sample) if sample.answer is None else (*answers_of(sample), sample.answer)
 
 
 EXACT = Scorer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...core.errors import DataError
 from ...core.record import Sample
 from ...data.scienceqa import parse_answer
 from ..task_scores import scienceqa_accuracy
@@ -13,7 +14,14 @@ __all__ = ["LETTERS", "SCIENCEQA"]
 
 
 def _letter(sample: Sample, answer: str) -> float:
-    return float(parse_answer(answer, sample.meta.get("choices", 26)) == answers_of(sample)[0].strip().upper())
+    choices = sample.meta.get("choices", 26)
+    truths = [parse_answer(truth, choices) for truth in answers_of(sample)]
+    if None in truths:
+        raise DataError(
+            f"The answer of sample {sample.id!r} is {answers_of(sample)[truths.index(None)]!r}, and not the letter of "
+            "a choice. Give letters (A, B, ...) as answers, or take --score exact."
+        )
+    return float(parse_answer(answer, choices) in truths)
 
 
 def _table(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float]:

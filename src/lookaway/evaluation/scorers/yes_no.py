@@ -55,22 +55,23 @@ def mme_totals(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, f
     """Per task `TASK/accuracy`, `TASK/accuracy+` and `TASK/score`, and the sums `perception` and `cognition`.
 
     Accuracies are in [0, 1]: accuracy over questions, accuracy+ over images of which both questions are right. A score
-    is 100 * (accuracy + accuracy+), as published. A sample's family is its task, `meta["pair"]` names its image.
+    is 100 * (accuracy + accuracy+), as published. A sample's family is its task, `meta["pair"]` names its image where
+    questions are not told apart by their pictures.
 
     Raises:
         DataError: an image has not exactly two questions; its name stands in the text.
     """
     pairs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for sample, answer in zip(samples, answers, strict=True):
-        pairs[str(sample.family)][str(sample.meta.get("pair", sample.id))].append(_mme(sample, answer))
+        pairs[str(sample.family)][str(sample.meta.get("pair", sample.image_key))].append(_mme(sample, answer))
     found: dict[str, float] = {}
     sums = {"perception": 0.0, "cognition": 0.0}
     for task, images in sorted(pairs.items()):
         for name, hits in images.items():
             if len(hits) != 2:
                 raise DataError(
-                    f"MME scores two questions an image, but {name!r} of {task!r} has {len(hits)}. Give the whole set: "
-                    "no --limit, and no question left out."
+                    f"MME scores two questions an image, but {name!r} of {task!r} has {len(hits)}. Give both "
+                    "questions of each image: a --limit above the number of questions, and none left out."
                 )
         accuracy = sum(map(sum, images.values())) / (2 * len(images))
         both = sum(sum(hits) == 2 for hits in images.values()) / len(images)
@@ -85,7 +86,8 @@ def _share(part: float, whole: float) -> float:
 
 
 def _truth(sample: Sample) -> str:
-    truth = answers_of(sample)[0].lower().strip().replace(".", "")
+    truths = {truth.lower().strip().replace(".", "") for truth in answers_of(sample)}
+    truth = " or ".join(sorted(truths))
     if truth not in ("yes", "no"):
         raise DataError(f"The answer of sample {sample.id!r} is {truth!r}; this task knows only 'yes' and 'no'.")
     return truth

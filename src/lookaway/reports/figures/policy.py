@@ -25,7 +25,8 @@ def exit_curves(data: ReportData) -> str:
             axes.plot(curve["layers"], heights, color=PALETTE[number % len(PALETTE)], lw=1.3, label=family)
         whole = data.curves["all"]
         axes.plot(whole["layers"], [p["accuracy"] for p in whole["fixed"]], color=INK, lw=2.8, label="all questions")
-        axes.set(xlabel="visual tokens removed before layer", ylabel="accuracy", ylim=(0, 1.03),
+        most = max(1.0, *(point["accuracy"] for point in whole["fixed"]))  # captions score up to 10
+        axes.set(xlabel="visual tokens removed before layer", ylabel="accuracy", ylim=(0, 1.03 * most),
                  xlim=(0, whole["layers"][-1]))  # fmt: skip
         axes.grid(alpha=0.18, color=INK)
         legend_below(figure)

@@ -2,7 +2,8 @@
 
 Accuracy and agreement are those of greedy decoding: an answer equals the target if and only if the argmax agrees at
 every teacher-forced position. Two passes give both: the ground truth for all samples, the full model's own answer for
-those that it gets wrong. Costs are counted from what each layer really processed.
+those that it does not answer by the truth's letters. An answer that is neither counts as wrong; of the two the data's
+own scorer says whether they are right. Costs are counted from what each layer really processed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 from ...core.cost import prefill_cost
 from ...core.decision import Policy
 from ...core.errors import SettingsError
+from ...core.provenance import picture_key
 from ...core.record import Sample
+from ...evaluation.scorers import right_by_its_scorer
 from ...evaluation.scoring import require_answers
 from ...evaluation.statistics import Estimate, paired_p, retention, share_interval
 from ...policies.fixed import KeepAll
@@ -81,15 +84,21 @@ class HeldOutEvaluator:
     ) -> None:  # fmt: skip
         samples = list(samples)
         require_answers(samples)
-        self.samples = samples
+        self.samples, known = samples, dict[str, str]()
+        self._images = [picture_key(sample, known) for sample in samples]
         more: dict[str, Any] = {"first_layer": first_layer, "batch_size": batch_size, "memory": memory}
         truths = [str(sample.answer) for sample in samples]
         self._truth = ModelScheduleEvaluator(model, processor, samples, truths, progress=progress, **more)
         wrong = [sample for sample, right in zip(samples, self._truth.full.right, strict=True) if not right]
         self._wrong = np.flatnonzero(~self._truth.full.right)
         self._own: ModelScheduleEvaluator | None = None
+        # an answer of other letters than the truth's may be right all the same, and the truth itself not wholly
+        self._truth_right = np.array([bool(right_by_its_scorer(s, t)) for s, t in zip(samples, truths, strict=True)])
+        self._own_right = self._truth_right.copy()
         if wrong:
             own = own_answers(model, processor, wrong, batch_size, max_new_tokens)
+            said = [processor.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own]
+            self._own_right[self._wrong] = [bool(right_by_its_scorer(s, t)) for s, t in zip(wrong, said, strict=True)]
             self._own = ModelScheduleEvaluator(model, processor, wrong, own, **more)
 
     def take(self, policy: Policy) -> dict[str, Any]:
@@ -98,7 +107,8 @@ class HeldOutEvaluator:
         agree = found.right.copy()
         if self._own is not None:
             agree[self._wrong] = self._own.run(policy)[0].agree
-        return {"right": _bits(found.right), "agree": _bits(agree), "visual": visual.tolist()}
+        right = np.where(agree, self._own_right, found.right & self._truth_right)
+        return {"right": _bits(right), "agree": _bits(agree), "visual": visual.tolist()}
 
     def row(self, entry: Entry, result: Mapping[str, Any], rival: Mapping[str, Any] | None) -> CostRow:
         """The row of an entry from what `take` gave; `rival`: the best random schedule at its budget."""
@@ -108,15 +118,15 @@ class HeldOutEvaluator:
         tokens = visual + np.array(loads.text)[:, None]
         cost = prefill_cost(loads.shape, tokens.T.tolist(), visual.T.tolist())
         count = len(right)
-        images = [sample.image_key for sample in self.samples]
         return CostRow(
             method=entry.method, budget=entry.budget, trials=entry.trials, samples=count,
             flops_share=cost.flops_share, fastv_share=cost.fastv_share, kv_share=cost.kv_share,
             kv_bytes=cost.kv_bytes / count, visual_tokens=cost.visual_tokens,
             full_visual_tokens=cost.full_visual_tokens,
-            accuracy=share_interval(right, images), agreement=share_interval(agree, images),
-            retention=retention(right, self._truth.full.right.tolist(), images),
-            p_random=paired_p(right, _bools(rival["right"]), images) if rival is not None else None, rates=entry.rates,
+            accuracy=share_interval(right, self._images), agreement=share_interval(agree, self._images),
+            retention=retention(right, self._own_right.tolist(), self._images),
+            p_random=None if rival is None else paired_p(right, _bools(rival["right"]), self._images),
+            rates=entry.rates,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from ...anatomy.find import anatomy_of
 from ...core.decision import Policy
 from ...core.errors import DataError
 from ...core.files import write_json
-from ...core.provenance import require_same
+from ...core.provenance import picture_key, require_same
 from ...core.record import Sample
 from ...engine.api import attach
 from ...engine.replay.exit_table import EncodedBatch
 from ...engine.replay.teacher_forcing import answer_logits
-from ...evaluation.statistics import binomial_interval, mcnemar
+from ...evaluation.statistics import paired_p, share_interval
 from ...models.encoding import encode
 from ...policies.attention_skip import AttentionSkip
 from ...policies.fixed import KeepAll
@@ -47,14 +47,21 @@ class SkipScore:
     right: str
     """A '1' a sample that greedy decoding would answer exactly, else '0'."""
 
+    images: tuple[str, ...]
+    """Of each sample what names its pictures: questions about one picture are no independent draws."""
+
     @property
     def accuracy(self) -> tuple[float, float, float]:
-        """Share that is right, with its 95 % interval."""
-        return binomial_interval(self.right.count("1"), len(self.right))
+        """Share that is right, with its 95 % interval, clustered by image."""
+        return share_interval(_bools(self.right), self.images)
 
     def p_against(self, other: SkipScore) -> float:
-        """Exact McNemar p-value that both are right equally often."""
-        return mcnemar([c == "1" for c in self.right], [c == "1" for c in other.right])
+        """p-value that both are right equally often: McNemar's, or a permutation test by image."""
+        return paired_p(_bools(self.right), _bools(other.right), self.images)
+
+
+def _bools(bits: str) -> list[bool]:
+    return [bit == "1" for bit in bits]
 
 
 @torch.no_grad()
@@ -125,13 +132,16 @@ def compare_skips(
     sets["last layers"] = AttentionSkip(last_skips(depth, count))
     sets |= {f"random {seed}": AttentionSkip(random_skips(depth, count, seed)) for seed in range(random_sets)}
     batches, verdicts = encoded(samples[middle:]), []
+    digests = dict[str, str]()
+    images = tuple(picture_key(sample, digests) for sample in samples[middle:])
     for name, policy in sets.items():
         layers = getattr(policy, "skipped", ())
         if name not in known["verdicts"]:
             loss, right = evaluate_skips(model, batches, policy)
-            known["verdicts"][name] = asdict(SkipScore(name, layers, name == "searched, adapters", loss, right))
+            known["verdicts"][name] = {"loss": loss, "right": right}
             save()
-        verdicts.append(SkipScore(**{**known["verdicts"][name], "layers": tuple(layers)}))
+        adapters = name == "searched, adapters"
+        verdicts.append(SkipScore(name, tuple(layers), adapters, **known["verdicts"][name], images=images))
         progress(1)
     return verdicts, changes
 
