@@ -169,9 +169,17 @@ def test_a_permutation_test_of_many_images_takes_no_more_memory_and_is_the_same(
 
     draw = np.random.default_rng(0)
     base = draw.integers(0, 2, 120).astype(float)
-    scores = np.where(draw.random(120) < 0.3, 1 - base, base)
+    scores = np.where(draw.random(120) < np.where(base == 1, 0.3, 0.15), 1 - base, base)
     names = [i // 2 for i in range(120)]
     whole = paired_p(scores, base, names)
     monkeypatch.setattr(statistics, "AT_ONCE", 5000)
     assert 0.01 < whole < 1
     assert paired_p(scores, base, names) == whole
+
+
+def test_scores_of_captions_have_an_interval_in_their_own_range():
+    """CIDEr goes to 10: its mean was refused as a share, at the end of a fit."""
+    found = share_interval([2.5, 3.0, 2.0, 2.6], most=10.0)
+    assert (found.value, 0 < found.low < found.value < found.high < 10) == (pytest.approx(2.525), True)
+    share = share_interval([0.25, 0.3, 0.2, 0.26])
+    assert found == pytest.approx([10 * end for end in share])
