@@ -34,6 +34,7 @@ from .prefill.run import ForwardRun
 from .prefill.start import info_of, past_of, prompt_layout
 from .prefill.state import PrefillState
 from .prefill.step import entering_call, prefill_step
+from .prefill.tail import Tail
 from .refusals import check_held, check_run, check_second_look
 from .repeated_layers import UnfinishedPrompts, outside_of_forward
 from .second_look import changes_between_layers, first_output, second_pass_of, with_states
@@ -65,6 +66,9 @@ class Attachment(Handle):
             self._first_layer = min(self._first_layer, self._second.start)
             self._hooks.add(self._second.capture)
             undo.append(self._second.capture.remove)
+        self._last_layer = max(self._layers, default=-1)
+        self._tails = self._second is None and not self.held and not self.skipping.layers
+        """Layers behind the last decision are all alike."""
         if self._hooked():
             decoder = self.anatomy.language_model
             undo.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True).remove)
@@ -159,7 +163,7 @@ class Attachment(Handle):
             self._warn_without_images()
 
     def _end(self, run: ForwardRun, output: Any) -> Any:
-        state, changed = run.state, None
+        state, changed = run.state if run.tail is None else run.tail.end(), None
         if state is None:
             if run.later is not None:
                 run.later.end()
@@ -207,8 +211,11 @@ class Attachment(Handle):
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         compiling = torch.compiler.is_compiling()
         run: ForwardRun | None = None if compiling else self._here.run
-        if run is not None and run.later is not None and index not in self._skipped:
-            return run.later.narrowed(index, args, kwargs)
+        if run is not None:
+            if run.tail is not None:
+                return run.tail.narrowed(index, args, kwargs)
+            if run.later is not None and index not in self._skipped:
+                return run.later.narrowed(index, args, kwargs)
         narrow = pruned_layer(kwargs.get("past_key_values"), index)
         if narrow is not None:
             return args, {**kwargs, "attention_mask": narrow.narrowed(kwargs.get("attention_mask"))}
@@ -246,6 +253,8 @@ class Attachment(Handle):
                 return arguments
             except CannotSplit:
                 self.split = False  # this decoder runs as one rectangle
+        if self._tails and (index >= self._last_layer or not run.state.has_visual_tokens) and not self._grouped(run):
+            run.tail = Tail(run.state, call)
         return call.arguments()
 
     def _after_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -273,4 +282,8 @@ class Attachment(Handle):
         watched = index + 1 in self._capture.layers and state.has_visual_tokens  # it is read as one rectangle
         recorded = index == 0 and run.embeds_recorded
         whole = run.whole or recorded or watched or torch.is_grad_enabled() or state.past.length > 0
-        return self.split and len(state.groups) > 1 and not whole
+        return not whole and self._grouped(run)
+
+    def _grouped(self, run: ForwardRun) -> bool:
+        """Rows keep so different numbers of tokens that layers may run in groups of them."""
+        return self.split and run.state is not None and len(run.state.groups) > 1

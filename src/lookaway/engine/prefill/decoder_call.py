@@ -69,6 +69,10 @@ class LayerCall:
         """An object that all calls of one forward share for layers of one kind, and no other forward."""
         return self.kwargs.get("position_embeddings")
 
+    def of_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:
+        """The call of another layer of the same forward, at full length."""
+        return replace(self, layer=layer, args=args, kwargs=kwargs, columns=None)
+
     def with_rows(self, hidden: Tensor) -> LayerCall:
         """The call with other hidden rows, [B, K, D]."""
         if self.args:
@@ -93,15 +97,19 @@ class LayerCall:
         Raises:
             UnsupportedModel: mask or rotary embeddings are of a form that cannot be narrowed.
         """
+        return self.args, self.kwargs if self.columns is None else {**self.kwargs, **self.narrowing()}
+
+    def narrowing(self) -> dict[str, Any]:
+        """Keyword arguments that are others where `columns` are set, and none where they are not; same errors."""
         if self.columns is None:
-            return self.args, self.kwargs
+            return {}
         new, past = self.columns.new, self.columns.past
         mask, cos_sin = self.kwargs.get("attention_mask"), self.kwargs.get("position_embeddings")
         key = (id(new), id(past), id(mask), id(cos_sin))
         if key not in self.memo:  # layers share masks and rotary embeddings, so what was narrowed once serves them all
             changed = {"attention_mask": self._mask(self.columns), **self._places(new)}
             self.memo[key] = (changed, (new, past, mask, cos_sin))  # held, so that their ids are not used again
-        return self.args, {**self.kwargs, **self.memo[key][0], **self._rows(new)}
+        return {**self.memo[key][0], **self._rows(new)}
 
     def row_arguments(self) -> dict[str, Tensor]:
         """Arguments with an entry a row, [B, ...], those that this call has."""

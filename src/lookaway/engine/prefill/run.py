@@ -13,6 +13,7 @@ from .later_tokens import LaterTokens
 from .renumbering import GridPositions
 from .row_groups import GroupRun
 from .state import PrefillState
+from .tail import Tail
 
 __all__ = ["ForwardRun"]
 
@@ -47,6 +48,8 @@ class ForwardRun:
     """Features that the decoder adds between its first layers, where they are added here instead."""
     groups: GroupRun | None = None
     """Of the layer that runs now, where it runs in groups."""
+    tail: Tail | None = None
+    """The layers behind the last decision; None: something may still be decided."""
     held: HeldRun | None = None
     """Of the layer that runs now, where it holds its visual tokens."""
     store: Any = None

@@ -142,7 +142,7 @@ class PrefillState:
     @property
     def removed_any(self) -> bool:
         """Some layer's cache does not hold all columns of this prompt or of those before it."""
-        return any(kept is not None for kept in (*self.kept_at, *self.past.kept_at))
+        return {*self.kept_at, *self.past.kept_at} != {None}
 
     @property
     def removed(self) -> bool:
@@ -193,6 +193,13 @@ class PrefillState:
             kept_at = (*kept_at[:layer], self.kept, *kept_at[layer + 1 :])
         return replace(self, kept_at=kept_at, marks={**self.marks, layer: mark})
 
+    def entered(self, marks: Mapping[int, Any]) -> PrefillState:
+        """With several layers having run on what is left now, their attention included: layer -> its mark."""
+        kept_at = self.kept_at
+        if self.kept is not None:
+            kept_at = tuple([self.kept if layer in marks else kept for layer, kept in enumerate(kept_at)])
+        return replace(self, kept_at=kept_at, marks={**self.marks, **marks})
+
     def cut(self, layer: int, index: Tensor, valid: Tensor) -> PrefillState:
         """After only the slots `index` [B, K] run on from `layer`, behind the last attention; `valid` [B, K]."""
         before = self.all_kept()
@@ -224,7 +231,7 @@ class PrefillState:
                 index, valid = key_columns(new, past, before, self.length)
                 full = (new is None or new.full) and (past is None or past.full)
                 held[id(new), id(past)] = Kept(index, valid, full)
-        kept_at = tuple(held[id(new), id(past)] for new, past in pairs)
+        kept_at = tuple([held[id(new), id(past)] for new, past in pairs])
         shifts = [shift for shift in (self.shift, self.past.shift) if shift is not None]
         shift = torch.stack(shifts).sum(0) if shifts else None
         return PrunedCacheInfo(kept_at, length, self.pad_right or self.past.pad_right, shift)

@@ -19,11 +19,12 @@ from ...core.decision import Decision, LayerView, Policy
 from ...core.errors import InvalidDecision, UnsupportedModel
 from ...core.layout import TokenLayout
 from ...core.vision_inputs import VisionInputs
+from ..cache.kept import Kept
 from .decoder_call import LayerCall
 from .renumbering import GridPositions, number_one_by_one
 from .state import PrefillState, Removal, compact
 
-__all__ = ["ask", "check_decision", "entering_call", "prefill_step", "repeated_step"]
+__all__ = ["ask", "check_decision", "entering_call", "later_call", "prefill_step", "repeated_step"]
 
 
 def prefill_step(
@@ -86,6 +87,12 @@ def entering_call(state: PrefillState, call: LayerCall) -> LayerCall:
             "the whole conversation again without past_key_values."
         )
     return call if state.kept is None else _at_its_phases(state, call).narrowed(state.kept, None, 0, state.length)
+
+
+def later_call(state: PrefillState, call: LayerCall) -> LayerCall:
+    """The call of a layer before which nobody is asked, on what `state` says is left; the state after it has that layer
+    among those that `PrefillState.entered`."""
+    return _on_columns(state, call, state.kept)
 
 
 def repeated_step(state: PrefillState, call: LayerCall, attends: bool = True) -> LayerCall:
@@ -170,8 +177,13 @@ def check_decision(state: PrefillState, layer: int, decision: Decision, policy: 
 
 
 def _narrowed(state: PrefillState, call: LayerCall, attends: bool) -> LayerCall:
-    kept, past = state.kept_at[call.layer], state.past
-    if not attends or (kept is None and past.kept_at[call.layer] is None):
+    return _on_columns(state, call, state.kept_at[call.layer]) if attends else call
+
+
+def _on_columns(state: PrefillState, call: LayerCall, kept: Kept | None) -> LayerCall:
+    """The call on the prompt's columns `kept`, behind what the layer's cache holds."""
+    past = state.past
+    if kept is None and past.kept_at[call.layer] is None:
         return call
     return _at_its_phases(state, call).narrowed(kept, past.kept_at[call.layer], past.length, state.length)
 
