@@ -5,6 +5,7 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from lookaway.engine.api import attach, reference
 from lookaway.engine.attachment import Attachment
 from lookaway.engine.cache.growing import GrowingColumns
 from lookaway.engine.cache.kept import Kept
+from lookaway.engine.layer_hooks import ModuleHook
 
 FIXED = {"do_sample": False, "suppress_tokens": [IMAGE]}
 OF_LAYERS = ("_before_layer", "_after_layer", "_phases", "_see")
@@ -86,6 +88,17 @@ class TestHooksAToken:
             found, _ = calls_a_token(example.model, example.inputs(), KeepButAsk())
             costs.append(sum(count for (package, _), count in found.items() if package == "lookaway"))
         assert costs[0] == costs[1] <= 25
+
+    @pytest.mark.parametrize("kind", ["single", "left_padded"])
+    @pytest.mark.parametrize("policy", [Exit(2), Thin((1, 2))], ids=lambda policy: policy.name)
+    def test_a_layer_behind_the_last_decision_costs_three_calls_of_the_engine(self, policy, kind):
+        costs = []
+        for depth in (4, 9):
+            example = tiny("llava", num_layers=depth)
+            with torch.no_grad(), attach(example.model, policy):
+                found = calls_of(partial(example.model, **example.inputs(kind)))
+            costs.append(sum(count for (package, _), count in found.items() if package == "lookaway"))
+        assert costs[1] - costs[0] == 3 * 5  # before it, what it gets, behind it
 
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     def test_masks_are_made_once_a_step_without_concatenation(self, attention):
@@ -293,6 +306,39 @@ def test_hooks_of_others_keep_their_places():
     hooks[0].remove()
     hooks[2].remove()
     assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("others", ["none", "in front", "behind", "both"])
+def test_a_hook_that_was_put_in_front_while_ours_was_off_stays_there(others):
+    """Of a module's only other hook, which has no neighbour to tell by, nobody knows how it was registered: behind."""
+    module = torch.nn.Linear(2, 2)
+
+    def front(*_): ...
+    def own(*_): ...
+    def behind(*_): ...
+    def prepended(*_): ...
+    def appended(*_): ...
+
+    if others in ("in front", "both"):
+        module.register_forward_pre_hook(front)
+    ours = ModuleHook(module, module.register_forward_pre_hook(own), before=True)
+    if others in ("behind", "both"):
+        module.register_forward_pre_hook(behind)
+    ours.off()
+    module.register_forward_pre_hook(prepended, prepend=True)
+    if others != "none":
+        module.register_forward_pre_hook(appended)
+    for _ in range(2):
+        ours.on()
+        order = [hook.__name__ for hook in module._forward_pre_hooks.values()]
+        assert order == {
+            "none": ["own", "prepended"],
+            "in front": ["prepended", "front", "own", "appended"],
+            "behind": ["prepended", "own", "behind", "appended"],
+            "both": ["prepended", "front", "own", "behind", "appended"],
+        }[others]  # fmt: skip
+        ours.off()
+    assert "own" not in [hook.__name__ for hook in module._forward_pre_hooks.values()]
 
 
 def test_a_backward_pass_after_decoding():

@@ -35,6 +35,10 @@ class Switch(Protocol):
 class ModuleHook:
     """A hook of a module, which comes on again at the place that it had among the module's hooks.
 
+    Hooks of others that were registered in between come behind it. One that stands in front of an older hook was
+    registered with `prepend=True`, and stays in front. Where the module has no older hook nobody can tell how its first
+    new one was registered, so that one comes behind.
+
     Args:
         handle: what registering the hook gave.
         before: it is a forward pre-hook, else a forward hook.
@@ -44,6 +48,7 @@ class ModuleHook:
         self._module, self._handle, self._before = module, handle, before
         self._taken: Callable[..., Any] | None = None
         self._in_front: frozenset[int] = frozenset()
+        self._behind: frozenset[int] = frozenset()
 
     @property
     def _hooks(self) -> OrderedDict[int, Callable[..., Any]]:
@@ -54,16 +59,22 @@ class ModuleHook:
         hooks, own = self._hooks, self._handle.id
         if own in hooks:  # else somebody has cleared the module's hooks
             order = list(hooks)
-            self._in_front = frozenset(order[: order.index(own)])
+            place = order.index(own)
+            self._in_front, self._behind = frozenset(order[:place]), frozenset(order[place + 1 :])
             self._taken = hooks.pop(own)
 
     def on(self) -> None:
         if self._taken is not None:
             hooks = self._hooks
-            behind = [other for other in hooks if other not in self._in_front]
+            order = list(hooks)
+            behind = [other for place, other in enumerate(order) if not self._stays_in_front(other, order[place + 1 :])]
             hooks[self._handle.id], self._taken = self._taken, None
             for other in behind:  # moved, so that no other thread ever finds one missing
                 hooks.move_to_end(other)
+
+    def _stays_in_front(self, other: int, later: list[int]) -> bool:
+        """Whether `other` runs before this hook; `later` are those behind it. Ids grow with each registration."""
+        return other in self._in_front or (other not in self._behind and min(later, default=other) < other)
 
 
 class LayerHooks:
