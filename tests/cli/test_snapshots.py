@@ -16,7 +16,7 @@ import pytest
 from lookaway.cli import (
     align,
     ask,
-    bench,
+    bench_tables,
     ceiling,
     doctor,
     eval_tasks,
@@ -32,6 +32,7 @@ from lookaway.cli import search_eas as eas
 from lookaway.cli import search_shortv as shortv
 from lookaway.cli.common import plain_console
 from lookaway.cli.progress import Steps
+from lookaway.evaluation.energy import EnergyRow
 from lookaway.evaluation.scores import PairedScores
 from lookaway.evaluation.speed import SpeedRow
 from lookaway.evaluation.statistics import Estimate
@@ -75,6 +76,10 @@ SHARES = [
         name, 1, 0.2, dict(zip(RANGES, (0.01, 0.034, hooks, 0.0, 0.012, 0.002, 0.31, 0.632 - hooks), strict=True))
     )
     for name, hooks in (("exit at 15", 0.004), ("gates-calibrated", 0.053))
+]
+ENERGIES = [
+    EnergyRow(name, "decode", 8, 32, 31.42, 45.67, 1.453, gpu, 0.9876, 1.4321, "CPU: RAPL counters", True, 0.512, 0.534)
+    for name, gpu in (("exit at 15", 25.1), ("gates-calibrated", 24.9))
 ]
 VERDICT = SimpleNamespace(effectiveness=0.9712, loss=0.2134, agreement=0.975, accuracy=0.9333, flops_share=0.4012,
                           tokens_share=0.3781)  # fmt: skip
@@ -158,8 +163,9 @@ SHOWN = {
     "eval-some-answers": lambda: summary.show_summary("fastv", SOME, PAGE, can_exit=True),
     "eval-no-answers": lambda: summary.show_summary("fastv", NONE, PAGE, can_exit=False),
     "eval-tasks": tasks,
-    "bench": lambda: bench.show(TIMED),
-    "bench-profile": lambda: bench.show_shares(SHARES),
+    "bench": lambda: bench_tables.show(TIMED),
+    "bench-profile": lambda: bench_tables.show_shares(SHARES),
+    "bench-energy": lambda: bench_tables.show_energies(ENERGIES),
     "search": lambda: search._show(SEARCHED, EVALUATOR, Path("schedule")),
     "search-compare": lambda: search_compare._show_rows(COMPARED, Path("out/report.html")),
     "search-eas": lambda: eas._show(SKIPS, Path("skip"), Path("skip/report.html")),
@@ -202,6 +208,6 @@ def test_every_command_with_a_table_is_here_and_none_makes_a_table_of_its_own():
         used |= {path.stem} if {"show_table", "show_facts"} & names else set()
         own |= {path.stem} if "rich.table" in path.read_text() else set()
     assert own == {"tables"}
-    shown = {"align", "bench", "ceiling", "summary", "doctor", "eval_tasks", "policies", "search", "search_compare",
-             "search_eas", "search_shortv"}  # fmt: skip
+    shown = {"align", "bench_tables", "ceiling", "summary", "doctor", "eval_tasks", "policies", "search",
+             "search_compare", "search_eas", "search_shortv"}  # fmt: skip
     assert used - {"tables"} == shown

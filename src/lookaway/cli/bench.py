@@ -12,6 +12,7 @@ from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
+    from ..evaluation.energy import EnergyRow
     from ..evaluation.speed import SpeedRow
     from ..evaluation.time_shares import TimeShares
 
@@ -56,6 +57,9 @@ class Options(PublishedModel):
     """sdpa, eager, flash_attention_2; default: transformers' choice."""
     profile: bool = False
     """Also profile one run of each variant until its first token, and tell each part's share of the time."""
+    energy: bool = False
+    """Then also joules of a prefill and of an output token, of each variant and without a policy (lookaway[energy]): by
+    the counters of the hardware where they can be read, else an estimate from the time, which is called one."""
     out: Path = Path("out/bench")
     """Folder of records.jsonl, which every run writes anew."""
     allow_other_model: bool = False
@@ -82,14 +86,18 @@ def run(options: Options) -> dict[str, Any]:
     from ..core.errors import LookawayError
     from ..core.provenance import policy_facts, provenance, start_anew
     from ..core.record import RecordWriter
+    from ..evaluation.energy import ROUNDS, measure_energy
+    from ..evaluation.energy_meter import EnergyMeter
     from ..evaluation.header import run_header
     from ..evaluation.speed import measure_speed, profile_speed
     from .bench_subject import model_and_sample, shaped
+    from .bench_tables import show, show_energies, show_shares
     from .common import choose_policy, fit_to, tell
     from .progress import progress
     from .settings import tell_settings
     from .stopping import sigterm_as_interrupt
 
+    meter = EnergyMeter() if options.energy else None
     sizes = options.batch_sizes or (options.batch_size,)
     how: dict[str, Any] = {"dtype": options.dtype, "device": options.device, "attention": options.attention}
     if options.shape is not None:
@@ -122,6 +130,7 @@ def run(options: Options) -> dict[str, Any]:
     start_anew(options.out / "records.jsonl")  # seconds of another policy or another day are not this run's
     rows: list[SpeedRow] = []
     shares: list[TimeShares] = []
+    energies: list[EnergyRow] = []
     lengths = len({n for n in options.new_tokens if n > 1})
     repeats = options.repeats or (5 if options.shape is not None and model.device.type == "cpu" else 30)
     warmup, parts_timed = min(2, repeats), len(sizes) * (2 + lengths)
@@ -138,8 +147,19 @@ def run(options: Options) -> dict[str, Any]:
                 shares += profile_speed(model, subject.inputs(size), exits, policies)
             for one in shares:
                 writer.write("time shares", **vars(one))
+            if meter is not None:
+                with progress("energy, rounds", parts_timed * ROUNDS) as advance:
+                    for size in sizes:
+                        found_now = measure_energy(
+                            model, subject.inputs(size), meter, exits=exits, policies=policies,
+                            new_tokens=options.new_tokens, progress=advance,
+                        )  # fmt: skip
+                        energies += found_now
+                        for row in found_now:
+                            writer.write("energy", **vars(row))
     except KeyboardInterrupt:
         show(rows)
+        show_energies(energies)
         done = len({(row.batch_size, row.part, row.new_tokens) for row in rows})
         raise LookawayError(
             f"Stopped when {done} of {parts_timed} parts were timed. Those are {'above and ' if rows else ''}in "
@@ -149,7 +169,10 @@ def run(options: Options) -> dict[str, Any]:
     if any(row.variant.endswith(" again") for row in rows):
         tell(LOOKS)
     show_shares(shares)
+    show_energies(energies)
     profiled = {"time_shares": [vars(one) for one in shares]} if shares else {}
+    if energies:
+        profiled["energy"] = [vars(row) for row in energies]
     return {"timings": [vars(row) for row in rows], **profiled, "records": str(writer.path)}
 
 
@@ -177,51 +200,3 @@ def names_of(given: Sequence[str]) -> list[str]:
     from .common import short_names
 
     return ["policy"] if len(given) == 1 else short_names(given, taken=("idle",))
-
-
-def show(rows: Sequence[SpeedRow]) -> None:
-    """One table a part, size of the batch and length of the answer, one line a variant."""
-    from .tables import show_table
-
-    groups: dict[tuple[str, int, int], list[SpeedRow]] = {}
-    for row in rows:
-        groups.setdefault((row.part, row.batch_size, row.new_tokens), []).append(row)
-    for (part, size, length), timed in groups.items():
-        cells = {
-            "variant": [row.variant for row in timed],
-            "visual tokens": [row.tokens_text for row in timed],
-            "ms": [f"{1000 * row.seconds:.1f}" for row in timed],
-            "speed-up": [f"{row.speedup:.2f}" for row in timed],
-            "quartiles": ["{:.2f}–{:.2f}".format(*row.speedup_quartiles) for row in timed],
-        }
-        if any(row.implied_flops is not None for row in timed):
-            cells |= {
-                "implied": ["–" if row.implied is None else f"{row.implied:.2f}" for row in timed],
-                "of implied": ["–" if row.efficiency is None else f"{row.efficiency:.0%}" for row in timed],
-                "by FLOPs": ["–" if row.implied_flops is None else f"{row.implied_flops:.2f}" for row in timed],
-            }
-        if any(row.per_token is not None for row in timed):
-            cells["ms a token"] = ["–" if row.per_token is None else f"{1000 * row.per_token:.1f}" for row in timed]
-        cells["limit, ms"] = ["–" if row.limit is None else f"{1000 * row.limit:.1f}" for row in timed]
-        if part == "decoder":
-            cells["KV cache, MB"] = ["–" if row.kv_bytes is None else f"{row.kv_bytes / 1e6:.1f}" for row in timed]
-        if any(row.peak_bytes is not None for row in timed):
-            cells["peak, GB"] = ["–" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f}" for row in timed]
-        words = f"{part}, {1000 * timed[0].baseline_seconds:.1f} ms without a policy"
-        words += f", {length} tokens" if length > 1 else ""
-        title = words + (f", batch of {size}" if size > 1 else "")
-        show_table(list(cells), list(zip(*cells.values(), strict=True)), title=title, texts=("variant",))
-
-
-def show_shares(shares: Sequence[TimeShares]) -> None:
-    """One table a size of the batch, one line a variant, one column a part of the run."""
-    from .tables import show_table
-
-    for size in dict.fromkeys(one.batch_size for one in shares):
-        found = [one for one in shares if one.batch_size == size]
-        kinds = list(found[0].shares)
-        lines = [
-            (one.variant, *("–" if part is None else f"{part:.1%}" for part in one.shares.values())) for one in found
-        ]
-        title = "share of the time until the first token, profiled" + (f", batch of {size}" if size > 1 else "")
-        show_table(["variant", *kinds], lines, title=title, texts=("variant",))

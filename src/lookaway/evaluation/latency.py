@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Timing", "measure", "ratio"]
+__all__ = ["Timing", "measure", "ratio", "synchronise"]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def measure(
         for round_ in range(warmup + repeats):
             for name in names if round_ % 2 else names[::-1]:
                 with around(name):
-                    _synchronise(device)
+                    synchronise(device)
                     start = time.perf_counter()
                     variants[name]()
-                    _synchronise(device)
+                    synchronise(device)
                     taken = time.perf_counter() - start
                 if round_ >= warmup:
                     seconds[name].append(taken)
@@ -81,6 +81,7 @@ def _quartiles(values: Any) -> tuple[float, float, float]:
     return middle, low, high
 
 
-def _synchronise(device: Any) -> None:
+def synchronise(device: Any) -> None:
+    """Wait until a CUDA device has done what was queued; of any other device nothing is waited for."""
     if device is not None and torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -18,13 +18,12 @@ from ..anatomy.find import anatomy_of
 from ..core.decision import Policy
 from ..core.record import RecordWriter, Trace
 from ..engine.api import attach
-from ..policies.fixed import ExitAt, KeepAll
 from .decoder_alone import DecoderAlone
-from .forced_looks import variants_of
 from .latency import Timing, measure, ratio
 from .limit import Machine, decode_limit, measure_machine, prefill_limit
 from .memory import kv_cache_bytes, peak_bytes
 from .time_shares import TimeShares, time_shares
+from .timed_runs import Idle, generating, timed_parts, timed_policies, variants_of_run
 
 __all__ = ["Idle", "SpeedRow", "measure_speed", "profile_speed", "remaining_work"]
 
@@ -109,17 +108,14 @@ def measure_speed(
         finished: called with the rows of each part, after they were written.
     """
     batch_size = len(inputs["input_ids"])
-    timed = _timed(exits, policies or {}, batch_size)
+    timed = timed_policies(exits, policies or {}, batch_size)
     rows: list[SpeedRow] = []
     shape, height = anatomy_of(model).shape, int(inputs["input_ids"].numel())
     machine = measure_machine(shape, model.dtype, model.device, height)
     decoder = DecoderAlone(model, dict(inputs))
-    parts = [("decoder", 1, decoder), ("first token", 1, _generate(model, inputs, 1))]
-    parts += [("decode", n, _generate(model, inputs, n)) for n in dict.fromkeys(new_tokens) if n > 1]
     held = {name: kv_bytes_of(model, policy, inputs) for name, policy in timed.items()}
-    for part, length, run in parts:
-        variants: dict[str, Any] = {"bare": run}
-        variants |= {name: _attached(model, chosen, run) for name, chosen in timed.items()}
+    for part, length, run in timed_parts(model, inputs, new_tokens, decoder):
+        variants = variants_of_run(model, timed, run)
         sizes = _sizes(variants, list(timed)) if part == "decoder" else []
         shorter = {f"{n} tokens of {count} rows": decoder.last(n, count) for count, n in sizes}
         times = measure({**variants, **shorter}, repeats=repeats, warmup=warmup, device=model.device, progress=progress)
@@ -148,17 +144,7 @@ def profile_speed(
 ) -> list[TimeShares]:
     """Where the time until the first token goes, one profiled run for each variant of `measure_speed`."""
     size = len(inputs["input_ids"])
-    return time_shares(model, _timed(exits, policies, size), _generate(model, inputs, 1), size)
-
-
-def _timed(exits: Sequence[int], policies: Mapping[str, Policy], batch_size: int) -> dict[str, Policy]:
-    """All variants: fixed exits, the idle engine, the policies, and second looks with set numbers of rows."""
-    timed: dict[str, Policy] = {f"exit at {k}": ExitAt(k) for k in exits}
-    timed["idle"] = Idle()
-    for name, policy in policies.items():
-        timed[name] = policy
-        timed |= {f"{name}, {words}": forced for words, forced in variants_of(policy, batch_size).items()}
-    return timed
+    return time_shares(model, timed_policies(exits, policies, size), generating(model, inputs, 1), size)
 
 
 def kv_bytes_of(model: Any, policy: Policy, inputs: Mapping[str, Any]) -> int:
@@ -178,26 +164,6 @@ def _with_limit(row: SpeedRow, trace: Trace, whole: Trace, machine: Machine, row
     own, bare = row.seconds - first.seconds, row.baseline_seconds - first.baseline_seconds
     each = [seconds / steps if seconds > 0 else None for seconds in (own, bare)]
     return replace(row, per_token=each[0], baseline_per_token=each[1])
-
-
-class Idle(KeepAll):
-    """Asked before every layer, and never lets anything go: the engine's own cost."""
-
-    def layers(self, num_layers: int, first_prunable: int) -> tuple[int, ...]:
-        return tuple(range(first_prunable, num_layers))
-
-
-class _attached:
-    """Runs something with a policy attached; attaching is timed too, since that is what a user pays."""
-
-    def __init__(self, model: Any, policy: Policy, run: Any) -> None:
-        self.model, self.policy, self.run = model, policy, run
-        self.trace: Any = None
-
-    def __call__(self) -> None:
-        with attach(self.model, self.policy) as attached:
-            self.run()
-        self.trace = attached.trace
 
 
 def _passes(trace: Trace) -> list[tuple[int, list[int]]]:
@@ -229,10 +195,6 @@ def _sizes(variants: dict[str, Any], names: Sequence[str], most: int = 8) -> lis
             found = [found[i] for i in sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)})]
         sizes += [(rows, tokens) for tokens in found]
     return sizes
-
-
-def _generate(model: Any, inputs: Mapping[str, Any], count: int) -> Any:
-    return lambda: model.generate(**inputs, do_sample=False, min_new_tokens=count, max_new_tokens=count)
 
 
 def _row(

@@ -38,6 +38,8 @@ class ReportData:
     """Variant -> points by threshold."""
     comparisons: dict[str, dict[str, Any]] = field(default_factory=dict)
     timings: list[dict[str, Any]] = field(default_factory=list)
+    energies: list[dict[str, Any]] = field(default_factory=list)
+    """What `lookaway bench --energy` found, one a variant and part."""
     calibrations: list[dict[str, Any]] = field(default_factory=list)
     trainings: list[dict[str, Any]] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
@@ -82,6 +84,7 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     data = ReportData()
     samples: dict[tuple[str, str], dict[str, Any]] = {}
     timings: dict[tuple[Any, ...], dict[str, Any]] = {}
+    energies: dict[tuple[Any, ...], dict[str, Any]] = {}
     costs: dict[tuple[str, float], dict[str, Any]] = {}
     beside: dict[tuple[str, str], dict[str, Any]] = {}
     policies: dict[str, Any] = {}
@@ -114,6 +117,8 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
         elif kind == "timing":
             timed = (record["variant"], record["part"], record.get("batch_size"), record.get("new_tokens"))
             timings[timed] = record
+        elif kind == "energy":
+            energies[record["variant"], record["part"], record["batch_size"], record["new_tokens"]] = record
         elif kind == "calibration":
             data.calibrations.append(record)
         elif kind == "training":
@@ -144,7 +149,7 @@ def collect(paths: str | Path | Iterable[str | Path]) -> ReportData:
     data.baselines = {f"{v}, at the cost of {name}" if several else v: found for (name, v), found in beside.items()}
     not_policies = {variant for _, variant in beside}
     data.samples = [sample for (variant, _), sample in samples.items() if variant not in not_policies]
-    data.timings = list(timings.values())
+    data.timings, data.energies = list(timings.values()), list(energies.values())
     data.equal_costs = list(costs.values())
     check_runs(data.runs)
     return data

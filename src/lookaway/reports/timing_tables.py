@@ -7,7 +7,7 @@ from typing import Any
 from .collect import ReportData
 from .formatting import share
 
-__all__ = ["looks_timed", "timing_tables"]
+__all__ = ["energy_source", "energy_tables", "looks_timed", "timing_tables"]
 
 
 def looks_timed(data: ReportData) -> bool:
@@ -41,6 +41,45 @@ def timing_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]
         title = f"{part}: {_milliseconds(timed[0]['baseline_seconds'])} without a policy"
         tables.append((title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]))
     return tables
+
+
+def energy_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The same of energies."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for energy in data.energies:
+        groups.setdefault(_timed_part(energy), []).append(energy)
+    tables = []
+    for part, found in groups.items():
+        columns = {
+            "variant": [e["variant"] for e in found],
+            "energy": [_joules(e["joules"]) for e in found],
+            "without a policy / with it": [_times(e["ratio"]) for e in found],
+            "time": [_milliseconds(e["seconds"]) for e in found],
+            "a token after the first": [_joules(e["per_token"]) for e in found],
+            "a token without a policy": [_joules(e["baseline_per_token"]) for e in found],
+            "GPU alone": [_joules(e["gpu_joules"] or None) for e in found],
+        }
+        told = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+        title = f"energy, {part}: {_joules(found[0]['baseline_joules'])} without a policy"
+        tables.append((title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]))
+    return tables
+
+
+def energy_source(data: ReportData) -> str:
+    """How the energies were got, in a sentence; '' where there are none."""
+    if not data.energies:
+        return ""
+    found = data.energies[-1]
+    if found["measured"]:
+        return f"Energy was measured ({found['source']}), of the whole machine while each variant ran, without memory."
+    return (
+        f"Energy was not measured: codecarbon estimates it from the time ({found['source']}), so it tells nothing that "
+        "the seconds do not."
+    )
+
+
+def _joules(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g} J"
 
 
 def _times(value: float | None) -> str:

@@ -22,7 +22,7 @@ from ..fit_tables import (
     unit_of,
 )
 from ..formatting import share
-from ..timing_tables import looks_timed, timing_tables
+from ..timing_tables import energy_source, energy_tables, looks_timed, timing_tables
 from .kept_pictures import kept_cards
 
 __all__ = ["fit_page"]
@@ -60,6 +60,8 @@ def fit_page(data: ReportData) -> dict[str, Any]:
         "kept": kept_cards(data),
         "tested": tested_rows(data),
         "timings": timing_tables(data),
+        "energies": energy_tables(data),
+        "energy_source": energy_source(data),
         "second_looks": looks_timed(data),
         "seconds": seconds_rows(data),
         "epsilon": share(found["options"]["epsilon"]),

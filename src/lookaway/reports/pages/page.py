@@ -21,7 +21,7 @@ from ..formatting import (
     summary_table,
     tiles,
 )
-from ..timing_tables import looks_timed, timing_tables
+from ..timing_tables import energy_source, energy_tables, looks_timed, timing_tables
 from .findings import sections
 from .findings_text import study_tiles
 from .fit import fit_page
@@ -71,6 +71,8 @@ def render(data: ReportData) -> str:
         equal_costs=equal_cost_rows(data),
         skips=skip_rows(data),
         timings=timing_tables(data),
+        energies=energy_tables(data),
+        energy_source=energy_source(data),
         second_looks=looks_timed(data),
         searches=[line for found in data.searches for line in search_words(found)],
         guarantees=[guarantee_text(found) for found in data.calibrations],
