@@ -4,7 +4,8 @@
     PYTHONPATH=src python benchmarks/gpu.py --tiny --out FILE    # the same parts on a small shape, on a CPU too
 
 Parts, in order: removal against masking (bf16 and fp32, SDPA and FlashAttention 2), host reads of a prefill by the
-profiler, decoding with a static cache, then the shapes' times from batch 1 to 32. A part that cannot run says why; one
+profiler, what a read of a gate's decision costs, decoding with a static cache, then the shapes' times from batch 1 to
+32. A part that cannot run says why; one
 that would start after the time is up is listed as not run. Sharding over two devices is not among them yet.
 """
 
@@ -20,6 +21,7 @@ import torch
 import lookaway as la
 from lookaway.core.files import write_json
 from lookaway.evaluation.header import run_header
+from lookaway.evaluation.latency import measure
 from lookaway.evaluation.speed import measure_speed
 from lookaway.models.shapes.published import build_shape
 
@@ -65,6 +67,7 @@ def parts(device: str, tiny: bool) -> dict[str, Callable[[], dict[str, Any]]]:
                 correctness(device, small, dtype, attention)
             )
     found["host reads of a prefill"] = lambda: reads(device, small)
+    found["waits for gates"] = lambda: waits(device, 0.01 if tiny else 1.0, 1 if tiny else 9)
     found["static cache"] = lambda: static_cache(device, small)
     for shape in SHAPES[:1] if tiny else SHAPES:
         for size in (1,) if tiny else (1, 8, 32):
@@ -108,6 +111,27 @@ def reads(device: str, scale: float) -> dict[str, Any]:
                 shaped.model(**inputs, logits_to_keep=1)
         counts[name] = {read: sum(event.count for event in seen.key_averages() if read in event.key) for read in READS}
     return {"counts": counts}
+
+
+def waits(device: str, scale: float, repeats: int) -> dict[str, Any]:
+    """Seconds of a prefill with a gate at every layer, none of which fires, by how many decisions are read at once."""
+    shaped = build_shape(SHAPES[0], scale, device=device)
+    inputs, anatomy = shaped.inputs(1, 64), la.anatomy(shaped.model)
+    layers = range(anatomy.first_prunable_layer, anatomy.num_layers)
+    gates = la.ExitGates(anatomy.shape.hidden_size, layers, norm="layer")
+
+    def prefill(policy: Any) -> Callable[[], None]:
+        def run() -> None:
+            with la.attach(shaped.model, policy):
+                shaped.model(**inputs, use_cache=True, logits_to_keep=1)
+
+        return run
+
+    ways = {every: prefill(la.VisualExit(gates, 0.9999999, read_every=every)) for every in (1, 2, len(layers))}
+    times = measure(
+        {f"read_every={every}": run for every, run in ways.items()}, repeats=repeats, warmup=1, device=device
+    )
+    return {"candidate layers": len(layers), "seconds": {name: vars(timing) for name, timing in times.items()}}
 
 
 def static_cache(device: str, scale: float) -> dict[str, Any]:
