@@ -78,12 +78,12 @@ def test_without_the_package_its_extra_is_named(monkeypatch):
         EnergyMeter()
 
 
-def test_the_real_package_sends_nothing_and_leaves_no_file(tmp_path, monkeypatch):
+def test_the_real_package_sends_nothing_says_nothing_and_leaves_no_file(tmp_path, monkeypatch, caplog):
     pytest.importorskip("codecarbon")
     settings = tmp_path / ".codecarbon.config"
     settings.write_text(
         "[codecarbon]\noutput_methods=csv,api\nemissions_endpoint=http://localhost:9\nco2_signal_api_token=a\n"
-        "log_level=debug\nforce_cpu_power=50\ncloud_provider=aws\n"
+        "log_level=debug\nforce_cpu_power=50\ncloud_provider=aws\noutput_dir=/nowhere\nmeasure_power_secs=a\n"
     )
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -99,6 +99,7 @@ def test_the_real_package_sends_nothing_and_leaves_no_file(tmp_path, monkeypatch
     words, measured = meter.source
     assert ("estimate" in words) == (not measured)
     assert list(tmp_path.iterdir()) == [settings]
+    assert caplog.records == []
 
 
 class Meter:

@@ -48,21 +48,23 @@ class EnergyMeter:
 
     Raises:
         MissingDependency: codecarbon is not installed.
+        LookawayError: it cannot be set up.
     """
 
     def __init__(self) -> None:
-        log = logging.getLogger("codecarbon")
-        log.setLevel(logging.ERROR)  # while it is imported and made, which is before it hears of `log_level`
         try:
             from codecarbon import OfflineEmissionsTracker
         except ImportError:
             raise MissingDependency.of("codecarbon", "energy") from None
+        logging.getLogger("codecarbon").setLevel(logging.ERROR)  # it says much before it hears of `log_level`
         self._tracker: Any = OfflineEmissionsTracker(
             country_iso_code="FRA", country_2letter_iso_code=None, region=None, cloud_provider=None, cloud_region=None,
             force_carbon_intensity_g_co2e_kwh=0.0, electricitymaps_api_token="", output_methods=[], output_handlers=[],
             emissions_endpoint=None, log_level="error", tracking_mode="machine", allow_multiple_runs=True, pue=1.0,
-            wue=0.0, logger_preamble="", metadata=None,
+            wue=0.0, logger_preamble="", metadata=None, output_dir=".", measure_power_secs=15.0,
         )  # fmt: skip
+        if not hasattr(self._tracker, "_hardware"):  # it keeps its own errors to itself
+            raise LookawayError("codecarbon could not be set up: look at ~/.codecarbon.config, or leave --energy out.")
 
     def read(self, run: Callable[[], object], least: float, device: Any = None) -> Reading:
         """Energy of `run`, repeated until it has run for `least` seconds.
