@@ -131,7 +131,7 @@ def waits(device: str, scale: float, repeats: int) -> dict[str, Any]:
     times = measure(
         {f"read_every={every}": run for every, run in ways.items()}, repeats=repeats, warmup=1, device=device
     )
-    return {"candidate layers": len(layers), "seconds": {name: vars(timing) for name, timing in times.items()}}
+    return {"candidate layers": len(layers), "prefill": {name: vars(timing) for name, timing in times.items()}}
 
 
 def static_cache(device: str, scale: float) -> dict[str, Any]:

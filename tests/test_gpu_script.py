@@ -23,7 +23,7 @@ def test_every_part_runs_on_a_small_shape_or_says_why_not(monkeypatch, tmp_path)
     rows = found["parts"]["removal against masking, float32, sdpa"]["policies"]
     assert max(row["difference"] for row in rows.values()) < 1e-5
     assert found["parts"]["static cache"]["same tokens"]
-    assert set(found["parts"]["waits for gates"]["seconds"]) == {"read_every=1", "read_every=2", "read_every=3"}
+    assert set(found["parts"]["waits for gates"]["prefill"]) == {"read_every=1", "read_every=2", "read_every=3"}
     assert {row["part"] for row in found["parts"]["llava-1.5-7b, batch of 1, sdpa"]["timings"]} == {
         "decoder", "first token", "decode",
     }  # fmt: skip
