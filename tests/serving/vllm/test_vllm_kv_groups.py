@@ -31,13 +31,13 @@ def test_more_requests_in_the_same_memory(judges):
             found[own] = most_at_once(llm, judge, 24)
             pool = core(llm).scheduler.kv_cache_manager.block_pool
             assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1  # all given back, but the null block
-            assert not any(manager.left_out for manager in exit_managers(llm))
+            assert not any(manager.layouts for manager in exit_managers(llm))
     assert found[True] >= 1.5 * found[False], found
 
 
 def exit_managers(llm):
     managers = core(llm).scheduler.kv_cache_manager.coordinator.single_type_managers
-    return [manager for manager in managers if hasattr(manager, "left_out")]
+    return [manager for manager in managers if hasattr(manager, "layouts")]
 
 
 def test_a_request_gets_blocks_for_what_its_layers_hold(judges):
@@ -53,7 +53,7 @@ def test_a_request_gets_blocks_for_what_its_layers_hold(judges):
             every = {
                 len(manager.req_to_blocks[running.request_id])
                 for manager in managers
-                if not hasattr(manager, "left_out")
+                if not hasattr(manager, "layouts")
             }
             tokens = running.num_prompt_tokens
             assert every == {-(-tokens // 32)}

@@ -53,7 +53,7 @@ def changed(config, path, value):
     [
         ("use_v2_model_runner", True, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ("model_config.enforce_eager", False, "--enforce-eager"),
-        ("cache_config.enable_prefix_caching", True, "--no-enable-prefix-caching"),
+        ("kv_events_config", SimpleNamespace(enable_kv_cache_events=True), "leave out enable_kv_cache_events"),
         ("speculative_config", object(), "--speculative-config"),
         ("kv_transfer_config", object(), "--kv-transfer-config"),
         ("lora_config", object(), "merge them"),
@@ -164,8 +164,8 @@ def test_decoders_with_another_loop_and_sliding_windows():
 def test_an_engine_with_a_refused_setting_does_not_start(judges):
     judge = judges("llava")
     with (
-        pytest.raises(SettingsError, match="--no-enable-prefix-caching"),
-        engine(judge, {"policy": judge.saved["exit-3"]}, enable_prefix_caching=True),
+        pytest.raises(SettingsError, match="--enforce-eager"),
+        engine(judge, {"policy": judge.saved["exit-3"]}, enforce_eager=False),
     ):
         pass
 

@@ -35,7 +35,7 @@ def server(judges, tmp_path_factory):
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(judge.folder), "--host", "127.0.0.1",
         "--port", str(port), "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager",
-        "--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "1024",
+        "--no-enable-chunked-prefill", "--max-num-batched-tokens", "1024",
         "--max-model-len", "512", "--block-size", "32", "--generation-config", "vllm",
         "--chat-template", str(folder / "template.jinja"), "--additional-config", json.dumps(given),
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def test_what_was_saved_is_counted(server):
     found = dict(line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("lookaway_"))
     prompts = float(found['lookaway_prompts_total{exit_layer="3",policy="exit-3"}'])
     assert prompts >= 1
-    assert float(found['lookaway_visual_tokens_total{policy="exit-3"}']) % (64 * LAYERS) == 0
+    assert float(found['lookaway_visual_tokens_total{policy="exit-3"}']) >= 64 * LAYERS
     every, dropped = (
         float(found[f'lookaway_visual_tokens{part}_total{{policy="exit-3"}}']) for part in ("", "_dropped")
     )

@@ -100,8 +100,7 @@ class Attachment:
         return hidden_states
 
     def _narrowed(self, decoder: NarrowedDecoder, hidden: Tensor, positions: Tensor) -> Tensor | None:
-        settings = self.settings
-        requests = requests_of(self.runner, self.held, settings.num_layers, settings.name_for, self.grid)
+        requests = requests_of(self.runner, self.held, self.settings, self.grid)
         if not decoder.needed(requests):
             return None
         if self._groups is None:  # known when the KV cache was laid out

@@ -84,5 +84,5 @@ class FrontEnd:
                 f"How many tokens of each picture the policy {name!r} keeps is not known before the model sees the "
                 f"{len(request.mm_features)} pictures of this prompt. Send one picture, choose another policy or "
                 "'off', or start the server such that tokens can leave inside the decoder: --enforce-eager "
-                "--no-enable-prefix-caching --no-enable-chunked-prefill, and a policy with positions='original'."
+                "--no-enable-chunked-prefill, and a policy with positions='original'."
             )

@@ -14,6 +14,7 @@ __all__ = ["place_hooks", "place_server_hooks"]
 
 def place_hooks() -> None:
     """Wrap vLLM's methods, where that was not done yet."""
+    from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.input_processor import InputProcessor
@@ -25,7 +26,10 @@ def place_hooks() -> None:
     register_spec()
     _wrap(InputProcessor, "__init__", _check_config)
     _wrap(InputProcessor, "process_inputs", _check_request)
+    _wrap(Scheduler, "__init__", _attach_to_scheduler)
+    _wrap(KVCacheManager, "get_computed_blocks", _find_cached)
     _wrap(KVCacheManager, "allocate_slots", _tell_managers)
+    _wrap(KVCacheCoordinator, "cache_blocks", _cache_blocks)
     _wrap(GPUModelRunner, "get_kv_cache_spec", _attach)
     _wrap(GPUModelRunner, "_init_mrope_positions", _begin_positions)
     _wrap(GPUModelRunner, "_execute_mm_encoder", _encode)
@@ -96,6 +100,34 @@ def _check_request(
         processor.lookaway.forget(processor.renderer.mm_processor_cache, prompt)
         raise VLLMValidationError(str(error)) from error
     return request
+
+
+def _attach_to_scheduler(plain: Plain, scheduler: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+    """In the scheduler, once."""
+    from .settings import settings_of
+
+    plain(scheduler, vllm_config, *args, **kwargs)
+    settings = settings_of(vllm_config)
+    if settings is not None:
+        from .prefix_caching import attach_to_scheduler
+
+        attach_to_scheduler(scheduler, settings)
+
+
+def _find_cached(plain: Plain, manager: Any, request: Any) -> Any:
+    """In the scheduler, for each request that begins: which of its first tokens are in the prefix cache."""
+    blocks, hit, boundary = plain(manager, request)
+    if hit and getattr(manager, "lookaway", None) is not None:
+        blocks, hit = manager.lookaway.find(manager, request, blocks, hit)
+        boundary = 0  # of layers that keep a sparse state, which the plugin does not serve
+    return blocks, hit, boundary
+
+
+def _cache_blocks(plain: Plain, coordinator: Any, request: Any, num_computed_tokens: int) -> None:
+    """In the scheduler, for each request of a step: blocks go into the prefix cache as far as others may read them."""
+    if getattr(coordinator, "lookaway", None) is not None:
+        num_computed_tokens = int(min(num_computed_tokens, coordinator.lookaway.shareable(request)))
+    plain(coordinator, request, num_computed_tokens)
 
 
 def _tell_managers(plain: Plain, manager: Any, request: Any, *args: Any, **kwargs: Any) -> Any:

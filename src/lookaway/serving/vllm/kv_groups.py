@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .compact_blocks import CompactBlocks
 from .pictures import visual_ranges
 
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["exit_spec", "first_text_layer", "register_spec", "tell_managers"]
+__all__ = ["exit_managers", "exit_spec", "first_text_layer", "register_spec", "tell_managers"]
 
 MOST_GROUPS = 8
 """vLLM makes groups of equal size: where the layers behind the exit are many times those before it (or the other way
@@ -42,6 +43,7 @@ def _classes() -> tuple[Any, Any]:
     from dataclasses import dataclass
 
     from vllm.utils.math_utils import cdiv
+    from vllm.v1.core.kv_cache_utils import BlockHash, make_block_hash_with_group_id, resolve_block_hashes
     from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
     from vllm.v1.kv_cache_interface import AttentionSpec
 
@@ -60,40 +62,91 @@ def _classes() -> tuple[Any, Any]:
 
         @property
         def prefix_cacheable(self) -> bool:
-            return False
+            return False  # not by vLLM's own rule that a block holds what the prompt's block of its number does
 
     class ExitManager(FullAttentionManager):
         """Allocates blocks for the tokens that the group's layers hold."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.left_out: dict[str, list[tuple[int, int]]] = {}
-            """Request id -> ranges of tokens that the layers never hold."""
+            self.layouts: dict[str, CompactBlocks] = {}
+            """Request id -> where its tokens lie."""
+            self.cached_until: dict[str, int] = {}
+            """Request id -> so many of its tokens are in the prefix cache; a multiple of the block size."""
 
         def learn(self, request: Any) -> None:
-            if request.request_id in self.left_out:
+            if request.request_id in self.layouts:
                 return
             chosen = (getattr(request.sampling_params, "extra_args", None) or {}).get(
                 "lookaway", self.kv_cache_spec.default
             )
             applies = chosen in self.kv_cache_spec.without_visual
-            self.left_out[request.request_id] = visual_ranges(request.mm_features) if applies else []
+            left_out = visual_ranges(request.mm_features) if applies else ()
+            self.layouts[request.request_id] = CompactBlocks(left_out, self.block_size)
 
         def held(self, request_id: str, num_tokens: int) -> int:
-            """How many of a request's first tokens the layers hold; at least 1, since vLLM expects a block."""
-            ranges = self.left_out.get(request_id, ())
-            return max(num_tokens - sum(max(min(stop, num_tokens) - start, 0) for start, stop in ranges), 1)
+            """How many of a request's first tokens the layers hold."""
+            layout = self.layouts.get(request_id)
+            return num_tokens if layout is None else layout.held(num_tokens)
 
-        def get_num_blocks_to_allocate(self, request_id: str, num_tokens: int, *args: Any, **kwargs: Any) -> int:
-            wanted = cdiv(self.held(request_id, num_tokens), self.block_size)
-            return max(wanted - len(self.req_to_blocks.get(request_id, ())), 0)
+        def get_num_blocks_to_allocate(
+            self,
+            request_id: str,
+            num_tokens: int,
+            new_computed_blocks: Any,
+            total_computed_tokens: int,
+            num_local_computed_tokens: int,
+            *args: Any,
+            **kwargs: Any,
+        ) -> int:
+            held = max(self.held(request_id, num_tokens), 1)  # vLLM expects a block
+            computed = self.held(request_id, num_local_computed_tokens)
+            return super().get_num_blocks_to_allocate(request_id, held, new_computed_blocks, computed, computed, held)
+
+        def add_local_computed_blocks(
+            self, request_id: str, new_computed_blocks: Any, num_local_computed_tokens: int, *args: Any
+        ) -> None:
+            self.cached_until[request_id] = num_local_computed_tokens
+            computed = self.held(request_id, num_local_computed_tokens)
+            super().add_local_computed_blocks(request_id, new_computed_blocks, computed, 0)
 
         def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> Any:
-            held = self.held(request_id, num_tokens)
+            held = max(self.held(request_id, num_tokens), 1)
             return super().allocate_new_blocks(request_id, held, held)
 
+        def cache_blocks(self, request: Any, num_tokens: int, *args: Any, **kwargs: Any) -> None:
+            layout, blocks = self.layouts[request.request_id], self.req_to_blocks[request.request_id]
+            size, hashes = self.block_size, self._hashes(request)
+            first, last = self.cached_until.get(request.request_id, 0), num_tokens // size * size
+            for end in range(first + size, last + 1, size):
+                for number in layout.written(end):
+                    key = layout.key(hashes[end // size - 1], end, number)
+                    group_key = make_block_hash_with_group_id(BlockHash(key), self.kv_cache_group_id)
+                    self.block_pool._insert_block_hash(group_key, blocks[number], num_tokens=end)
+            self.cached_until[request.request_id] = max(first, last)
+
+        def find(self, request: Any, most: int) -> tuple[list[Any], int]:
+            """(blocks, tokens): the longest part of a request's first `most` tokens, a multiple of the block size, of
+            which the cache has all that these layers hold."""
+            layout, size, hashes = self.layouts[request.request_id], self.block_size, self._hashes(request)
+            for hit in range(most, 0, -size):
+                found: list[Any] = []
+                for number, end in enumerate(layout.needed(hit)):
+                    key = BlockHash(layout.key(hashes[end // size - 1], end, number))
+                    blocks = self.block_pool.get_cached_block(key, [self.kv_cache_group_id])
+                    if blocks is None:
+                        break
+                    found += blocks
+                else:
+                    return found, hit
+            return [], 0
+
+        def _hashes(self, request: Any) -> Any:
+            return resolve_block_hashes(request.block_hashes, self.block_pool.hash_block_size, self.block_size)
+
         def pop_blocks_for_free(self, request_id: str) -> Any:
-            self.left_out.pop(request_id, None)
+            self.layouts.pop(request_id, None)
+            self.cached_until.pop(request_id, None)
             return super().pop_blocks_for_free(request_id)
 
     # vLLM sends specs from the worker to the scheduler by name.
@@ -122,9 +175,12 @@ def exit_spec(plain: Any, settings: Settings, first: int) -> Any:
     return _classes()[0](**shared, without_visual=names, default=settings.default)
 
 
+def exit_managers(managers: Iterable[Any]) -> list[Any]:
+    """Those of exit groups."""
+    return [manager for manager in managers if isinstance(manager, _classes()[1])]
+
+
 def tell_managers(managers: Iterable[Any], request: Any) -> None:
-    """Let the managers of exit groups know a request before its blocks are allocated."""
-    exit_manager = _classes()[1]
-    for manager in managers:
-        if isinstance(manager, exit_manager):
-            manager.learn(request)
+    """Let the managers of exit groups know a request before its blocks are found or allocated."""
+    for manager in exit_managers(managers):
+        manager.learn(request)

@@ -126,9 +126,9 @@ def inside_reasons(config: Any, settings: Settings) -> list[str]:
     return _that_apply([
         (not config.model_config.enforce_eager, "CUDA graphs or compilation", "--enforce-eager"),
         (
-            bool(cache.enable_prefix_caching),
-            "prefix caching (which tokens a layer holds would depend on the request)",
-            "--no-enable-prefix-caching",
+            bool(config.kv_events_config and config.kv_events_config.enable_kv_cache_events),
+            "events about the KV cache (they would not name what layers behind an exit hold)",
+            "leave out enable_kv_cache_events",
         ),
         (
             config.scheduler_config.enable_chunked_prefill and not settings.all_static(),

@@ -6,7 +6,6 @@ layer waits for the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from ...core.layout import ImageSpan
 from .pictures import spans_of, visual_ranges
-from .settings import OFF
-from .short_prompt import marked
+from .settings import Settings
 
 __all__ = ["Held", "StepRequest", "requests_of"]
 
@@ -28,6 +26,8 @@ class Held:
     source: Any
     """The runner's own record of the request; another one under the same id is another request."""
     policy: str
+    exit_at: int | None
+    """The layer before which all visual tokens leave, where that is known without looking."""
     visual: NDArray[np.bool_]  # [P]
     """Which tokens of the prompt are visual."""
     spans: tuple[ImageSpan, ...]
@@ -67,19 +67,21 @@ class StepRequest:
 
 
 def requests_of(
-    runner: Any,
-    held: dict[str, Held],
-    num_layers: int,
-    policy_of: Callable[[Any], str],
-    grid: tuple[int, int] | None = None,
+    runner: Any, held: dict[str, Held], settings: Settings, grid: tuple[int, int] | None = None
 ) -> list[StepRequest]:
     """The requests of a step of the V1 runner, in the order of their rows.
+
+    A request may begin behind tokens that the prefix cache holds, and begins again after a preemption. Under a fixed
+    exit what the layers hold follows from the tokens before.
 
     Args:
         held: request id -> what its layers hold. Requests that begin (again) are reset in it, and those that ended are
             taken out.
-        policy_of: sampling parameters -> the policy's name.
+        settings: the server's policies.
         grid: rows and columns of each picture's visual tokens, where the model gives all pictures the same.
+
+    Raises:
+        RuntimeError: a request whose policy looks at the prompt begins behind its first token.
     """
     batch = runner.input_batch
     starts = runner.query_start_loc.np
@@ -89,10 +91,15 @@ def requests_of(
         done = int(batch.num_computed_tokens_cpu[row])
         state = held.get(request_id)
         if state is None or state.source is not record:
-            if done:
-                raise RuntimeError(f"Request {request_id} begins at token {done}, though prefix caching is off.")
-            state = held[request_id] = _begin(record, num_layers, policy_of(record.sampling_params), grid)
-        if done == 0:  # it begins, or begins again after preemption
+            state = held[request_id] = _begin(record, settings, grid)
+            if done and state.exit_at is None and state.visual.any():
+                raise RuntimeError(
+                    f"Request {request_id} begins at token {done}, though its policy {state.policy!r} looks at the "
+                    "whole prompt."
+                )
+        if state.exit_at is not None:
+            state.gone[state.exit_at :] = state.visual[:done].sum()
+        elif done == 0:  # it begins, or begins again after preemption
             state.gone[:] = 0
         start, stop = int(starts[row]), int(starts[row + 1])
         found.append(StepRequest(state, start, stop - start, done, record.num_prompt_tokens))
@@ -101,11 +108,11 @@ def requests_of(
     return found
 
 
-def _begin(record: Any, num_layers: int, policy: str, grid: tuple[int, int] | None) -> Held:
+def _begin(record: Any, settings: Settings, grid: tuple[int, int] | None) -> Held:
     visual = np.zeros(record.num_prompt_tokens, dtype=bool)
     for start, stop in visual_ranges(record.mm_features):
         visual[start:stop] = True
-    if any(map(marked, record.mm_features)):  # its policy had its say before the decoder
-        policy = OFF
+    policy = settings.inside_for(record.sampling_params, record.mm_features)
     spans = spans_of(visual, record.mm_features, grid)
-    return Held(record, policy, visual, spans, np.zeros(num_layers, dtype=np.int64))
+    gone = np.zeros(settings.num_layers, dtype=np.int64)
+    return Held(record, policy, settings.exit_of(policy), visual, spans, gone)
