@@ -113,6 +113,16 @@ def test_another_question_about_the_same_picture(judges, lead):
         assert asked(llm, judge, [(second, "exit-3")]) == [0]
 
 
+def test_no_block_is_copied_before_it_was_written(judges):
+    """Copies are made before a step runs: of two prompts that begin in one step, the second one shares whole blocks
+    only."""
+    judge = judges("llava")
+    first, second = prompts_of(judge, LETTERS[4] * 40, LETTERS[1] * 70, LETTERS[2] * 60)
+    with engine(judge, of(judge, ("exit-3",)), **CACHED, **WITHOUT_CHUNKS) as llm:
+        assert asked(llm, judge, [(first, "exit-3"), (second, "exit-3")]) == [0, BLOCK]
+        assert asked(llm, judge, [(first, "exit-3"), (second, "exit-3")]) == [5 * BLOCK, 5 * BLOCK]
+
+
 def test_without_kv_groups_of_their_own_hits_end_before_the_picture(judges):
     judge = judges("llava")
     first, second = prompts_of(judge, LETTERS[3] * 40, LETTERS[1] * 70, LETTERS[2] * 60)

@@ -73,6 +73,12 @@ def _classes() -> tuple[Any, Any]:
             """Request id -> where its tokens lie."""
             self.cached_until: dict[str, int] = {}
             """Request id -> so many of its tokens are in the prefix cache; a multiple of the block size."""
+            self.fresh: set[bytes] = set()
+            """Keys of blocks that get their tokens in the step that is being planned; copies come before these."""
+
+        def new_step_starts(self) -> None:
+            super().new_step_starts()
+            self.fresh.clear()
 
         def learn(self, request: Any) -> None:
             if request.request_id in self.layouts:
@@ -121,6 +127,7 @@ def _classes() -> tuple[Any, Any]:
             for end in range(first + size, last + 1, size):
                 for number in layout.written(end):
                     key = layout.key(hashes[end // size - 1], end, number)
+                    self.fresh.add(key)
                     group_key = make_block_hash_with_group_id(BlockHash(key), self.kv_cache_group_id)
                     self.block_pool._insert_block_hash(group_key, blocks[number], num_tokens=end)
             self.cached_until[request.request_id] = max(first, last)
@@ -130,15 +137,14 @@ def _classes() -> tuple[Any, Any]:
             which the cache has all that these layers hold."""
             layout, size, hashes = self.layouts[request.request_id], self.block_size, self._hashes(request)
             for hit in range(most, 0, -size):
-                found: list[Any] = []
-                for number, end in enumerate(layout.needed(hit)):
-                    key = BlockHash(layout.key(hashes[end // size - 1], end, number))
-                    blocks = self.block_pool.get_cached_block(key, [self.kv_cache_group_id])
-                    if blocks is None:
-                        break
-                    found += blocks
-                else:
-                    return found, hit
+                keys = [
+                    layout.key(hashes[end // size - 1], end, number) for number, end in enumerate(layout.needed(hit))
+                ]
+                if layout.held(hit) % size and keys[-1] in self.fresh:  # of the last block a copy would be needed
+                    continue
+                found = [self.block_pool.get_cached_block(BlockHash(key), [self.kv_cache_group_id]) for key in keys]
+                if all(found):
+                    return [block for (block,) in found], hit
             return [], 0
 
         def _hashes(self, request: Any) -> Any:
