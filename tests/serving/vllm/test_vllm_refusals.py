@@ -87,6 +87,25 @@ def test_chunked_prefill_with_a_policy_that_looks(config):
             check_config(config, settings(policy))
 
 
+def test_graphs_of_decoding_steps_on_ones_own_risk(config):
+    """Never run on a GPU: refused unless a setting says so, and prompts stay eager with it."""
+    own_risk = replace(settings(la.ExitAt(3)), unproved_cuda_graphs=True)
+    check_config(config, own_risk)  # eager
+    for mode, graphs, fits in [
+        (0, "FULL_DECODE_ONLY", True), (0, "NONE", True), (0, "FULL", False), (0, "FULL_AND_PIECEWISE", False),
+        (3, "FULL_DECODE_ONLY", False),
+    ]:  # fmt: skip
+        compilation = SimpleNamespace(mode=mode, cudagraph_mode=SimpleNamespace(name=graphs, value=graphs != "NONE"))
+        graphed = With(changed(config, "model_config.enforce_eager", False), compilation_config=compilation)
+        with pytest.raises(SettingsError, match="--enforce-eager"):
+            check_config(graphed, settings(la.ExitAt(3)))
+        if fits:
+            check_config(graphed, own_risk)
+        else:
+            with pytest.raises(SettingsError, match="FULL_DECODE_ONLY"):
+                check_config(graphed, own_risk)
+
+
 def test_tensor_parallelism_with_a_ranking_by_attention(config):
     several = changed(
         changed(config, "scheduler_config.enable_chunked_prefill", False), "parallel_config.tensor_parallel_size", 2

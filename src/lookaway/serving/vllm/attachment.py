@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +21,7 @@ from .reports import Reports
 from .settings import Settings
 from .short_prompt import marked
 from .sizes import sizes_of
-from .step import Held, requests_of
+from .step import Held, StepRequest, requests_of
 from .tower import watched
 
 __all__ = ["Attachment", "attach"]
@@ -35,11 +36,18 @@ def attach(runner: Any, settings: Settings) -> Attachment:
     check_config(runner.vllm_config, settings)
     check_weights(runner.vllm_config.model_config, settings)
     inside = not inside_reasons(runner.vllm_config, settings)
+    if inside and runner.vllm_config.compilation_config.cudagraph_mode.value:
+        warnings.warn(
+            "CUDA graphs of decoding steps under lookaway's policies were never run on a GPU. Compare answers with "
+            "those of a server that was started with --enforce-eager.",
+            UserWarning,
+            stacklevel=2,
+        )
     return Attachment(runner, settings, check_model(runner.get_model()) if inside else None)
 
 
 class Attachment:
-    """One a runner. `held` and `kept` are the only things that change from step to step.
+    """One a runner. `prepare` and `forward` are called in each step, one after the other.
 
     Args:
         decoder: vLLM's; None: visual tokens leave before it only.
@@ -51,6 +59,10 @@ class Attachment:
         self.grid = grid_of(model)
         shape = sizes_of(model)
         self.decoder = None if decoder is None else NarrowedDecoder(decoder, settings, Savings(shape))
+        self.slots: dict[str, Tensor] | None = None
+        """Attention layer's name -> slot of each row of the step at hand, as vLLM's layers will find them."""
+        self.requests: list[StepRequest] = []
+        """Those of the step at hand."""
         self.reports = Reports(shape)
         self.held: dict[str, Held] = {}
         self._groups: dict[str, Group] | None = None
@@ -66,6 +78,29 @@ class Attachment:
         first = first_text_layer(self.settings)
         behind = set(self.decoder.names[first:])
         return {name: exit_spec(spec, self.settings, first) if name in behind else spec for name, spec in specs.items()}
+
+    def split_groups(self) -> None:
+        """Before the runner makes its attention metadata builders."""
+        if self.decoder is not None:
+            self.decoder.steady.split(self.runner)
+            self._groups = None
+
+    def prepare(self, num_reqs: int, real: bool) -> None:
+        """Before the runner builds a step's attention metadata.
+
+        Args:
+            num_reqs: of the step. real: it has requests; False: a step to warm up, or to capture a CUDA graph.
+        """
+        if self.decoder is None:
+            return
+        steady = self.decoder.steady
+        if not real:
+            steady.prepare_capture(self.runner, num_reqs, self.slots)
+            return
+        self.requests = requests_of(self.runner, self.held, self.settings, self.grid)
+        steady.apply = False
+        if not self.decoder.drops(self.requests):
+            steady.prepare(self.runner, self.requests, self.slots)
 
     def encode(self, plain: Any, scheduled: Any) -> Any:
         """Run the vision tower on the pictures of a step (`plain`), and keep of each the tokens that stay.
@@ -95,14 +130,10 @@ class Attachment:
             positions: [T], or [3, T] where positions have three dimensions; corrected in place.
         """
         self.positions.correct(self.runner, positions)
-        hidden_states = None if self.decoder is None else self._narrowed(self.decoder, hidden, positions)
+        hidden_states = None
+        if self.decoder is not None and not self.decoder.steady.apply:
+            if self._groups is None:  # known when the KV cache was laid out
+                self._groups = groups_of(self.runner)
+            hidden_states = self.decoder.run(self.runner, self._groups, self.requests, hidden, positions)
         self.reports.note(self.runner, self.held)
         return hidden_states
-
-    def _narrowed(self, decoder: NarrowedDecoder, hidden: Tensor, positions: Tensor) -> Tensor | None:
-        requests = requests_of(self.runner, self.held, self.settings, self.grid)
-        if not decoder.needed(requests):
-            return None
-        if self._groups is None:  # known when the KV cache was laid out
-            self._groups = groups_of(self.runner)
-        return decoder.run(self.runner, self._groups, requests, hidden, positions)

@@ -20,6 +20,7 @@ from .narrowed_step import NarrowedStep
 from .narrowing import Group
 from .plan import Plan
 from .settings import Settings
+from .steady_steps import SteadySteps
 from .step import StepRequest
 
 __all__ = ["NarrowedDecoder"]
@@ -40,13 +41,12 @@ class NarrowedDecoder:
         self.attentions = [layer.self_attn.attn for layer in self.layers]
         self.names = [attention.layer_name for attention in self.attentions]
         self.plans = {name: Plan.of(policy, len(self.layers)) for name, policy in settings.policies.items()}
+        self.steady = SteadySteps(self.names, self.plans.values())
+        """How vLLM's own loop over layers runs a step in which nothing leaves."""
 
-    def needed(self, requests: Sequence[StepRequest]) -> bool:
-        """Whether a row may leave in this step, or a layer holds fewer tokens than a request has."""
-        return any(
-            bool(request.held.gone.any()) or (request.held.policy in self.plans and bool(request.visual.any()))
-            for request in requests
-        )
+    def drops(self, requests: Sequence[StepRequest]) -> bool:
+        """Whether a row may leave in this step."""
+        return any(request.held.policy in self.plans and bool(request.visual.any()) for request in requests)
 
     def run(
         self, runner: Any, groups: dict[str, Group], requests: Sequence[StepRequest], hidden: Tensor, positions: Tensor
@@ -112,8 +112,10 @@ class NarrowedDecoder:
         """All layers once: the step as it ended, and the normed hidden states [T, D]."""
         from vllm.forward_context import get_forward_context, override_forward_context
 
-        step = NarrowedStep(runner, groups, requests, plans, get_forward_context(), partial)
         padded = len(hidden)
+        # Where a CUDA graph could have run the step, its own metadata are of more rows, too.
+        partial = partial or padded > sum(request.rows for request in requests)
+        step = NarrowedStep(runner, groups, requests, plans, get_forward_context(), partial)
         hidden, positions = hidden[: step.total], positions[..., : step.total]
         residual: Tensor | None = None
         with override_forward_context(step.context):

@@ -31,6 +31,9 @@ def place_hooks() -> None:
     _wrap(KVCacheManager, "allocate_slots", _tell_managers)
     _wrap(KVCacheCoordinator, "cache_blocks", _cache_blocks)
     _wrap(GPUModelRunner, "get_kv_cache_spec", _attach)
+    _wrap(GPUModelRunner, "initialize_metadata_builders", _split_groups)
+    _wrap(GPUModelRunner, "_get_slot_mappings", _note_slots)
+    _wrap(GPUModelRunner, "_build_attention_metadata", _prepare)
     _wrap(GPUModelRunner, "_init_mrope_positions", _begin_positions)
     _wrap(GPUModelRunner, "_execute_mm_encoder", _encode)
     _wrap(GPUModelRunner, "_model_forward", _run_decoder)
@@ -149,6 +152,28 @@ def _attach(plain: Plain, runner: Any) -> Any:
     return specs if runner.lookaway is None else runner.lookaway.kv_cache_specs(specs)
 
 
+def _split_groups(plain: Plain, runner: Any, *args: Any, **kwargs: Any) -> None:
+    """In the worker, when its KV cache was laid out."""
+    if getattr(runner, "lookaway", None) is not None:
+        runner.lookaway.split_groups()
+    plain(runner, *args, **kwargs)
+
+
+def _note_slots(plain: Plain, runner: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the worker, for each step, before `_prepare`."""
+    by_group, by_layer = plain(runner, *args, **kwargs)
+    if getattr(runner, "lookaway", None) is not None:
+        runner.lookaway.slots = by_layer
+    return by_group, by_layer
+
+
+def _prepare(plain: Plain, runner: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the worker, for each step: what its layers hold, where that is known before they run."""
+    if getattr(runner, "lookaway", None) is not None:
+        runner.lookaway.prepare(kwargs["num_reqs"], real=kwargs.get("num_scheduled_tokens") is not None)
+    return plain(runner, *args, **kwargs)
+
+
 def _begin_positions(plain: Plain, runner: Any, record: Any) -> None:
     """In the worker, for each new request of a model with positions in three dimensions."""
     if getattr(runner, "lookaway", None) is not None and runner.lookaway.positions.wanted(record):
@@ -204,7 +229,7 @@ def _choose_policy(plain: Plain, body: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _run_decoder(plain: Plain, runner: Any, *args: Any, **kwargs: Any) -> Any:
-    """In the worker, for each step: the narrowed decoder where tokens leave or have left, else vLLM's own."""
+    """In the worker, for each step: the narrowed decoder where tokens leave, else vLLM's own."""
     if getattr(runner, "lookaway", None) is not None:
         hidden = runner.lookaway.forward(kwargs["inputs_embeds"], kwargs["positions"])
         if hidden is not None:

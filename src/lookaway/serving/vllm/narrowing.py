@@ -37,15 +37,18 @@ def groups_of(runner: Any) -> dict[str, Group]:
     """
     found = {}
     for index, attention_groups in enumerate(runner.attn_groups):
+        made: dict[Any, Group] = {}
         for part in attention_groups:
             if part.kernel_block_size is not None:
                 raise RuntimeError(
                     f"{part.backend.get_name()} splits KV cache blocks, which lookaway does not support. Set "
                     f"--block-size {part.kernel_block_size}, or another attention backend."
                 )
-            builder = part.get_metadata_builder(0)
-            group = Group(index, builder, runner.input_batch.block_table[index].block_size)
-            found.update(dict.fromkeys(part.layer_names, group))
+            kind = (part.backend, part.kv_cache_spec)  # layers of which one builder's metadata will do for all
+            if kind not in made:
+                builder = part.get_metadata_builder(0)
+                made[kind] = Group(index, builder, runner.input_batch.block_table[index].block_size)
+            found.update(dict.fromkeys(part.layer_names, made[kind]))
     return found
 
 

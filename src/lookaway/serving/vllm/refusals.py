@@ -36,6 +36,7 @@ ARCHITECTURES = (
 DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 """vLLM's decoder classes whose loop over layers `decoder.py` repeats."""
 TESTED_VERSIONS = ("0.32",)
+GRAPHS_OF_DECODING = '{"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}'
 
 
 class RequestRefused(LookawayError):
@@ -124,7 +125,16 @@ def inside_reasons(config: Any, settings: Settings) -> list[str]:
     looks = any(policy.needs_attention(settings.num_layers) for policy in policies)
     looks_again = any(policy.retry() is not None for policy in policies)
     return _that_apply([
-        (not config.model_config.enforce_eager, "CUDA graphs or compilation", "--enforce-eager"),
+        (
+            not config.model_config.enforce_eager and not settings.unproved_cuda_graphs,
+            "CUDA graphs or compilation",
+            "--enforce-eager",
+        ),
+        (
+            settings.unproved_cuda_graphs and not _eager_but_for_decoding(config),
+            "compilation, or CUDA graphs of more than decoding steps",
+            f"--compilation-config '{GRAPHS_OF_DECODING}'",
+        ),
         (
             bool(config.kv_events_config and config.kv_events_config.enable_kv_cache_events),
             "events about the KV cache (they would not name what layers behind an exit hold)",
@@ -148,6 +158,12 @@ def inside_reasons(config: Any, settings: Settings) -> list[str]:
             "--tensor-parallel-size 1",
         ),
     ])  # fmt: skip
+
+
+def _eager_but_for_decoding(config: Any) -> bool:
+    """Whether only decoding steps may be CUDA graphs, and nothing is compiled: prompts go through the plugin's loop."""
+    compilation = config.compilation_config
+    return compilation.mode == 0 and compilation.cudagraph_mode.name in ("NONE", "FULL_DECODE_ONLY")
 
 
 def _reasons(config: Any, settings: Settings) -> list[str]:

@@ -24,7 +24,7 @@ __all__ = ["OFF", "Settings", "parts_of", "settings_of"]
 
 OFF = "off"
 """The name by which a request asks for no policy."""
-KEYS = ("policy", "policies", "default", "own_kv_groups", "allow_other_model")
+KEYS = ("policy", "policies", "default", "own_kv_groups", "allow_other_model", "unproved_cuda_graphs")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Settings:
     """Layers that no visual token reaches get KV cache groups of their own, which need fewer blocks."""
     allow_other_model: bool = False
     """Policies that were trained for another model of the same depth and width will do."""
+    unproved_cuda_graphs: bool = False
+    """Decoding steps may be CUDA graphs, which was never run on a GPU."""
 
     def policy(self, name: str | None) -> Policy | None:
         """The policy of this name, the default for None; None for 'off'.
@@ -108,7 +110,7 @@ def _read(document: str, num_layers: int) -> Settings:
     policies = {name: _load(source) for name, source in sources.items()}
     for policy in policies.values():
         _check(policy, num_layers)
-    more = {key: given[key] for key in ("own_kv_groups", "allow_other_model") if key in given}
+    more = {key: given[key] for key in ("own_kv_groups", "allow_other_model", "unproved_cuda_graphs") if key in given}
     settings = Settings(policies, given.get("default", next(iter(policies))), num_layers, **more)
     settings.policy(None)
     return settings
