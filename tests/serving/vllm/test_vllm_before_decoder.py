@@ -27,6 +27,8 @@ def before_the_decoder(family):
         "uniform": la.UniformKeep(0.5, layer=0),
         "random": la.RandomKeep(0.5, layer=0, seed=3),
         "schedule": la.KeepSchedule([0.4] * 6, ranking="text-similarity"),
+        "uniform-exit": la.chain(la.UniformKeep(0.5, layer=0), la.ExitAt(3)),  # the exit is inside the decoder
+        "divprune-vtw": la.chain(la.DivPrune(0.4), la.VTW(4)),
     }
     if not family.startswith("qwen"):
         found["divprune-renumbered"] = la.DivPrune(0.4, positions="renumber")
@@ -40,7 +42,10 @@ def before_the_decoder(family):
     return {f"{name}-before": policy for name, policy in found.items()}
 
 
-SEVERAL = ("uniform", "uniform-renumbered", "downsample", "downsample-renumbered", "visionzip", "visionzip-renumbered")
+SEVERAL = (
+    "uniform", "uniform-exit", "uniform-renumbered", "downsample", "downsample-renumbered", "visionzip",
+    "visionzip-renumbered",
+)  # fmt: skip
 """Policies that serve prompts of several pictures."""
 
 
@@ -82,6 +87,28 @@ def test_prompts_are_shorter_and_their_prefix_is_cached(served):
         lengths[name] = len(output.prompt_token_ids)
     visual = sum(token == judge.model.config.image_token_id for token in output.prompt_token_ids)
     assert 0 < visual < 0.5 * (lengths["off"] - lengths["divprune-before"] + visual)
+
+
+def test_an_exit_behind_a_shorter_prompt_is_counted_once(served):
+    from prometheus_client import REGISTRY
+
+    judge, llm, _ = served
+    text, images = judge.draw(1, seed=8)[0]  # a picture that was not there before
+
+    def counted(name, **labels):
+        return REGISTRY.get_sample_value(f"lookaway_{name}_total", {"policy": "uniform-exit-before", **labels}) or 0
+
+    def all_counted():
+        return [counted("prompts", exit_layer="3"), counted("visual_tokens"), counted("visual_tokens_dropped")]
+
+    before = all_counted()
+    prompt = {"prompt": text, "multi_modal_data": {"image": images}}
+    (output,) = llm.generate(prompt, sampling("uniform-exit-before"), use_tqdm=False)
+    visual = output.lookaway["visual_tokens"]
+    kept = sum(token == judge.model.config.image_token_id for token in output.prompt_token_ids)
+    found = [now - then for now, then in zip(all_counted(), before, strict=True)]
+    assert found == [1, 6 * visual, 6 * (visual - kept) + 3 * kept]
+    assert not counted("prompts", exit_layer="never")
 
 
 def test_what_the_judge_says_differs(served):

@@ -4,16 +4,17 @@ import random
 
 import pytest
 from vllm_checkpoints import FAMILIES
-from vllm_checkpoints import FAMILIES as PICTURE
 from vllm_engine import WITHOUT_CHUNKS, compare, core, engine, request, sampling
 from vllm_judge import FIXED_SIZE
+
+import lookaway as la
 
 pytestmark = pytest.mark.vllm
 BLOCK = 32
 CACHED = {"enable_prefix_caching": True, "mm_processor_cache_gb": 1}
 LETTERS = "abcdefghijklmnop"
-EXITS = ("off", "exit-1", "vtw-5", "never")
-LOOKING = ("gates", "fastv", "divprune-exit", "second-look", "question-schedule")
+EXITS = ("off", "exit-1", "vtw-5", "never", "uniform-vtw")
+LOOKING = ("gates", "fastv", "second-look", "question-schedule")
 
 
 def related(judge, count=12, seed=0):
@@ -26,7 +27,7 @@ def related(judge, count=12, seed=0):
     pictures = [Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1])) for size in sizes * 2]
     leads = ["", "".join(draw.choices(LETTERS, k=40)), "".join(draw.choices(LETTERS, k=33))]
     question = "".join(draw.choices(LETTERS, k=90))
-    mark, first = PICTURE[judge.family][1], len(judge.prompts)
+    mark, first = FAMILIES[judge.family][1], len(judge.prompts)
     for number in range(count):
         images = draw.choices(pictures, k=2 if number % 4 == 3 else 1)
         words = question[: draw.randint(1, 90)] + "".join(draw.choices(LETTERS, k=draw.randint(1, 40)))
@@ -36,10 +37,19 @@ def related(judge, count=12, seed=0):
     return range(first, first + count)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def served(request, judges):
-    judge = judges(request.param)
-    return judge, related(judge)
+@pytest.fixture(scope="module")
+def asking(judges):
+    """Family -> its judge, and the indexes of its related prompts."""
+    known = {}
+
+    def of_family(family):
+        if family not in known:
+            judge = judges(family)
+            judge.add({"uniform-vtw": la.chain(la.UniformKeep(0.5, layer=0), la.VTW(5))})
+            known[family] = judge, related(judge)
+        return known[family]
+
+    return of_family
 
 
 def asked(llm, judge, pairs):
@@ -55,10 +65,12 @@ def of(judge, names):
     return {"policies": {name: judge.saved[name] for name in names if name != "off"}, "default": "off"}
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
-def test_fixed_exits_cold_and_warm(served, chunked):
+@pytest.mark.parametrize(
+    ("family", "chunked"), [*((family, False) for family in FAMILIES), ("llava", True), ("qwen2_5_vl", True)]
+)
+def test_fixed_exits_cold_and_warm(asking, family, chunked):
     """Each prompt under each policy, in an order of their own: the same pictures and texts under several policies."""
-    judge, indexes = served
+    judge, indexes = asking(family)
     chunks = {"enable_chunked_prefill": True, "max_num_batched_tokens": 48} if chunked else WITHOUT_CHUNKS
     pairs = [(index, name) for index in indexes for name in EXITS]
     random.Random(1).shuffle(pairs)
@@ -68,10 +80,11 @@ def test_fixed_exits_cold_and_warm(served, chunked):
     assert sum(warm) > sum(cold) > 0
 
 
-def test_policies_that_look_beside_a_fixed_exit(served):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_policies_that_look_beside_a_fixed_exit(asking, family):
     """They compute their whole prompts, and what they leave to others is right."""
-    judge, indexes = served
-    names = ("off", "exit-3", *LOOKING)
+    judge, indexes = asking(family)
+    names = ("off", "exit-3", "divprune-exit", *LOOKING)  # the chain looks at prompts with several pictures
     pairs = [(index, name) for index in indexes[:6] for name in names]
     random.Random(2).shuffle(pairs)
     with engine(judge, of(judge, names), **CACHED, max_num_seqs=6, **WITHOUT_CHUNKS) as llm:
@@ -85,7 +98,7 @@ def test_policies_that_look_beside_a_fixed_exit(served):
 def prompts_of(judge, lead, *questions):
     """Indexes of prompts with one picture, the same text before it, and these questions."""
     _, images = judge.prompts[0]
-    judge.prompts += [(lead + PICTURE[judge.family][1] + question, images) for question in questions]
+    judge.prompts += [(lead + FAMILIES[judge.family][1] + question, images) for question in questions]
     return range(len(judge.prompts) - len(questions), len(judge.prompts))
 
 
@@ -96,9 +109,11 @@ def test_another_question_about_the_same_picture(judges, lead):
     lead = LETTERS[0] * lead
     first, second = prompts_of(judge, lead, LETTERS[1] * 70, LETTERS[2] * 60)
     visual = len(judge.processor(text=[judge.prompts[first][0]], images=judge.prompts[first][1])["input_ids"][0]) - 70
-    with engine(judge, of(judge, ("exit-3",)), **CACHED, **WITHOUT_CHUNKS) as llm:
+    judge.add({"vtw-3": la.VTW(3)})
+    with engine(judge, of(judge, ("exit-3", "vtw-3")), **CACHED, **WITHOUT_CHUNKS) as llm:
         assert asked(llm, judge, [(first, "exit-3")]) == [0]
         assert asked(llm, judge, [(second, "exit-3")]) == [visual // BLOCK * BLOCK]
+        assert asked(llm, judge, [(second, "vtw-3")])[0] > visual  # another policy that leaves the same
         # Twice at once, the one whose block was copied first still running; and the first one is as it was.
         assert (
             min(asked(llm, judge, [(second, "exit-3"), (first, "exit-3"), (second, "exit-3")]))

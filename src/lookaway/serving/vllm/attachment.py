@@ -10,19 +10,19 @@ from torch import Tensor
 
 from .choosing import KeptPictures
 from .decoder import NarrowedDecoder
-from .kept_counts import before_decoder
 from .kept_positions import KeptPositions
 from .kv_groups import exit_spec, first_text_layer
 from .metrics import Savings
 from .narrowing import Group, groups_of
 from .pictures import grid_of
-from .refusals import check_config, check_model, check_weights, inside_reasons
+from .refusals import check_config, check_model, check_weights
 from .reports import Reports
 from .settings import Settings
 from .short_prompt import marked
 from .sizes import sizes_of
 from .step import Held, StepRequest, requests_of
 from .tower import watched
+from .vllm_settings import acts_inside
 
 __all__ = ["Attachment", "attach"]
 
@@ -35,7 +35,7 @@ def attach(runner: Any, settings: Settings) -> Attachment:
     """
     check_config(runner.vllm_config, settings)
     check_weights(runner.vllm_config.model_config, settings)
-    inside = not inside_reasons(runner.vllm_config, settings)
+    inside = acts_inside(runner.vllm_config, settings)
     if inside and runner.vllm_config.compilation_config.cudagraph_mode.value:
         warnings.warn(
             "CUDA graphs of decoding steps under lookaway's policies were never run on a GPU. Compare answers with "
@@ -68,8 +68,8 @@ class Attachment:
         self._groups: dict[str, Group] | None = None
         self.kept = KeptPictures(settings, self.grid)
         self.positions = KeptPositions(settings, self.kept)
-        before = [p for p in settings.policies.values() if before_decoder(p, settings.num_layers)]
-        self._watches = any(policy.needs_vision() for policy in before)
+        before = [settings.before(name) for name in settings.policies]
+        self._watches = any(policy is not None and policy.needs_vision() for policy in before)
 
     def kv_cache_specs(self, specs: dict[str, Any]) -> dict[str, Any]:
         """The runner's KV cache specs, layer name -> spec, with smaller ones where no visual token arrives."""

@@ -74,7 +74,8 @@ class KeptPictures:
         self, runner: Any, record: Any, feature: Any, found: Marked, rows: Tensor, vision: VisionInputs | None
     ) -> tuple[Tensor, Tensor]:
         """(which of a picture's rows stay, bool [N]; the rows [N, D] with what was merged into them)."""
-        policy = self.settings.policies[found.policy]
+        policy = self.settings.before(found.policy)
+        assert policy is not None
         if reads(policy) == SIZES:
             kept = evenly_kept(policy, self.settings.num_layers, found.lengths)[found.picture]
             return torch.from_numpy(kept).to(rows.device), rows

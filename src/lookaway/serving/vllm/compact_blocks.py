@@ -32,12 +32,13 @@ class CompactBlocks:
         before, after = self.held(end - self.size), self.held(end)
         return range(before // self.size, -(-after // self.size)) if before < after else range(0)
 
-    def needed(self, end: int) -> list[int]:
-        """Where each block is known that holds one of the first `end` tokens: the end of the first of the prompt's
-        blocks with which all of its tokens (of the last one: those before `end`) have come."""
-        held = self.held(end)
-        last = [min((number + 1) * self.size, held) for number in range(-(-held // self.size))]
-        return [-(-(self._place(count - 1) + 1) // self.size) * self.size for count in last]
+    def end(self, held: int) -> int:
+        """Where the prompt's block ends in which the last of the first `held` tokens that are held stands."""
+        place = held - 1
+        for start, stop in self.left_out:
+            if place >= start:
+                place += stop - start
+        return -(-(place + 1) // self.size) * self.size
 
     def key(self, prompt_hash: bytes, end: int, number: int) -> bytes:
         """What block `number` is cached under.
@@ -48,13 +49,6 @@ class CompactBlocks:
             prompt_hash: vLLM's, of the prompt's block that ends at `end`; all have the same length.
         """
         return prompt_hash + number.to_bytes(4, "big") + (b"compact" if self.held(end) < end else b"")
-
-    def _place(self, index: int) -> int:
-        """The token that is the `index`-th of those that are held."""
-        for start, stop in self.left_out:
-            if index >= start:
-                index += stop - start
-        return index
 
     def __post_init__(self) -> None:
         assert all(start < stop for start, stop in self.left_out)

@@ -40,13 +40,19 @@ class NarrowedDecoder:
         self.layers = list(model.layers)
         self.attentions = [layer.self_attn.attn for layer in self.layers]
         self.names = [attention.layer_name for attention in self.attentions]
-        self.plans = {name: Plan.of(policy, len(self.layers)) for name, policy in settings.policies.items()}
+        self.plans = {
+            (name, shortened): Plan.of(policy, len(self.layers))
+            for name in settings.policies
+            for shortened in (False, True)
+            if (policy := settings.inside(name, shortened)) is not None
+        }
+        """(policy's name, whether the prompt was shortened before the decoder) -> what is done inside it."""
         self.steady = SteadySteps(self.names, self.plans.values())
         """How vLLM's own loop over layers runs a step in which nothing leaves."""
 
     def drops(self, requests: Sequence[StepRequest]) -> bool:
         """Whether a row may leave in this step."""
-        return any(request.held.policy in self.plans and bool(request.visual.any()) for request in requests)
+        return any(self._plan(request) is not None and bool(request.visual.any()) for request in requests)
 
     def run(
         self, runner: Any, groups: dict[str, Group], requests: Sequence[StepRequest], hidden: Tensor, positions: Tensor
@@ -74,7 +80,7 @@ class NarrowedDecoder:
         return out
 
     def _plan(self, request: StepRequest) -> Plan | None:
-        plan = self.plans.get(request.held.policy)
+        plan = self.plans.get((request.held.policy, request.held.shortened))
         return plan.then if plan is not None and request.held.looks_again else plan
 
     def _unsure(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .kept_counts import before_decoder
 from .metrics import Savings
 from .pictures import KnownGrids, grid_of
-from .refusals import RequestRefused, check_config, check_request, inside_reasons
+from .refusals import RequestRefused, check_config, check_request
 from .settings import Settings
 from .short_prompt import MARK, is_marked, shorten
 from .sizes import sizes_of
+from .vllm_settings import acts_inside, whole_prompts
 
 __all__ = ["FrontEnd"]
 
@@ -27,8 +27,8 @@ class FrontEnd:
         self.settings, model = settings, vllm_config.model_config
         self.grid, self.most_tokens = grid_of(model), model.max_model_len
         self.known_grids = KnownGrids()
-        self.inside = not inside_reasons(vllm_config, settings)
-        """Tokens may also leave inside the decoder."""
+        self.looks_inside = acts_inside(vllm_config, settings) and whole_prompts(vllm_config)
+        """Policies may also look at prompts inside the decoder."""
         self.savings = Savings(sizes_of(model))
 
     def check(self, params: Any, resumable: bool) -> None:
@@ -73,13 +73,15 @@ class FrontEnd:
                 f"A lookaway policy serves pictures, not input of the kind {', '.join(others)}. Choose the policy "
                 "'off' for this request."
             )
-        if not before_decoder(policy, self.settings.num_layers):
+        before = self.settings.before(name)
+        if before is None:
             return
         layers = self.settings.num_layers
-        counts = shorten(request, name, policy, layers, self.grid, self.known_grids, self.most_tokens)
+        counts = shorten(request, name, before, layers, self.grid, self.known_grids, self.most_tokens)
         if counts is not None:
-            self.savings.count_before(name, len(request.prompt_token_ids), counts)
-        elif not self.inside or policy.renumbers() or policy.needs_vision():
+            all_of_it = self.settings.inside(name, shortened=True) is None
+            self.savings.count_before(name, len(request.prompt_token_ids), counts, all_of_it)
+        elif not self.looks_inside or policy.renumbers() or policy.needs_vision():
             raise RequestRefused(
                 f"How many tokens of each picture the policy {name!r} keeps is not known before the model sees the "
                 f"{len(request.mm_features)} pictures of this prompt. Send one picture, choose another policy or "

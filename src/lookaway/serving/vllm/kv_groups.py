@@ -136,15 +136,26 @@ def _classes() -> tuple[Any, Any]:
             """(blocks, tokens): the longest part of a request's first `most` tokens, a multiple of the block size, of
             which the cache has all that these layers hold."""
             layout, size, hashes = self.layouts[request.request_id], self.block_size, self._hashes(request)
+
+            def cached(number: int, held: int) -> list[Any]:
+                """The block, where it has the first `held` tokens."""
+                end = layout.end(held)
+                key = BlockHash(layout.key(hashes[end // size - 1], end, number))
+                if held % size and key in self.fresh:  # a copy of it would be needed
+                    return []
+                return self.block_pool.get_cached_block(key, [self.kv_cache_group_id]) or []
+
+            whole: list[Any] = []
+            while (len(whole) + 1) * size <= layout.held(most) and (
+                block := cached(len(whole), (len(whole) + 1) * size)
+            ):
+                whole += block
             for hit in range(most, 0, -size):
-                keys = [
-                    layout.key(hashes[end // size - 1], end, number) for number, end in enumerate(layout.needed(hit))
-                ]
-                if layout.held(hit) % size and keys[-1] in self.fresh:  # of the last block a copy would be needed
-                    continue
-                found = [self.block_pool.get_cached_block(BlockHash(key), [self.kv_cache_group_id]) for key in keys]
-                if all(found):
-                    return [block for (block,) in found], hit
+                number, rest = divmod(layout.held(hit), size)
+                if number <= len(whole):
+                    last = cached(number, layout.held(hit)) if rest else []
+                    if last or not rest:
+                        return whole[:number] + last, hit
             return [], 0
 
         def _hashes(self, request: Any) -> Any:

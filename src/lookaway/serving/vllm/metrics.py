@@ -47,19 +47,21 @@ class Savings:
         flops.labels(request.held.policy).inc(whole - saved)
         request.held.first_look_flops = whole - saved
 
-    def count_before(self, policy: str, tokens: int, pictures: Sequence[tuple[int, int]]) -> None:
+    def count_before(self, policy: str, tokens: int, pictures: Sequence[tuple[int, int]], all_of_it: bool) -> None:
         """Count a prompt that was shortened before the decoder, as if none of it were in the prefix cache.
 
         Args:
             tokens: of the shorter prompt.
             pictures: (visual tokens at first, those that are left) of each.
+            all_of_it: nothing happens to them inside the decoder; else those that are left are counted there.
         """
         prompts, every, dropped, flops = _counters()
         layers = self.shape.num_layers
         whole, left = (sum(counts) for counts in zip(*pictures, strict=True))
         lost = np.full(layers, whole - left)
-        prompts.labels(policy, "never").inc()
-        every.labels(policy).inc(whole * layers)
+        if all_of_it:
+            prompts.labels(policy, "never").inc()
+        every.labels(policy).inc((whole if all_of_it else whole - left) * layers)
         dropped.labels(policy).inc(int(lost.sum()))
         flops.labels(policy).inc(saved_flops(self.shape, tokens + whole - left, 0, np.zeros_like(lost), lost))
 

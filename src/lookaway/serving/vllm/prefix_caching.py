@@ -16,6 +16,7 @@ from typing import Any
 from .kv_groups import exit_managers, first_text_layer, tell_managers
 from .pictures import visual_ranges
 from .settings import Settings
+from .short_prompt import marked
 
 __all__ = ["SharedPrefixes", "attach_to_scheduler"]
 
@@ -43,7 +44,8 @@ class SharedPrefixes:
         """(tokens to write, tokens to read); found once a request, since both are asked for in every step."""
         if not hasattr(request, "lookaway"):
             ranges = visual_ranges(request.mm_features)
-            exit_at = self.settings.exit_of(self.settings.inside_for(request.sampling_params, request.mm_features))
+            name, shortened = self.settings.name_for(request.sampling_params), any(map(marked, request.mm_features))
+            exit_at = self.settings.exit_of(name, shortened)
             everything = not ranges or exit_at in (self.settings.num_layers, self._first)
             write = inf if everything else min(start for start, _ in ranges)
             request.lookaway = (write, 0 if ranges and exit_at is None else write)

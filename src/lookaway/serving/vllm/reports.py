@@ -51,7 +51,7 @@ class Reports:
         mark = marked(record.mm_features[0])
         if mark is not None:
             dropped = sum(mark.lengths) - left
-            gone = np.full(self.shape.num_layers, dropped)
+            gone = dropped + (np.zeros(self.shape.num_layers, dtype=np.int64) if held is None else held.gone)
             return self._report(mark.policy, record.num_prompt_tokens + dropped, sum(mark.lengths), gone)
         if held is None:
             gone = np.zeros(self.shape.num_layers, dtype=np.int64)

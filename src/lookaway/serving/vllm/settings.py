@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,8 +17,7 @@ from ...policies.ranked import RankedPolicy
 from ...policies.second_look import SecondLook
 from ...policies.visual_exit import VisualExit
 from .kept_counts import before_decoder
-from .short_prompt import marked
-from .static_exits import empty_from, is_static
+from .static_exits import empty_from, in_two, is_static
 
 __all__ = ["OFF", "Settings", "parts_of", "settings_of"]
 
@@ -63,24 +62,41 @@ class Settings:
             raise SettingsError(f"lookaway takes a policy's name or {OFF!r}, not {chosen!r}.")
         return self.default if chosen is None else chosen
 
-    def inside_for(self, params: Any, mm_features: Iterable[Any]) -> str:
-        """The policy's name that a request has inside the decoder: `OFF` where its policy had its say before it."""
-        return OFF if any(map(marked, mm_features)) else self.name_for(params)
+    def before(self, name: str) -> Policy | None:
+        """What shortens prompts under the policy of this name; None: nothing."""
+        policy = self.policy(name)
+        return None if policy is None else in_two(policy, self.num_layers)[0]
+
+    def inside(self, name: str, shortened: bool) -> Policy | None:
+        """What acts inside the decoder under the policy of this name; None: nothing.
+
+        Args:
+            shortened: the prompt was shortened before it.
+        """
+        policy = self.policy(name)
+        return in_two(policy, self.num_layers)[1] if policy is not None and shortened else policy
 
     def all_static(self) -> bool:
-        """Whether no policy looks at the prompt."""
-        return all(is_static(policy, self.num_layers) for policy in self.policies.values())
+        """Whether no policy looks at the prompt inside the decoder, where prompts can be shortened before it."""
+        parts = [in_two(policy, self.num_layers)[1] for policy in self.policies.values()]
+        return all(part is None or is_static(part, self.num_layers) for part in parts)
+
+    def all_before(self) -> bool:
+        """Whether no policy acts inside the decoder, where prompts can be shortened before it."""
+        return all(in_two(policy, self.num_layers)[1] is None for policy in self.policies.values())
 
     def empty_from(self, name: str) -> int:
         """The first layer that no visual token reaches under this policy, whatever the prompt; else `num_layers`."""
         policy = self.policy(name)
         return self.num_layers if policy is None else empty_from(policy, self.num_layers)
 
-    def exit_of(self, name: str) -> int | None:
-        """The layer before which all visual tokens leave under this policy, and none before; `num_layers`: they never
-        do; None: it looks at the prompt."""
-        policy = self.policy(name)
-        return self.empty_from(name) if policy is None or is_static(policy, self.num_layers) else None
+    def exit_of(self, name: str, shortened: bool) -> int | None:
+        """The layer before which all visual tokens leave inside the decoder, and none before; `num_layers`: they never
+        do; None: the policy looks at the prompt."""
+        policy = self.inside(name, shortened)
+        if policy is None:
+            return self.num_layers
+        return empty_from(policy, self.num_layers) if is_static(policy, self.num_layers) else None
 
 
 def settings_of(vllm_config: Any) -> Settings | None:

@@ -10,8 +10,9 @@ from ...policies.baselines.vtw import VTW
 from ...policies.compose import Chain
 from ...policies.fixed import ExitAt
 from ...policies.ranked import RankedPolicy, is_all
+from .kept_counts import before_decoder
 
-__all__ = ["empty_from", "is_static"]
+__all__ = ["empty_from", "in_two", "is_static"]
 
 
 def empty_from(policy: Policy, num_layers: int) -> int:
@@ -47,3 +48,18 @@ def is_static(policy: Policy, num_layers: int) -> bool:
     if isinstance(policy, RankedPolicy):
         return all(entry == 0 or is_all(entry) for entry in policy.entries(num_layers))
     return isinstance(policy, ExitAt | VTW)
+
+
+def in_two(policy: Policy, num_layers: int) -> tuple[Policy | None, Policy | None]:
+    """(what shortens prompts before the decoder, what acts inside it); None: nothing.
+
+    A chain is taken apart where a fixed exit follows a choice before the decoder. Other policies that follow one look
+    at the whole prompt, so such a chain runs inside the decoder as it is.
+    """
+    if before_decoder(policy, num_layers):
+        return policy, None
+    if isinstance(policy, Chain) and len(policy.parts) > 1 and before_decoder(policy.parts[0], num_layers):
+        rest = Chain(policy.parts[1:])
+        if is_static(rest, num_layers):
+            return policy.parts[0], rest
+    return None, policy

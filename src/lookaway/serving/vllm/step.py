@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...core.layout import ImageSpan
 from .pictures import spans_of, visual_ranges
 from .settings import Settings
+from .short_prompt import marked
 
 __all__ = ["Held", "StepRequest", "requests_of"]
 
@@ -26,6 +27,8 @@ class Held:
     source: Any
     """The runner's own record of the request; another one under the same id is another request."""
     policy: str
+    shortened: bool
+    """Its prompt was shortened before the decoder."""
     exit_at: int | None
     """The layer before which all visual tokens leave, where that is known without looking."""
     visual: NDArray[np.bool_]  # [P]
@@ -112,7 +115,7 @@ def _begin(record: Any, settings: Settings, grid: tuple[int, int] | None) -> Hel
     visual = np.zeros(record.num_prompt_tokens, dtype=bool)
     for start, stop in visual_ranges(record.mm_features):
         visual[start:stop] = True
-    policy = settings.inside_for(record.sampling_params, record.mm_features)
+    name, shortened = settings.name_for(record.sampling_params), any(map(marked, record.mm_features))
     spans = spans_of(visual, record.mm_features, grid)
     gone = np.zeros(settings.num_layers, dtype=np.int64)
-    return Held(record, policy, settings.exit_of(policy), visual, spans, gone)
+    return Held(record, name, shortened, settings.exit_of(name, shortened), visual, spans, gone)
