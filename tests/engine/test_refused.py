@@ -7,7 +7,7 @@ import pytest
 import torch
 from local_policies import Attentive, Exit, Keep, KeepButAsk, Thin
 from masked_by_hand import masked_by_hand
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 import lookaway as la
 from lookaway.anatomy.tiny import IMAGE, tiny
@@ -106,6 +106,54 @@ def test_chunked_prefill_under_what_needs_no_whole_prompt(make):
         except ValueError as error:
             pytest.skip(f"this transformers cannot: {error}")
     assert torch.equal(whole, pieces)
+
+
+# drafts behind earlier turns -----------------------------------------------------------------------------------------
+
+
+def second_turn(example):
+    """The cache of a first turn, and the whole conversation with four more tokens."""
+    inputs = example.inputs()
+    with torch.no_grad():
+        cache = example.model(**inputs, use_cache=True).past_key_values
+    ids = torch.cat([inputs["input_ids"], torch.tensor([[20, 21, 20, 21]])], 1)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+
+
+@pytest.mark.parametrize("how", ["argument", "config", "the model's own config"])
+@pytest.mark.parametrize("option", ["prompt_lookup_num_tokens", "assistant_early_exit", "assistant_model"])
+@pytest.mark.parametrize("make", [lambda: Exit(1), lambda: la.AttentionSkip((2,))])
+def test_transformers_own_drafting_behind_a_filled_cache_is_refused(make, option, how):
+    """It answered something else, without an error."""
+    example = tiny("llava")
+    value = tiny("llava", num_layers=2).model if option == "assistant_model" else 2
+    with attach(example.model, make()):
+        given = second_turn(example)
+        if how == "argument" or option == "assistant_model":
+            options = {option: value}
+        elif how == "config":
+            options = {"generation_config": GenerationConfig(**{option: value})}
+        else:
+            options = {}
+            setattr(example.model.generation_config, option, value)
+        with pytest.raises(UnsupportedModel, match=rf"generate\({option}=.*\(27 tokens\).* without past_key_values"):
+            example.model.generate(**given, **options, max_new_tokens=3)
+        off = {option: None} if how == "the model's own config" and option != "assistant_model" else {}
+        plain = example.model.generate(**second_turn(example), **GREEDY, **off)
+        assert plain.shape[1] == 27 + 4 + 4
+        if option == "prompt_lookup_num_tokens":  # at the start of a cache it is right
+            whole = {**example.inputs(), **{n: given[n] for n in ("input_ids", "attention_mask")}}
+            drafted = example.model.generate(**whole, **GREEDY, **{option: value})
+            assert torch.equal(drafted, example.model.generate(**whole, **GREEDY, **{option: None}))
+
+
+def test_why_it_is_refused():
+    """transformers' fault without lookaway: the cache holds the conversation twice. Where this fails it was mended, and
+    `watch_generate` need not refuse it any more."""
+    example = tiny("llava")
+    given = second_turn(example)
+    example.model.generate(**given, **GREEDY, prompt_lookup_num_tokens=2)
+    assert given["past_key_values"].get_seq_length() > 27 + 4 + 4
 
 
 # compiled ------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..anatomy.base import Anatomy
 from ..core.errors import UnsupportedModel
+from .generate_options import GenerateOptions
 
 __all__ = [
     "check_held",
@@ -83,6 +84,9 @@ def watch_generate(
 ) -> Callable[[], object]:
     """Let `model.generate` refuse or leave out what an attached policy cannot do; returns what takes that back.
 
+    transformers' own drafting (prompt lookup, an assistant) behind a filled KV cache is refused too: it runs the whole
+    conversation again behind what the cache holds, and answers something else without an error (5.23).
+
     Args:
         whole_prompt: `prefill_chunk_size` is refused before the first chunk runs: a policy that decides in the first
             chunk would not know the question.
@@ -95,12 +99,18 @@ def watch_generate(
 
     @wraps(usual)
     def generate(*args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or model.generation_config
-        size = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        options = GenerateOptions(model, usual, args, kwargs)
+        size, drafting = options.value("prefill_chunk_size"), options.drafting
         if whole_prompt and size is not None:
             raise UnsupportedModel(
                 f"prefill_chunk_size={size} cuts the prompt into pieces, and the attached policy decides about the "
                 "whole prompt. Generate without it: generate(..., prefill_chunk_size=None)."
+            )
+        if drafting is not None and options.earlier_tokens:
+            raise UnsupportedModel(
+                f"generate({drafting}=...) behind the KV cache of earlier turns ({options.earlier_tokens} tokens): "
+                "transformers' assisted generation would run the whole conversation again behind them. Give the "
+                f"conversation as one prompt, without past_key_values; or generate without {drafting}."
             )
         if eager:
             kwargs["disable_compile"] = True

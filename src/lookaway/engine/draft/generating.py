@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core.errors import UnsupportedModel
+from ..generate_options import DRAFTING, GenerateOptions
 from ..refusals import shadow
 from .ahead import check_cache
 
@@ -22,11 +22,7 @@ MODES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "penalty_alpha": ("contrastive search is no sampling that a draft could be checked by", (0, 0.0)),
     "dola_layers": ("DoLa reads earlier layers at each token", ()),
     "custom_generate": ("it brings a loop of its own", ()),
-    "assistant_model": ("it drafts already", ()),
-    "prompt_lookup_num_tokens": ("it drafts already", ()),
-    "assistant_early_exit": ("it drafts already", ()),
-    "use_mtp": ("it drafts already", (False,)),
-    "speculation_type": ("it drafts already", ()),
+    **dict.fromkeys(DRAFTING, ("it drafts already", (False,))),
     "assistant_ensemble_weight": ("it changes the answers", ()),
     "use_cache": ("the checked tokens' keys and values must be kept", (True,)),
     "cache_implementation": ("guessed tokens are taken back out of the cache", ("dynamic", "dynamic_full")),
@@ -64,7 +60,7 @@ def drafting_generate(
     def generate(*args: Any, **kwargs: Any) -> Any:
         if not attached:  # somebody has kept the method
             return usual(*args, **kwargs)
-        _check(model, _named(usual, args, kwargs), start)
+        _check(GenerateOptions(model, usual, args, kwargs), start)
         end = begin()
         try:
             return usual(*args, **{**kwargs, "assistant_early_exit": start})
@@ -81,36 +77,24 @@ def drafting_generate(
     ]
 
 
-def _named(usual: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What `generate` is called with, by name: most of its options may be given by position, too."""
-    names = [name for name, of in inspect.signature(usual).parameters.items() if of.kind is of.POSITIONAL_OR_KEYWORD]
-    return {**dict(zip(names or ["inputs", "generation_config"], args, strict=False)), **kwargs}
-
-
-def _check(model: Any, kwargs: dict[str, Any], start: int) -> None:
-    """Refuse what transformers' assisted generation does not do, or what would not be the answer without a draft.
-
-    Args:
-        kwargs: all that `generate` is called with, by name.
-    """
-    own = kwargs.get("generation_config")
-    sources = [kwargs, *(vars(config) for config in (own, model.generation_config) if config is not None)]
+def _check(options: GenerateOptions, start: int) -> None:
+    """Refuse what transformers' assisted generation does not do, or what would not be the answer without a draft."""
     for name, (why, harmless) in MODES.items():
-        value = next((found for source in sources if (found := source.get(name)) is not None), None)
+        value = options.value(name)
         if value is not None and value not in harmless:
             raise UnsupportedModel(f"generate({name}={_short(value)}) cannot be drafted: {why}. {WITHOUT}")
-    given = [kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")]
+    given = [options.given.get(name) for name in ("inputs", "input_ids", "inputs_embeds")]
     tokens = next((found for found in given if found is not None), None)
     if isinstance(tokens, Tensor) and len(tokens) > 1:
         raise UnsupportedModel(
             f"A batch of {len(tokens)} rows cannot be drafted: transformers' assisted generation takes one row, since "
             f"each row would accept another number of tokens. Generate row by row. {WITHOUT}"
         )
-    cache = kwargs.get("past_key_values")
+    cache = options.given.get("past_key_values")
     if cache is None:
         return
     check_cache(cache, start)
-    if cache.get_seq_length() > 0:
+    if options.earlier_tokens:
         raise UnsupportedModel(
             "A prompt behind the KV cache of earlier turns cannot be drafted: transformers' assisted generation would "
             f"run the whole conversation again behind it. Generate without past_key_values. {WITHOUT}"
