@@ -115,9 +115,62 @@ def test_bench_that_is_told_to_end_prints_and_keeps_what_it_has_timed(call, tmp_
 @pytest.mark.parametrize(
     ("flags", "words"),
     [(("--shape", "lava-1.5-7b"), "Did you mean llava-1.5-7b"), (("--scale", 0.5), "give --shape, too"),
-     (("--shape", "smolvlm-2b", "--batch-sizes", 0), "--batch-sizes must be at least 1, not 0")],
+     (("--shape", "smolvlm-2b", "--batch-sizes", 0), "--batch-sizes must be at least 1, not 0"),
+     (("--draft", 2, "--batch-sizes", 8), "A batch of 8 rows cannot be drafted"),
+     (("--draft", 2, "--batch-size", 3), "A batch of 3 rows cannot be drafted"),
+     (("--draft", 2, "--new-tokens", 2), "needs --new-tokens of 3 or more, not 2")],
 )  # fmt: skip
 def test_bench_refuses_by_name_what_it_cannot_time(call, flags, words):
     status, _, error = call("bench", *flags, "--device", "cpu")
     assert status == 1
     assert words in error
+
+
+def test_drafts_take_turns_with_all_else(call, model_folder, data_file, tmp_path):
+    """Without a policy and with each; how many guesses were accepted stands beside, in the page too."""
+    twig = la.Twig(start=1, depth=3).save_pretrained(tmp_path / "twig")  # the rest of the model: right without a policy
+    exit_at = la.ExitAt(2).save_pretrained(tmp_path / "exit")
+    arguments = ("bench", "--model", model_folder, "--data", data_file, "--repeats", 1, "--exits", 1, "--device", "cpu")
+    status, printed, error = call(
+        *arguments, "--policy", exit_at, "--draft", 2, "--draft", twig, "--new-tokens", 1, "--new-tokens", 6,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, error
+    assert "accepted" in printed
+    records = list(read_records(tmp_path / "out" / "records.jsonl"))
+    rows = {(row["variant"], row["part"]): row for row in records if row["kind"] == "timing"}
+    names = {f"{under}{by}" for under in ("", "policy, ") for by in ("draft 2", "draft twig")}
+    assert {name for name, _ in rows} == {"exit at 1", "idle", "policy", *names}
+    assert {part for name, part in rows if name in names} == {"decode"}
+    for name in names:
+        row = rows[name, "decode"]
+        assert row["same_answer"]
+        assert row["acceptance"] == row["accepted"] / row["drafted"]
+        assert row["visual_tokens"] == (8 if name.startswith("policy") else 16)  # of 4 layers
+    assert rows["draft twig", "decode"]["acceptance"] == 1
+    for row in (row for (_, part), row in rows.items() if part == "decode"):
+        assert row["tokens_per_second"] == pytest.approx(6 / row["seconds"])
+        assert row["baseline_tokens_per_second"] == pytest.approx(6 / row["baseline_seconds"])
+        assert (row["draft"] is None) == (row["variant"] not in names) == (row["limit"] is not None)
+    status, _, error = call("report", tmp_path / "out")
+    assert status == 0, error
+    part = (tmp_path / "out" / "report.html").read_text(encoding="utf-8").split("<h2>Measured speed</h2>")[1]
+    assert "guesses accepted" in part
+    drafted = rows["draft twig", "decode"]["drafted"]
+    assert f"{drafted} of {drafted} (100 %)" in part
+    for draft, words in ((4, "does not fit a decoder of 4"), (exit_at, "no twig that could guess"), (0, "from 1 on")):
+        status, _, error = call(*arguments, "--draft", draft, "--out", tmp_path / "other")
+        assert status == 1
+        assert words in error
+    status, _, error = call(*arguments, "--draft", 2, "--draft", 2)
+    assert (status, "The draft 2 is given twice." in error) == (1, True)
+
+
+def test_an_answer_that_a_draft_changed_is_said(call, model_folder, data_file, tmp_path, monkeypatch):
+    from lookaway.evaluation import drafted_speed
+
+    monkeypatch.setattr(drafted_speed.torch, "equal", lambda one, other: False)
+    status, _, error = call("bench", "--model", model_folder, "--data", data_file, "--repeats", 1, "--exits", 1,
+                            "--device", "cpu", "--draft", 2, "--new-tokens", 3, "--out", tmp_path)  # fmt: skip
+    assert status == 0, error
+    assert "note: draft 2, 3 tokens: the drafted answer is not the one without a draft" in error

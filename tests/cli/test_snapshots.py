@@ -34,7 +34,7 @@ from lookaway.cli.common import plain_console
 from lookaway.cli.progress import Steps
 from lookaway.evaluation.energy import EnergyRow
 from lookaway.evaluation.scores import PairedScores
-from lookaway.evaluation.speed import SpeedRow
+from lookaway.evaluation.speed_row import SpeedRow
 from lookaway.evaluation.statistics import Estimate
 from lookaway.evaluation.summary import SummaryRow
 from lookaway.evaluation.time_shares import RANGES, TimeShares
@@ -63,13 +63,21 @@ SOME = [row(r.family, r.samples, images=r.samples // 3, scored=r.samples // 4) f
 NONE = [row(r.family, r.samples, scored=0, accuracy_without=None, accuracy_with=None) for r in ROWS]
 TOTALS = PairedScores("pope", [], [], {"accuracy": 0.87, "f1": 0.86, "yes_ratio": 0.51},
                       {"accuracy": 0.88, "f1": 0.87, "yes_ratio": 0.5})  # fmt: skip
+DECODED = {"new_tokens": 32, "per_token": 0.0123, "tokens_per_second": 767.4, "baseline_tokens_per_second": 330.6}
 TIMED = [
     SpeedRow(variant, part, layer, 0.0417, (0.04, 0.05), 0.0968, speedup, (0.97 * speedup, 1.04 * speedup), implied,
              implied and 1.3 * implied, implied and speedup / implied, 73.5, 196.0,
-             new_tokens=32 if part == "decode" else 1, per_token=0.0123 if part == "decode" else None, limit=0.0312,
-             kv_bytes=9_876_543)
-    for part, implied in (("decoder", 2.4), ("first token", None), ("decode", None))
+             limit=0.0312, kv_bytes=9_876_543, **of_part)
+    for part, implied, of_part in (("decoder", 2.4, {}), ("first token", None, {}), ("decode", None, DECODED))
     for variant, layer, speedup in (("exit at 15", 15, 1.72), ("idle", None, 0.995), ("gates-calibrated", 9, 2.32))
+]  # fmt: skip
+DRAFTED = [
+    *TIMED[-3:],
+    *(
+        replace(TIMED[-1], variant=name, per_token=None, limit=None, draft="draft 8", drafted=drafted,
+                accepted=accepted, acceptance=accepted / drafted if drafted else None, same_answer=True)
+        for name, drafted, accepted in (("draft 8", 120, 84), ("gates-calibrated, draft 8", 0, 0))
+    ),
 ]  # fmt: skip
 SHARES = [
     TimeShares(
@@ -164,6 +172,7 @@ SHOWN = {
     "eval-no-answers": lambda: summary.show_summary("fastv", NONE, PAGE, can_exit=False),
     "eval-tasks": tasks,
     "bench": lambda: bench_tables.show(TIMED),
+    "bench-draft": lambda: bench_tables.show(DRAFTED),
     "bench-profile": lambda: bench_tables.show_shares(SHARES),
     "bench-energy": lambda: bench_tables.show_energies(ENERGIES),
     "search": lambda: search._show(SEARCHED, EVALUATOR, Path("schedule")),

@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from drafted_by_hand import rounds
 from judge import Judge, evenly
 from prepared import LAYERS, picture
 from starlette.testclient import TestClient
@@ -27,6 +28,8 @@ from lookaway.search.skips.search import split_samples
 
 NEW = 2
 """Tokens of an answer."""
+ANSWER = 5
+"""The same where it is drafted."""
 EXIT = 2
 BUDGET = {"lavin": 0.97}
 """Shares of the prefill that a family's few visual tokens can bring it down to; others: 0.9."""
@@ -381,9 +384,37 @@ def analyze(w):
 
 
 def bench(w):
-    w.run("bench", "--exits", EXIT, "--repeats", 1, "--new-tokens", 2, split=False)
+    w.run("bench", "--exits", EXIT, "--repeats", 1, "--new-tokens", ANSWER, "--draft", EXIT, split=False)
     rows = {(row["variant"], row["part"]): row for row in w.records("timing")}
     assert {part for _, part in rows} == {"decoder", "first token", "decode"}
     for part in ("decoder", "first token", "decode"):
         assert rows[f"exit at {EXIT}", part]["exit_layer"] == EXIT
         assert rows["idle", part]["exit_layer"] is None
+    drafted = rows[f"draft {EXIT}", "decode"]
+    assert drafted["same_answer"]
+    assert (drafted["drafted"], drafted["accepted"]) == _guessed(w, next(s for s in w.samples if s.images))
+
+
+def _guessed(w, sample):
+    """(guessed, accepted) of a greedy answer of set length by early exit, by whole forwards."""
+    prompt, draft = w.judge.prompt(sample), la.Draft(EXIT)
+    anatomy, end = anatomy_of(w.judge.model), w.judge.processor.tokenizer.eos_token_id
+    left = []
+
+    def shares(logits):
+        logits = logits.clone()
+        logits[end] = -torch.inf
+        return logits.softmax(-1)
+
+    def guess(_, ids):
+        hook = w.judge.layers[EXIT - 1].register_forward_hook(lambda module, args, output: left.append(output))
+        w.judge.logits(w.judge.longer(prompt, ids[0, prompt["input_ids"].shape[1] :].tolist()))
+        hook.remove()
+        with torch.no_grad():
+            return shares(anatomy.logits(left[-1][:, -1])[0])
+
+    said = []
+    for _ in range(ANSWER):
+        grown = w.judge.longer(prompt, said) if said else prompt
+        said.append(int(shares(w.judge.logits(grown)[-1]).argmax()))
+    return rounds(guess, prompt, said, draft.tokens, draft.confidence)[:2]

@@ -88,6 +88,14 @@ def test_bench(call, before_only, policy, tmp_path):
     assert {row["variant"] for row in rows} == {"idle", "policy"}
 
 
+def test_bench_refuses_a_draft_with_the_reason(call, before_only, tmp_path):
+    status, _, errors = call("bench", "--model", before_only, "--data", before_only / "data.json", "--draft", 1,
+                             "--repeats", 1, "--device", "cpu", "--out", tmp_path)  # fmt: skip
+    assert status == 1
+    assert "Drafting is not possible on" in errors
+    assert "Traceback" not in errors
+
+
 TRAINED = ("--max-steps", 1)
 REFUSED = {
     "ask": ("ask", "--exit-at", 2, "--image", "0.png", "what?"),

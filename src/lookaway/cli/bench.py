@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,14 @@ from .model_options import PublishedModel
 
 if TYPE_CHECKING:
     from ..core.decision import Policy
+    from ..core.draft import Draft
     from ..evaluation.energy import EnergyRow
-    from ..evaluation.speed import SpeedRow
+    from ..evaluation.speed_row import SpeedRow
     from ..evaluation.time_shares import TimeShares
+
+
+SHORTEST = 3
+"""Tokens of the shortest answer of which one can be guessed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,9 @@ class Options(PublishedModel):
     """Shares of the visual tokens, evenly spaced, that stay from layer 2 on; default of a shape: 0.5."""
     before: tuple[float, ...] = ()
     """Shares of the visual tokens, evenly spaced, that enter the decoder at all; default of a shape: 0.25."""
+    draft: tuple[str, ...] = ()
+    """Guess answer tokens and check several in one pass: a number of decoder layers (early exit), or a twig's folder,
+    hub id or YAML file; may be given several times. Timed in the decode parts, without a policy and with each."""
     data: str = "scenes"
     """Where the timed sample comes from (the first question with an image)."""
     batch_size: int = 1
@@ -72,12 +80,29 @@ class Options(PublishedModel):
             raise SettingsError(f"--repeats must be at least 1, not {self.repeats}.")
         if self.shape is None and self.scale is not None:
             raise SettingsError("--scale is of a published shape: give --shape, too.")
+        several = max(self.batch_sizes or (self.batch_size,))
+        if self.draft and several > 1:
+            raise SettingsError(
+                f"A batch of {several} rows cannot be drafted: transformers' assisted generation takes one row. Time "
+                "batches without --draft, in a run of their own."
+            )
+        if self.draft and max(self.new_tokens, default=0) < SHORTEST:
+            raise SettingsError(
+                f"An answer's first token comes with the prompt and its last with a check, so --draft needs "
+                f"--new-tokens of {SHORTEST} or more, not {', '.join(map(str, self.new_tokens))}."
+            )
 
 
 LOOKS = (
     "note: all rows of a batch are the same question, so of a second look the row of the policy itself is its best "
     "case (no row looks again) or its worst (all do). What counts are the rows with 'again': a batch of different "
     "questions lies between them, by how many of its rows look again."
+)
+
+
+ANOTHER = (
+    "the drafted answer is not the one without a draft: two tokens were equally probable to the last bits, which sums "
+    "in another order decide (docs/methods/twig.md). --dtype float32 leaves fewer such places."
 )
 
 
@@ -117,6 +142,8 @@ def run(options: Options) -> dict[str, Any]:
         policies[name], found = fit_to(model, policy, options.allow_other_model)
         other += found
     policies |= reductions(options)
+    drafts, found = drafts_of(options, model)
+    other += found
     parts = (1 / 4, 1 / 2, 3 / 4) if options.shape is not None else (1 / 8, 1 / 4, 1 / 2, 3 / 4)
     exits = options.exits or tuple(sorted({max(1, round(depth * part)) for part in parts}))
     if anatomy.only_before and not options.exits:
@@ -124,7 +151,7 @@ def run(options: Options) -> dict[str, Any]:
         exits = ()
     facts = provenance(
         model=model, processor=subject.processor, samples=subject.samples, options=options,
-        policies=[policy_facts(policy) for policy in policies.values()],
+        policies=[policy_facts(policy) for policy in (*policies.values(), *twigs_of(drafts))],
     )  # fmt: skip
     header = run_header("bench", model, subject.data, options, 0, subject.name, facts, other)
     start_anew(options.out / "records.jsonl")  # seconds of another policy or another day are not this run's
@@ -140,8 +167,9 @@ def run(options: Options) -> dict[str, Any]:
             with progress("timing, rounds", parts_timed * (warmup + repeats)) as advance:
                 for size in sizes:
                     measure_speed(
-                        model, subject.inputs(size), exits=exits, policies=policies, new_tokens=options.new_tokens,
-                        repeats=repeats, warmup=warmup, writer=writer, progress=advance, finished=rows.extend,
+                        model, subject.inputs(size), exits=exits, policies=policies, drafts=drafts,
+                        new_tokens=options.new_tokens, repeats=repeats, warmup=warmup, writer=writer, progress=advance,
+                        finished=rows.extend,
                     )  # fmt: skip
             for size in sizes if options.profile else ():
                 shares += profile_speed(model, subject.inputs(size), exits, policies)
@@ -168,6 +196,9 @@ def run(options: Options) -> dict[str, Any]:
     show(rows)
     if any(row.variant.endswith(" again") for row in rows):
         tell(LOOKS)
+    for row in rows:
+        if row.same_answer is False:
+            tell(f"note: {row.variant}, {row.new_tokens} tokens: {ANOTHER}")
     show_shares(shares)
     show_energies(energies)
     profiled = {"time_shares": [vars(one) for one in shares]} if shares else {}
@@ -188,6 +219,33 @@ def reductions(options: Options) -> dict[str, Policy]:
     inside, before = options.keep or ((0.5,) if shape else ()), options.before or ((0.25,) if shape else ())
     found: dict[str, Policy] = {f"{share:.0%} from layer 2": la.UniformKeep(share, layer=2) for share in inside}
     return found | {f"{share:.0%} before the decoder": la.UniformKeep(share, layer=0) for share in before}
+
+
+def drafts_of(options: Options, model: Any) -> tuple[dict[str, Draft], list[str]]:
+    """What guesses, by what records call it; and what differs where a twig was made for another model.
+
+    Raises:
+        SettingsError: one is given twice, is out of range, or has no twig.
+        ModelMismatch: a twig was made for another model, and that is not allowed.
+    """
+    from dataclasses import replace
+
+    from .common import choose_draft, fit_to, short_names
+
+    drafts: dict[str, Draft] = {}
+    other = list[str]()
+    for given, name in zip(options.draft, short_names(options.draft, what="draft"), strict=True):
+        draft = choose_draft(given)
+        if not isinstance(draft.by, int):
+            policy, found = fit_to(model, draft.by, options.allow_other_model)
+            draft, other = replace(draft, by=policy), other + found
+        drafts[f"draft {name}"] = draft
+    return drafts, other
+
+
+def twigs_of(drafts: Mapping[str, Draft]) -> list[Policy]:
+    """The policies whose twigs guess."""
+    return [draft.by for draft in drafts.values() if not isinstance(draft.by, int)]
 
 
 def names_of(given: Sequence[str]) -> list[str]:

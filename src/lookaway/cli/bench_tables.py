@@ -10,7 +10,7 @@ from .tables import show_table
 
 if TYPE_CHECKING:
     from ..evaluation.energy import EnergyRow
-    from ..evaluation.speed import SpeedRow
+    from ..evaluation.speed_row import SpeedRow
     from ..evaluation.time_shares import TimeShares
 
 __all__ = ["show", "show_energies", "show_shares"]
@@ -35,6 +35,12 @@ def show(rows: Sequence[SpeedRow]) -> None:
                 "of implied": ["–" if row.efficiency is None else f"{row.efficiency:.0%}" for row in timed],
                 "by FLOPs": ["–" if row.implied_flops is None else f"{row.implied_flops:.2f}" for row in timed],
             }
+        if any(row.tokens_per_second is not None for row in timed):
+            cells["tokens a s"] = [
+                "–" if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}" for row in timed
+            ]
+        if any(row.draft is not None for row in timed):
+            cells["accepted"] = [accepted(row) for row in timed]
         if any(row.per_token is not None for row in timed):
             cells["ms a token"] = ["–" if row.per_token is None else f"{1000 * row.per_token:.1f}" for row in timed]
         cells["limit, ms"] = ["–" if row.limit is None else f"{1000 * row.limit:.1f}" for row in timed]
@@ -43,9 +49,17 @@ def show(rows: Sequence[SpeedRow]) -> None:
         if any(row.peak_bytes is not None for row in timed):
             cells["peak, GB"] = ["–" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f}" for row in timed]
         words = f"{part}, {1000 * timed[0].baseline_seconds:.1f} ms without a policy"
-        words += f", {length} tokens" if length > 1 else ""
+        rate = timed[0].baseline_tokens_per_second
+        words += f", {length} tokens" + (f", {rate:.1f} a second" if rate else "") if length > 1 else ""
         title = words + (f", batch of {size}" if size > 1 else "")
         show_table(list(cells), list(zip(*cells.values(), strict=True)), title=title, texts=("variant",))
+
+
+def accepted(row: SpeedRow) -> str:
+    """'12 of 20 (60%)': guessed tokens that the model accepted."""
+    if row.acceptance is None:
+        return "–" if row.draft is None else "none guessed"
+    return f"{row.accepted} of {row.drafted} ({row.acceptance:.0%})"
 
 
 def show_shares(shares: Sequence[TimeShares]) -> None:

@@ -97,9 +97,9 @@ def _several(policy: str) -> list[str]:
     return [policy] if Path(policy).exists() else [part.strip() for part in policy.split(",")]
 
 
-def short_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """What tables and records call policies: the last part of each path, or the whole path where two end alike or the
-    name is taken; never one name for two.
+def short_names(paths: Sequence[str], taken: Collection[str] = (), what: str = "policy") -> list[str]:
+    """What tables and records call policies or drafts: the last part of each path, or the whole path where two end
+    alike or the name is taken; never one name for two.
 
     Raises:
         SettingsError: one is given twice.
@@ -108,7 +108,8 @@ def short_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
 
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise SettingsError(
-            f"The policy {twice[0]} is given twice. Name each policy once; a comma joins two to a chain."
+            f"The {what} {twice[0]} is given twice. Name each {what} once"
+            + ("; a comma joins two to a chain." if what == "policy" else ".")
         )
     short = [path if "," in path else Path(path).name for path in paths]
     return [

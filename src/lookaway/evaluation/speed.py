@@ -8,7 +8,9 @@ over a few text tokens is bound by reading its weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,68 +18,19 @@ import torch
 
 from ..anatomy.find import anatomy_of
 from ..core.decision import Policy
+from ..core.draft import Draft
 from ..core.record import RecordWriter, Trace
 from ..engine.api import attach
 from .decoder_alone import DecoderAlone
-from .latency import Timing, measure, ratio
+from .drafted_speed import drafted_answers
+from .latency import Timing, measure
 from .limit import Machine, decode_limit, measure_machine, prefill_limit
 from .memory import kv_cache_bytes, peak_bytes
+from .speed_row import SpeedRow
 from .time_shares import TimeShares, time_shares
 from .timed_runs import Idle, generating, timed_parts, timed_policies, variants_of_run
 
 __all__ = ["Idle", "SpeedRow", "measure_speed", "profile_speed", "remaining_work"]
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """One variant against the unpruned model, in turns with it in one process."""
-
-    variant: str
-    part: str
-    """'decoder' (prefill of the decoder layers, norm and head), 'first token' (vision tower included) or 'decode'."""
-    exit_layer: int | None
-    seconds: float
-    """Median."""
-    quartiles: tuple[float, float]
-    baseline_seconds: float
-    speedup: float
-    """Median over rounds of baseline / variant."""
-    speedup_quartiles: tuple[float, float]
-    implied: float | None
-    """What the remaining work implies (decoder only): the bare model's time / the time that its own layers take, each
-    over as many tokens as the policy left it, and both passes of rows that looked again."""
-    implied_flops: float | None
-    """The same from counted FLOPs instead of seconds: those of `Trace.cost`, with the head once a row on both sides.
-    What decisions cost (gates, rankings, the logits that a second look reads) is in neither."""
-    efficiency: float | None
-    """Measured / implied: the median over rounds of (time of the remaining layers / time of the variant)."""
-    visual_tokens: float = 0.0
-    """Visual tokens that a layer processed in the prefill, averaged over layers and rows; of rows that looked again, in
-    the pass that they ended with."""
-    full_visual_tokens: float = 0.0
-    """Visual tokens of a prompt."""
-    batch_size: int = 1
-    new_tokens: int = 1
-    """Tokens that were generated; 1 for 'decoder' and 'first token'."""
-    per_token: float | None = None
-    """Seconds of an output token after the first ('decode' only): (median - median of 'first token') / their number;
-    None where noise makes that negative."""
-    baseline_per_token: float | None = None
-    limit: float | None = None
-    """The least seconds that this machine could take (`evaluation/limit.py`); the vision tower is not counted."""
-    baseline_limit: float | None = None
-    """The same of the unpruned model."""
-    kv_bytes: int | None = None
-    """Bytes of the KV cache after the prefill, all rows together."""
-    baseline_kv_bytes: int | None = None
-    peak_bytes: int | None = None
-    """The most that was allocated on a GPU during the part, weights included; None on a CPU."""
-    baseline_peak_bytes: int | None = None
-
-    @property
-    def tokens_text(self) -> str:
-        """'73 of 196': visual tokens in the mean layer."""
-        return f"{self.visual_tokens:.0f} of {self.full_visual_tokens:.0f}"
 
 
 def measure_speed(
@@ -86,6 +39,7 @@ def measure_speed(
     *,
     exits: Sequence[int],
     policies: Mapping[str, Policy] | None = None,
+    drafts: Mapping[str, Draft] | None = None,
     new_tokens: Sequence[int] = (16,),
     repeats: int = 15,
     warmup: int = 2,
@@ -101,11 +55,15 @@ def measure_speed(
     Args:
         inputs: keyword arguments of the model's forward, on its device, with `input_ids` int64 [B, S].
         policies: what the records call each -> the policy.
+        drafts: what the records call each -> the draft, timed in the 'decode' parts without a policy and with each.
         new_tokens: lengths of the answers of the 'decode' part; a 1 is the 'first token', which is timed anyway.
         writer: gets the rows of each part as soon as it is timed.
         progress: called with 1 after each round, `warmup + repeats` of each part; there are 2 parts and one more a
             length above 1.
         finished: called with the rows of each part, after they were written.
+
+    Raises:
+        UnsupportedModel, SettingsError: a draft does not fit this model, or a batch of several rows is to be drafted.
     """
     batch_size = len(inputs["input_ids"])
     timed = timed_policies(exits, policies or {}, batch_size)
@@ -113,12 +71,21 @@ def measure_speed(
     shape, height = anatomy_of(model).shape, int(inputs["input_ids"].numel())
     machine = measure_machine(shape, model.dtype, model.device, height)
     decoder = DecoderAlone(model, dict(inputs))
+    parts = timed_parts(model, inputs, new_tokens, decoder)
+    drafted = {
+        n: drafted_answers(model, policies or {}, drafts or {}, inputs, n, run) for _, n, run in parts if n > 1
+    }  # before anything is timed: a draft may not fit
     held = {name: kv_bytes_of(model, policy, inputs) for name, policy in timed.items()}
-    for part, length, run in timed_parts(model, inputs, new_tokens, decoder):
+    for part, length, run in parts:
         variants = variants_of_run(model, timed, run)
         sizes = _sizes(variants, list(timed)) if part == "decoder" else []
         shorter = {f"{n} tokens of {count} rows": decoder.last(n, count) for count, n in sizes}
-        times = measure({**variants, **shorter}, repeats=repeats, warmup=warmup, device=model.device, progress=progress)
+        guessed = drafted.get(length, {})
+        around = {name: one.attached for name, one in guessed.items()}
+        times = measure(
+            {**variants, **shorter, **guessed}, repeats=repeats, warmup=warmup, device=model.device, progress=progress,
+            around=partial(_around, around),
+        )  # fmt: skip
         remaining = {(count, n): times[f"{n} tokens of {count} rows"] for count, n in sizes}
         peaks = {name: peak_bytes(variants[name], model.device) for name in ("bare", *timed)}
         machine = machine.better(measure_machine(shape, model.dtype, model.device, height))
@@ -133,8 +100,10 @@ def measure_speed(
                 baseline_peak_bytes=peaks["bare"],
             )  # fmt: skip
             rows.append(_with_limit(row, trace, whole, machine, rows))
-            if writer is not None:
-                writer.write("timing", **vars(rows[-1]))
+        rows += [one.row(name, times["bare"], times[name]) for name, one in guessed.items()]
+        if writer is not None:
+            for row in rows[done:]:
+                writer.write("timing", **vars(row))
         finished(rows[done:])
     return rows
 
@@ -145,6 +114,13 @@ def profile_speed(
     """Where the time until the first token goes, one profiled run for each variant of `measure_speed`."""
     size = len(inputs["input_ids"])
     return time_shares(model, timed_policies(exits, policies, size), generating(model, inputs, 1), size)
+
+
+def _around(
+    contexts: Mapping[str, Callable[[], AbstractContextManager[Any]]], name: str
+) -> AbstractContextManager[Any]:
+    """What is entered around a variant's runs."""
+    return contexts[name]() if name in contexts else nullcontext()
 
 
 def kv_bytes_of(model: Any, policy: Policy, inputs: Mapping[str, Any]) -> int:
@@ -163,7 +139,9 @@ def _with_limit(row: SpeedRow, trace: Trace, whole: Trace, machine: Machine, row
     first = next(one for one in rows if one.part == "first token" and one.variant == row.variant)
     own, bare = row.seconds - first.seconds, row.baseline_seconds - first.baseline_seconds
     each = [seconds / steps if seconds > 0 else None for seconds in (own, bare)]
-    return replace(row, per_token=each[0], baseline_per_token=each[1])
+    tokens = row.new_tokens * row.batch_size
+    return replace(row, per_token=each[0], baseline_per_token=each[1], tokens_per_second=tokens / row.seconds,
+                   baseline_tokens_per_second=tokens / row.baseline_seconds)  # fmt: skip
 
 
 def _passes(trace: Trace) -> list[tuple[int, list[int]]]:
@@ -212,11 +190,8 @@ def _row(
             work += remaining_work(slots, seconds) * len(slots) / trace.shape.num_layers
         implied = float(np.median(np.asarray(bare.runs) / work))
         efficiency = float(np.median(work / np.asarray(found.runs)))
-    middle, low, high = ratio(bare, found)
-    whole = trace.initial_visual_tokens
-    mean = sum(map(sum, trace.visual_tokens)) / (len(whole) * len(trace.visual_tokens))
-    return SpeedRow(name, part, trace.exit_layers[0], found.median, (found.low, found.high), bare.median, middle,
-                    (low, high), implied, by_flops, efficiency, mean, sum(whole) / len(whole))  # fmt: skip
+    row = SpeedRow.of(name, part, bare, found, trace)
+    return replace(row, implied=implied, implied_flops=by_flops, efficiency=efficiency)
 
 
 def remaining_work(slots: Sequence[int], seconds: Mapping[int, Sequence[float]]) -> np.ndarray:

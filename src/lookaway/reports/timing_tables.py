@@ -33,12 +33,16 @@ def timing_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]
             "implied": [_times(t["implied"]) for t in timed],
             "measured / implied": [share(t["efficiency"], 0) for t in timed],
             "implied by FLOPs alone": [_times(t["implied_flops"]) for t in timed],
+            "tokens a second": [_rate(t.get("tokens_per_second")) for t in timed],
+            "guesses accepted": [_accepted(t) for t in timed],
             "limit of the machine": [_milliseconds(t.get("limit")) for t in timed],
             "a token after the first": [_milliseconds(t.get("per_token"), 1) for t in timed],
             "KV cache": [_megabytes(t.get("kv_bytes")) for t in timed],
         }
         told = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+        rate = timed[0].get("baseline_tokens_per_second")
         title = f"{part}: {_milliseconds(timed[0]['baseline_seconds'])} without a policy"
+        title += f", {_rate(rate)} tokens a second" if rate else ""
         tables.append((title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]))
     return tables
 
@@ -90,6 +94,19 @@ def _timed_part(timing: dict[str, Any]) -> str:
     """'decode, 32 tokens, batch of 8'; what is 1, or not known to older records, is not said."""
     length, size = timing.get("new_tokens", 1), timing.get("batch_size", 1)
     return timing["part"] + (f", {length} tokens" if length > 1 else "") + (f", batch of {size}" if size > 1 else "")
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _accepted(timing: dict[str, Any]) -> str:
+    """'12 of 20 (60 %)': guessed tokens that the model accepted; '–' where nothing guesses."""
+    if timing.get("draft") is None:
+        return "–"
+    if timing["acceptance"] is None:
+        return "none guessed"
+    return f"{timing['accepted']} of {timing['drafted']} ({share(timing['acceptance'], 0)})"
 
 
 def _milliseconds(seconds: float | None, digits: int = 0) -> str:
