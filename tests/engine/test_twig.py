@@ -25,9 +25,9 @@ def random_twig(model, start=START, depth=DEPTH, seed=1):
     }
 
 
-def shortened(family, weights, start=START, depth=DEPTH):
+def shortened(family, weights, start=START, depth=DEPTH, num_layers=4):
     """The model itself, cut down to its first K layers and, in place of the next T and of its norm, the twig's."""
-    model = tiny(family, attn_implementation="eager").model
+    model = tiny(family, num_layers, attn_implementation="eager").model
     anatomy = la.anatomy(model)
     decoder = anatomy.language_model
     decoder.layers = nn.ModuleList(list(anatomy.layers)[: start + depth])
@@ -44,17 +44,27 @@ def shortened(family, weights, start=START, depth=DEPTH):
 
 @pytest.mark.parametrize("family", TINY)
 def test_it_is_its_layers_run_by_hand(family):
-    model = tiny(family).model
+    by_hand(family, START, DEPTH, 4)
+
+
+@pytest.mark.parametrize("family", [family for family in TINY if family not in MIXED])
+def test_the_published_shape_is_its_layers_run_by_hand(family):
+    """K = 2, T = 3; of a decoder that goes on behind it."""
+    by_hand(family, 2, 3, 6)
+
+
+def by_hand(family, start, depth, num_layers):
+    model = tiny(family, num_layers).model
     anatomy = la.anatomy(model)
-    inputs = anatomy.with_positions(tiny(family).inputs("left_padded"))
+    inputs = anatomy.with_positions(tiny(family, num_layers).inputs("left_padded"))
     if family.startswith("qwen3_vl"):  # it would add image features between the twig's layers, too
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         inputs["input_ids"] = inputs["input_ids"].masked_fill(anatomy.layout(**inputs).visual, 11)
-    weights = random_twig(model)
-    twig = grow(anatomy, TwigSpec(START, DEPTH, weights))
+    weights = random_twig(model, start, depth)
+    twig = grow(anatomy, TwigSpec(start, depth, weights))
     with torch.no_grad():
-        found = anatomy.head_logits(twig.norm(twig(entering(anatomy, START, inputs))))
-        wanted = shortened(family, weights)(**inputs, use_cache=False).logits
+        found = anatomy.head_logits(twig.norm(twig(entering(anatomy, start, inputs))))
+        wanted = shortened(family, weights, start, depth, num_layers)(**inputs, use_cache=False).logits
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], wanted[real], atol=1e-4, rtol=1e-4)
 

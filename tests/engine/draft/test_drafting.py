@@ -3,7 +3,7 @@
 import pytest
 import torch
 from drafted_by_hand import GREEDY, early_exit, rounds, shortened_model
-from test_twig import random_twig, shortened
+from test_twig import MIXED, random_twig, shortened
 
 import lookaway as la
 from lookaway.anatomy.tiny import TINY, tiny
@@ -48,6 +48,16 @@ def test_every_family(family):
         found = answers(model, inputs, policy, draft)
         same(found, plain)
         assert found[2].trace.drafted >= found[2].trace.checks > 0
+
+
+@pytest.mark.parametrize("family", [family for family in TINY if family not in MIXED])
+def test_the_published_shape(family):
+    """A twig with K = 2 and T = 3 that ranks and drafts, of a decoder that goes on behind it."""
+    made = tiny(family, num_layers=6)
+    twig = la.Twig(start=2, depth=3, keep=0.5, final=5, weights=random_twig(made.model, 2, 3))
+    found = answers(made.model, made.inputs(), twig, la.Draft(twig, 3, 0.0))
+    same(found, answers(made.model, made.inputs(), twig))
+    assert found[2].trace.drafted >= found[2].trace.checks > 0
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl"])
