@@ -21,6 +21,7 @@ def test_a_command_that_does_not_share_refuses_with_the_cure(tmp_path, monkeypat
 
 @pytest.mark.parametrize(("module", "size", "runs"), [
     ("eval", "1", True), ("eval", None, True), ("search_eas", "8", True), ("train_eas", "8", True),
+    ("train_twig", "2", True),
     ("tune", "2", False), ("search", "8", False), ("bench", "2", False), ("serve", "2", False), ("report", None, True),
 ])  # fmt: skip
 def test_who_runs(monkeypatch, module, size, runs):

@@ -15,7 +15,7 @@ from lookaway.core.twig import TwigSpec
 from lookaway.engine.twig.growth import grow
 from lookaway.models.encoding import encode
 from lookaway.training import twig_training
-from lookaway.training.twig_training import TwigOptions, train_twig, twig_loss
+from lookaway.training.twig_training import TwigOptions, for_each_process, train_twig, twig_loss
 
 QUICK = TwigOptions(start=1, depth=2, max_steps=4, batch_size=2, save_steps=2, lr=2e-2)
 
@@ -34,6 +34,23 @@ def test_without_training_the_loss_is_that_of_the_first_layers():
         with torch.no_grad():
             found.append(short(**alone.inputs, labels=labels, use_cache=False).loss)
     assert loss.item() == pytest.approx(torch.stack(found).mean().item(), abs=2e-5)
+
+
+def test_packed_or_padded_the_weights_are_the_same(tmp_path):
+    long = replace(SAMPLES[0], id="long", messages=[{"role": "user", "content": [
+        {"type": "image"}, {"type": "text", "text": "colour? " * 12}
+    ]}])  # fmt: skip
+    runs = {
+        pack: train_twig(tiny("llava").model, tiny_processor(), [long, *SAMPLES[1:]], tmp_path / str(pack),
+                         replace(QUICK, pack=pack, batch_size=6))
+        for pack in (True, False)
+    }  # fmt: skip
+    assert runs[True].summary["packed_slots"] <= 0.7
+    assert runs[False].summary["packed_slots"] is None
+    for name, value in runs[False].policy.weights.items():
+        torch.testing.assert_close(runs[True].policy.weights[name], value, atol=1e-3, rtol=8e-3)  # saved in bfloat16
+    for one, other in zip(runs[True].history, runs[False].history, strict=True):
+        assert one.get("loss", 0.0) == pytest.approx(other.get("loss", 0.0), abs=1e-4)
 
 
 def test_training_moves_the_twig_alone_and_helps(tmp_path):
@@ -90,6 +107,39 @@ def test_bad_input_is_refused(tmp_path):
         TwigOptions(depth=0)
 
 
-def test_the_command(call, tmp_path):
-    status, _, error = call("train", "--method", "twig", "--help")
+def test_several_processes_deal_out_whole_steps_or_are_refused():
+    options = TwigOptions(batch_size=4, accumulate=6)
+    assert for_each_process(options, 7, 1) is options
+    assert for_each_process(options, 48, 3) == replace(options, accumulate=2)
+    with pytest.raises(SettingsError, match=r"4 processes deal out the 6 batches .* --accumulate 4 --batch-size 6"):
+        for_each_process(options, 48, 4)
+    with pytest.raises(SettingsError, match=r"50 samples do not fill whole steps of 4 x 6, .* Give --limit 48"):
+        for_each_process(options, 50, 2)
+    with pytest.raises(SettingsError, match="Give --batch-size 1"):
+        for_each_process(options, 10, 2)
+
+
+def test_the_published_values_are_a_preset():
+    """K, T and learning rate of the paper and its code; 64 samples a step."""
+    found = TwigOptions(preset="published").filled()
+    assert (found.start, found.depth, found.lr, found.epochs, found.warmup) == (2, 3, 1e-4, 1.0, 0.03)
+    assert found.batch_size * found.accumulate == 64
+    assert TwigOptions().filled().lr < found.lr
+
+
+@pytest.mark.parametrize("preset", ["published", "small-data"])
+def test_the_command_with_a_preset(call, tmp_path, write_questions, preset):
+    """K = 2 and T = 3 from the command line, of a model with just so many layers."""
+    made = tiny("llava", num_layers=5)
+    made.model.save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    data = write_questions(tmp_path, 6, seed=1, answer="red")
+    status, _, error = call(
+        "train", "--method", "twig", "--preset", preset, "--model", tmp_path / "model", "--data", data,
+        "--split", "all", "--max-steps", 1, "--device", "cpu", "--out", tmp_path / "out",
+    )  # fmt: skip
     assert status == 0, error
+    assert "A sample costs 2.20 prefills of the decoder; K = 2, T = 3." in error  # (2 + 3 x 3) / 5
+    policy = la.load(tmp_path / "out")
+    assert (policy.start, policy.depth) == (2, 3)
+    assert policy.training["options"]["lr"] == {"published": 1e-4, "small-data": 5e-5}[preset]

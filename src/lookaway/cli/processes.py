@@ -22,6 +22,7 @@ SHARED: Mapping[str, str] = {
     "lookaway.cli.train": "work",
     "lookaway.cli.search_eas": "own",
     "lookaway.cli.train_eas": "own",
+    "lookaway.cli.train_twig": "own",
 }
 """A command's module -> how its work is shared among processes: 'work' by `core.processes`, 'own' by its own training
 loop (accelerate, transformers' Trainer). All others compute it whole."""
@@ -50,7 +51,7 @@ def alone(module: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
                 f"This command does not share its work: each of the {group.count} processes that were started "
                 "(WORLD_SIZE) would compute all of it, into one folder. Start it without torchrun or accelerate "
                 "launch; for more GPUs start one process for each policy or data set, with its own "
-                "CUDA_VISIBLE_DEVICES and --out. Shared are: train (not --method twig), calibrate, eval, analyze, "
+                "CUDA_VISIBLE_DEVICES and --out. Shared are: train, calibrate, eval, analyze, "
                 "fit, search --method eas."
             )
         own = SHARED[module] == "own" or getattr(options, "tasks", None) is not None

@@ -41,12 +41,13 @@ class Options(TwigOptions, PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
+    from ..core.processes import sharing, started
     from ..data import load_samples
     from ..models.answers import own_answers
     from ..models.loading import load_model
     from ..training.exit_labels import with_images
     from ..training.trainer import training_facts
-    from ..training.twig_training import cost_in_prefills, train_twig
+    from ..training.twig_training import cost_in_prefills, for_each_process, train_twig
     from .common import plain_console, tell
     from .progress import progress
     from .recorded_training import recorded_training
@@ -54,15 +55,17 @@ def run(options: Options) -> dict[str, Any]:
 
     chosen = TwigOptions(**{field.name: getattr(options, field.name) for field in fields(TwigOptions)}).filled()
     samples = with_images(load_samples(options.data, options.split, options.limit, options.seed))
+    for_each_process(chosen, len(samples), started().count)  # before anything long
     model, processor = load_model(options.model, device=options.device, **options.published)
-    tell_settings(model, options.batch_size)
+    tell_settings(model, chosen.batch_size)
     if options.target == "own":
         size = options.answer_batch
         batches = [samples[first : first + size] for first in range(0, len(samples), size)]
-        with progress("own answers", len(samples)) as advance:
+        with sharing(started()) as group, progress("own answers", len(samples)) as advance:
             answers = own_answers(
                 model, processor, batches, options.max_new_tokens, options.out / "answers.jsonl", advance
             )
+            group.close()  # the Trainer makes its own
         samples = [replace(s, answer=processor.tokenizer.decode(answers[s.id])) for s in samples]
     share = cost_in_prefills(chosen, anatomy_of(model).num_layers)
     tell(f"A sample costs {share:.2f} prefills of the decoder; K = {chosen.start}, T = {chosen.depth}.")
@@ -79,5 +82,7 @@ def run(options: Options) -> dict[str, Any]:
         f"{summary['steps']} steps on {summary['samples']} samples, {summary['cost_in_prefills']} prefills of the "
         f"decoder; {summary['trained_weights']:,} weights, saved in bfloat16"
     )
+    if summary["packed_slots"] is not None:
+        console.print(f"samples shared rows: the twig ran over {summary['packed_slots']:.0%} of the padded slots")
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}")
     return {"policy": str(saved), **{k: v for k, v in summary.items() if k != "options"}}

@@ -1,14 +1,16 @@
 """A twig, trained on answers with the model frozen (TwigVLM, arXiv 2503.14075).
 
 Of each batch the model runs its first K layers, without a gradient; the twig's layers and norm go on from there to the
-model's own head, and learn the answer's tokens. Steps, schedules and checkpoints are transformers' Trainer's; the model
-is outside of what it sees, so a checkpoint holds the twig alone.
+model's own head, and learn the answer's tokens; there several samples share a row (`engine/twig/packing.py`). Steps,
+schedules and checkpoints are transformers' Trainer's; the model is outside of what it sees, so a checkpoint holds the
+twig alone.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +19,21 @@ from torch import Tensor, nn
 
 from ..anatomy.base import Anatomy
 from ..anatomy.find import anatomy_of
-from ..core.errors import DataError
+from ..core.errors import DataError, SettingsError
 from ..core.preset_options import PresetOptions
+from ..core.processes import started
 from ..core.record import Sample
 from ..core.twig import TwigSpec
+from ..engine.prefill.decoder_call import LayerCall
 from ..engine.replay.teacher_forcing import frozen
 from ..engine.twig.growth import LiveTwig, entering, grow
+from ..engine.twig.packing import cannot_pack, packed_states
 from ..models.encoding import Encoded
 from ..policies.twig import Twig
 from .trainer import Progress, check_answered, check_counts, train_on_answers, training_facts
 
-__all__ = ["PRESETS", "TwigOptions", "TwigRun", "train_twig", "twig_loss"]
+__all__ = ["PRESETS", "Slots", "TwigOptions", "TwigRun", "cost_in_prefills", "for_each_process", "train_twig",
+           "twig_loss"]  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {"lr": 1e-4, "epochs": 1.0, "warmup": 0.03, "batch_size": 16, "accumulate": 4},
@@ -57,11 +63,13 @@ class TwigOptions(PresetOptions):
     max_steps: int = -1
     """Stop after this many steps; -1: use --epochs."""
     batch_size: int | None = None
-    """Samples per step and process (published: 16; small-data: 8)."""
+    """Samples that run together (published: 16; small-data: 8)."""
     accumulate: int | None = None
-    """Batches whose gradients are accumulated for one step (published: 4, for 4 GPUs with 4 samples each)."""
+    """Batches of one step, of all processes together (published: 4, for 4 GPUs with 4 samples each; small-data: 1)."""
     warmup: float | None = None
     """Share of the steps in which the learning rate rises (published: 0.03; small-data: 0.1)."""
+    pack: bool = True
+    """Samples share rows of the twig's layers, each seeing itself alone, so that little is computed for padding."""
     save_steps: int = 200
     """Save a checkpoint every this many steps; the same command continues from the latest."""
     bf16: bool = False
@@ -102,20 +110,23 @@ def train_twig(
     Raises:
         DataError: no samples, or one without an answer.
         StaleResults: the checkpoints are of another model, other samples or other options.
-        SettingsError, UnsupportedModel: no such twig grows on this model (`engine.twig.growth.grow`).
+        SettingsError, UnsupportedModel: no such twig grows on this model (`engine.twig.growth.grow`); several processes
+            cannot deal out the batches of a step (`for_each_process`).
         MissingDependency: accelerate is not installed.
     """
     options = (options or TwigOptions()).filled()
     check_answered(samples, "a twig learns answers")
+    each = for_each_process(options, len(samples), started().count)
     anatomy = anatomy_of(model)
     twig = grow(anatomy, TwigSpec(options.start, options.depth))
     facts, identity = training_facts(model, processor, samples, options), anatomy.identity
     twig.requires_grad_(True)
+    slots = Slots(options.pack)
     with frozen(anatomy.model):
         done = train_on_answers(
-            TwigTask(anatomy, twig), lambda task, batch, _: task(batch), processor, samples,
-            Path(out) / "checkpoints", anatomy.model.device, options, facts, fresh, progress,
-            weight_decay=options.weight_decay,
+            TwigTask(anatomy, twig, slots), lambda task, batch, _: task(batch), processor, samples,
+            Path(out) / "checkpoints", anatomy.model.device, each, facts, fresh, progress,
+            weight_decay=options.weight_decay, ddp_find_unused_parameters=False,
         )  # fmt: skip
     batches = done.steps * (options.batch_size or 1) * (options.accumulate or 1)
     summary = {
@@ -125,6 +136,7 @@ def train_twig(
         "steps": done.steps,
         "trained_weights": sum(weight.numel() for weight in twig.parameters()),
         "cost_in_prefills": round(batches * cost_in_prefills(options, anatomy.num_layers), 1),
+        "packed_slots": round(slots.ran / slots.padded, 3) if slots.packs and slots.padded else None,
         "resumed_from": done.resumed_from,
     }
     weights = {name: value.detach().cpu().to(torch.bfloat16) for name, value in twig.state_dict().items()}
@@ -133,6 +145,31 @@ def train_twig(
         weights=weights,
     )  # fmt: skip
     return TwigRun(policy.with_base(identity), done.history, summary)
+
+
+def for_each_process(options: TwigOptions, samples: int, processes: int) -> TwigOptions:
+    """The options of each of several processes: they deal out the batches of every step, so that the steps, and but for
+    rounding the weights, are those of one process.
+
+    Raises:
+        SettingsError: the batches of a step, or the samples of an epoch, cannot be dealt out evenly.
+    """
+    if processes == 1:
+        return options
+    size, batches = options.batch_size or 1, options.accumulate or 1
+    if batches % processes:
+        raise SettingsError(
+            f"{processes} processes deal out the {batches} batches of a step (--accumulate), and each needs as many. "
+            f"Give a multiple: --accumulate {processes} --batch-size {max(1, size * batches // processes)}."
+        )
+    if rest := samples % (size * batches):
+        whole = samples - rest
+        cure = f"--limit {whole}" if whole else f"--batch-size {max(1, samples // batches)}"
+        raise SettingsError(
+            f"{samples} samples do not fill whole steps of {size} x {batches}, and {processes} processes would fill "
+            f"the last one otherwise than one does. Give {cure}."
+        )
+    return replace(options, accumulate=batches // processes)
 
 
 def cost_in_prefills(options: TwigOptions, num_layers: int) -> float:
@@ -148,8 +185,33 @@ def _final(options: TwigOptions, num_layers: int) -> int | None:
     return final if final > options.start else None
 
 
-def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded) -> Tensor:
+@dataclass
+class Slots:
+    """How a twig runs over padded batches: with samples packed into rows, or as they are; and over how many slots."""
+
+    packs: bool = False
+    ran: int = 0
+    padded: int = 0
+    """As many would have been run over without packing."""
+
+    def run(self, twig: LiveTwig, call: LayerCall, real: Tensor) -> Tensor:
+        """The twig on a call of layer K: [B, S, D], right where `real` bool [B, S] is."""
+        if self.packs and (reason := cannot_pack(call)) is not None:
+            warnings.warn(
+                f"Samples are not packed into rows: {reason}. Batches stay padded; the loss is the same.",
+                UserWarning, stacklevel=2,
+            )  # fmt: skip
+            self.packs = False
+        states, ran = packed_states(twig, call, real) if self.packs else (twig(call), real.numel())
+        self.ran, self.padded = self.ran + ran, self.padded + real.numel()
+        return states
+
+
+def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded, slots: Slots | None = None) -> Tensor:
     """Mean cross-entropy of the answer tokens under the twig, its norm and the model's head.
+
+    Args:
+        slots: how the twig runs over the batch; None: padded. The loss is the same.
 
     Raises:
         DataError: the batch has no answers.
@@ -157,7 +219,8 @@ def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded) -> Tensor:
     if batch.answer_mask is None:
         raise DataError("There are no encoded answers: encode(processor, samples, device, answers=[...]).")
     inputs = anatomy.with_positions(batch.inputs)
-    states = twig(entering(anatomy, twig.start, inputs))
+    call = entering(anatomy, twig.start, inputs)
+    states = (slots or Slots()).run(twig, call, batch.inputs["attention_mask"].bool())
     answers = batch.answer_mask[:, 1:]
     logits = anatomy.head_logits(twig.norm(states[:, :-1][answers]))
     return torch.nn.functional.cross_entropy(logits.float(), batch.inputs["input_ids"][:, 1:][answers])
@@ -166,10 +229,10 @@ def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded) -> Tensor:
 class TwigTask(nn.Module):
     """Batch -> mean cross-entropy of its answers; its parameters are the twig's alone, the model is no part of it."""
 
-    def __init__(self, anatomy: Anatomy, twig: LiveTwig) -> None:
+    def __init__(self, anatomy: Anatomy, twig: LiveTwig, slots: Slots) -> None:
         super().__init__()
         self.twig = twig
-        self._anatomy = (anatomy,)
+        self._anatomy, self._slots = (anatomy,), slots
 
     def forward(self, batch: Encoded) -> Tensor:
-        return twig_loss(self._anatomy[0], self.twig, batch)
+        return twig_loss(self._anatomy[0], self.twig, batch, self._slots)
