@@ -14,10 +14,10 @@ import lookaway as la
 from lookaway.anatomy.tiny import TINY, tiny
 from lookaway.core.twig import TwigSpec
 from lookaway.engine.twig.growth import entering, grow
-from lookaway.engine.twig.packing import Packing, cannot_pack, fill_rows
+from lookaway.engine.twig.packing import Packing, Slots, cannot_pack, fill_rows
 from lookaway.models.encoding import Encoded
 from lookaway.models.tiny_models import tiny_lavin
-from lookaway.training.twig_training import Slots, twig_loss
+from lookaway.training.twig_training import twig_loss
 
 
 @dataclass

@@ -15,7 +15,13 @@ from lookaway.core.twig import TwigSpec
 from lookaway.engine.twig.growth import grow
 from lookaway.models.encoding import encode
 from lookaway.training import twig_training
-from lookaway.training.twig_training import TwigOptions, for_each_process, train_twig, twig_loss
+from lookaway.training.twig_training import (
+    TwigOptions,
+    for_each_process,
+    loss_by_thousand,
+    train_twig,
+    twig_loss,
+)
 
 QUICK = TwigOptions(start=1, depth=2, max_steps=4, batch_size=2, save_steps=2, lr=2e-2)
 
@@ -119,6 +125,12 @@ def test_several_processes_deal_out_whole_steps_or_are_refused():
         for_each_process(options, 10, 2)
 
 
+def test_what_is_learnt_is_told_by_the_thousand():
+    history = [{"step": step, "loss": 10.0 - step} for step in range(1, 7)] + [{"step": 6, "train_runtime": 1.0}]
+    assert loss_by_thousand(history, 400) == [8.0, 5.5, 4.0]  # steps begin at samples 0, 400, 800 | 1200, 1600 | 2000
+    assert loss_by_thousand(history, 2000) == [9.0, 8.0, 7.0, 6.0, 5.0, 4.0]
+
+
 def test_the_published_values_are_a_preset():
     """K, T and learning rate of the paper and its code; 64 samples a step."""
     found = TwigOptions(preset="published").filled()
@@ -134,12 +146,13 @@ def test_the_command_with_a_preset(call, tmp_path, write_questions, preset):
     made.model.save_pretrained(tmp_path / "model")
     tiny_processor().save_pretrained(tmp_path / "model")
     data = write_questions(tmp_path, 6, seed=1, answer="red")
-    status, _, error = call(
+    status, text, error = call(
         "train", "--method", "twig", "--preset", preset, "--model", tmp_path / "model", "--data", data,
         "--split", "all", "--max-steps", 1, "--device", "cpu", "--out", tmp_path / "out",
     )  # fmt: skip
     assert status == 0, error
     assert "A sample costs 2.20 prefills of the decoder; K = 2, T = 3." in error  # (2 + 3 x 3) / 5
+    assert "mean loss on answers, thousand samples by thousand: " in text
     policy = la.load(tmp_path / "out")
     assert (policy.start, policy.depth) == (2, 3)
     assert policy.training["options"]["lr"] == {"published": 1e-4, "small-data": 5e-5}[preset]

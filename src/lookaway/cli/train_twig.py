@@ -82,6 +82,8 @@ def run(options: Options) -> dict[str, Any]:
         f"{summary['steps']} steps on {summary['samples']} samples, {summary['cost_in_prefills']} prefills of the "
         f"decoder; {summary['trained_weights']:,} weights, saved in bfloat16"
     )
+    losses = ", ".join(f"{loss:.2f}" for loss in summary["loss_by_thousand"])
+    console.print(f"mean loss on answers, thousand samples by thousand: {losses}")
     if summary["packed_slots"] is not None:
         console.print(f"samples shared rows: the twig ran over {summary['packed_slots']:.0%} of the padded slots")
     console.print(f"saved {saved}; next: lookaway eval --policy {saved}")

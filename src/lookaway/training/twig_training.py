@@ -8,8 +8,7 @@ twig alone.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,16 +23,15 @@ from ..core.preset_options import PresetOptions
 from ..core.processes import started
 from ..core.record import Sample
 from ..core.twig import TwigSpec
-from ..engine.prefill.decoder_call import LayerCall
 from ..engine.replay.teacher_forcing import frozen
 from ..engine.twig.growth import LiveTwig, entering, grow
-from ..engine.twig.packing import cannot_pack, packed_states
+from ..engine.twig.packing import Slots
 from ..models.encoding import Encoded
 from ..policies.twig import Twig
 from .trainer import Progress, check_answered, check_counts, train_on_answers, training_facts
 
-__all__ = ["PRESETS", "Slots", "TwigOptions", "TwigRun", "cost_in_prefills", "for_each_process", "train_twig",
-           "twig_loss"]  # fmt: skip
+__all__ = ["PRESETS", "TwigOptions", "TwigRun", "cost_in_prefills", "for_each_process", "loss_by_thousand",
+           "train_twig", "twig_loss"]  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {"lr": 1e-4, "epochs": 1.0, "warmup": 0.03, "batch_size": 16, "accumulate": 4},
@@ -135,6 +133,7 @@ def train_twig(
         "samples": len(samples),
         "steps": done.steps,
         "trained_weights": sum(weight.numel() for weight in twig.parameters()),
+        "loss_by_thousand": loss_by_thousand(done.history, (options.batch_size or 1) * (options.accumulate or 1)),
         "cost_in_prefills": round(batches * cost_in_prefills(options, anatomy.num_layers), 1),
         "packed_slots": round(slots.ran / slots.padded, 3) if slots.packs and slots.padded else None,
         "resumed_from": done.resumed_from,
@@ -178,33 +177,24 @@ def cost_in_prefills(options: TwigOptions, num_layers: int) -> float:
     return (options.start + 3 * options.depth) / num_layers
 
 
+def loss_by_thousand(history: Sequence[Mapping[str, float]], samples_a_step: int) -> list[float]:
+    """Mean loss on answers in each thousand samples that were seen: what one more thousand teaches.
+
+    Args:
+        history: the Trainer's log; entries of steps have `step` and `loss`.
+    """
+    found: dict[int, list[float]] = {}
+    for entry in history:
+        if "loss" in entry:
+            found.setdefault(int((entry["step"] - 1) * samples_a_step) // 1000, []).append(entry["loss"])
+    return [round(sum(losses) / len(losses), 4) for _, losses in sorted(found.items())]
+
+
 def _final(options: TwigOptions, num_layers: int) -> int | None:
     """K_f at three quarters of the depth, as published (24 of 32), and behind K in any case; None where K is the last
     layer's place, so that none is behind it."""
     final = min(max(round(0.75 * num_layers), options.start + 1), num_layers - 1)
     return final if final > options.start else None
-
-
-@dataclass
-class Slots:
-    """How a twig runs over padded batches: with samples packed into rows, or as they are; and over how many slots."""
-
-    packs: bool = False
-    ran: int = 0
-    padded: int = 0
-    """As many would have been run over without packing."""
-
-    def run(self, twig: LiveTwig, call: LayerCall, real: Tensor) -> Tensor:
-        """The twig on a call of layer K: [B, S, D], right where `real` bool [B, S] is."""
-        if self.packs and (reason := cannot_pack(call)) is not None:
-            warnings.warn(
-                f"Samples are not packed into rows: {reason}. Batches stay padded; the loss is the same.",
-                UserWarning, stacklevel=2,
-            )  # fmt: skip
-            self.packs = False
-        states, ran = packed_states(twig, call, real) if self.packs else (twig(call), real.numel())
-        self.ran, self.padded = self.ran + ran, self.padded + real.numel()
-        return states
 
 
 def twig_loss(anatomy: Anatomy, twig: LiveTwig, batch: Encoded, slots: Slots | None = None) -> Tensor:

@@ -52,11 +52,13 @@ def test_every_family(family):
 
 @pytest.mark.parametrize("family", [family for family in TINY if family not in MIXED])
 def test_the_published_shape(family):
-    """A twig with K = 2 and T = 3 that ranks and drafts, of a decoder that goes on behind it."""
+    """A twig with K = 2 and T = 3 that ranks and drafts, of a decoder that goes on behind it; a prompt with padding."""
     made = tiny(family, num_layers=6)
+    wide = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+    inputs = {n: torch.nn.functional.pad(v, (4, 0)) if n in wide else v for n, v in made.inputs().items()}
     twig = la.Twig(start=2, depth=3, keep=0.5, final=5, weights=random_twig(made.model, 2, 3))
-    found = answers(made.model, made.inputs(), twig, la.Draft(twig, 3, 0.0))
-    same(found, answers(made.model, made.inputs(), twig))
+    found = answers(made.model, inputs, twig, la.Draft(twig, 3, 0.0))
+    same(found, answers(made.model, inputs, twig))
     assert found[2].trace.drafted >= found[2].trace.checks > 0
 
 

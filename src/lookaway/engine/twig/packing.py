@@ -8,6 +8,7 @@ samples. (transformers' `DataCollatorWithFlattening` packs ids, without pictures
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from ...core.errors import UnsupportedModel
 from ..prefill.decoder_call import LayerCall
 from .growth import LiveTwig
 
-__all__ = ["Packing", "cannot_pack", "fill_rows", "packed_states"]
+__all__ = ["Packing", "Slots", "cannot_pack", "fill_rows", "packed_states"]
 
 KNOWN = frozenset({"hidden_states", "attention_mask", "position_embeddings", "position_ids", "cache_position"})
 """Tensors that a decoder layer is called with and that are packed here, or that say nothing without a cache."""
@@ -70,6 +71,28 @@ class Packing:
         if mask.dtype == torch.bool:
             return packed & ~apart | itself
         return packed.masked_fill(apart, torch.finfo(mask.dtype).min).masked_fill(itself, 0.0)
+
+
+@dataclass
+class Slots:
+    """How a twig runs over padded batches: with samples packed into rows, or as they are; and over how many slots."""
+
+    packs: bool = False
+    ran: int = 0
+    padded: int = 0
+    """As many would have been run over without packing."""
+
+    def run(self, twig: LiveTwig, call: LayerCall, real: Tensor) -> Tensor:
+        """The twig on a call of layer K: [B, S, D], right where `real` bool [B, S] is."""
+        if self.packs and (reason := cannot_pack(call)) is not None:
+            warnings.warn(
+                f"Samples are not packed into rows: {reason}. Batches stay padded; the loss is the same.",
+                UserWarning, stacklevel=2,
+            )  # fmt: skip
+            self.packs = False
+        states, ran = packed_states(twig, call, real) if self.packs else (twig(call), real.numel())
+        self.ran, self.padded = self.ran + ran, self.padded + real.numel()
+        return states
 
 
 def packed_states(twig: LiveTwig, call: LayerCall, real: Tensor) -> tuple[Tensor, int]:
