@@ -36,12 +36,13 @@ ALLOWED = {
 CARRYING_OUT = {"attached", "refusals", "cache", "prefill", "skip"}
 ENGINE = {
     "attached": set(),
-    "refusals": set(),
+    "generate_options": set(),
+    "refusals": {"generate_options"},
     "cache": set(),
     "prefill": {"cache"},
     "skip": {"attached", "prefill", "cache"},
     "twig": {"attached", "prefill", "observe"},
-    "draft": {"cache", "prefill", "refusals", "twig"},
+    "draft": {"cache", "generate_options", "prefill", "refusals", "twig"},
     "handle": {"attached", "draft", "prefill", "refusals", "skip", "twig"},
     "second_look": {"attached", "cache", "prefill", "observe"},
     "layer_hooks": set(),
