@@ -24,7 +24,7 @@ from lookaway.core.files import write_text
 POLICY = la.ExitAt(2)
 LENGTH, END = 3, 2
 OPTIONS: dict[str, Any] = {
-    "do_sample": True, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "repetition_penalty": 1.3,
+    "do_sample": True, "temperature": 1.2, "top_k": 4, "top_p": 0.95, "repetition_penalty": 1.3,
     "suppress_tokens": [IMAGE, END],
 }  # fmt: skip
 DRAFTS = {

@@ -21,7 +21,7 @@ def test_counts_are_held_against_all_answers_that_are_possible():
     right = Counter({answer: round(2000 * share) for answer, share in shares.items()})
     assert SCRIPT["fit_of"](right, shares)[2] > 0.99
     first, second = sorted(shares, key=shares.get)[-2:]
-    wrong = Counter({**right, first: right[first] + 60, second: right[second] - 60})
+    wrong = Counter({**right, first: right[first] + 100, second: right[second] - 100})
     assert SCRIPT["fit_of"](wrong, shares)[2] < 0.01
     with pytest.raises(SystemExit, match="its probability is 0"):
         SCRIPT["fit_of"](Counter({(1, 1, 1): 1}), shares)
