@@ -166,7 +166,7 @@ def test_a_twig_of_two_processes_is_that_of_one_and_goes_on_with_either(
     killed("one", "by two")
     done = launch(tmp_path, [command(tmp_path / "two"), command(tmp_path / "by two")])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("next: lookaway eval") == 2  # the first process alone prints
+    assert done.stdout.count("next:") == 2  # the first process alone prints
     killed("two", "by one")
     one(tmp_path, [command(tmp_path / "by one")], call, monkeypatch)
     wanted = weights("one")
