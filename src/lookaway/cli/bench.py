@@ -196,9 +196,9 @@ def run(options: Options) -> dict[str, Any]:
     show(rows)
     if any(row.variant.endswith(" again") for row in rows):
         tell(LOOKS)
-    for row in rows:
-        if row.same_answer is False:
-            tell(f"note: {row.variant}, {row.new_tokens} tokens: {ANOTHER}")
+    for timed in rows:
+        if timed.same_answer is False:
+            tell(f"note: {timed.variant}, {timed.new_tokens} tokens: {ANOTHER}")
     show_shares(shares)
     show_energies(energies)
     profiled = {"time_shares": [vars(one) for one in shares]} if shares else {}
