@@ -129,6 +129,7 @@ def main() -> None:
         "generation", model, "mini", {**vars(options), "out": str(options.out)}, 0, options.model, facts
     )
     records: list[tuple[str, dict[str, Any]]] = [("run", {**header, "threads": torch.get_num_threads()})]
+    write_records(options.out, records)  # anew behind each length: 256 tokens take long, and may be ended
 
     own = accepted(model, prompts, variants, max_new_tokens=max(options.tokens))
     for name, row in own.items():
@@ -150,7 +151,7 @@ def main() -> None:
                 words = f"{speed:.1f} tokens a second, {middle:.2f} x bare ({low:.2f} to {high:.2f}); {words}"
             records.append(("generation", row))
             print(f"{tokens} tokens, {variant.name}: {words}", flush=True)
-    write_records(options.out, records)
+        write_records(options.out, records)
 
 
 def timed(

@@ -3,8 +3,8 @@
     python benchmarks/readme_table.py           # prints the table
     python benchmarks/readme_table.py --write   # puts it between the marks in README.md, and draws docs/board.html
 
-No model runs. Questions without an image are left out; all rows of one model are about the same questions. The second
-table is made of every `benchmarks/results/fit-*` that holds the records.jsonl and held-out.jsonl of a `lookaway fit`.
+No model runs. All rows of one model are about the same questions, one an image: those that its `lookaway fit` was shown
+on (`benchmarks/results/fit-*` with records.jsonl and held-out.jsonl) and `python benchmarks/board.py --run` asked again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lookaway.reports.policy_words import policy_words
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-MARKS = re.compile(r"(<!-- measured: (readme|fit) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- measured: (fit) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEAD = ("model", "policy", "decoder prefill FLOPs", "correct answers (95 % interval)", "same answer (95 % interval)")
 
 
@@ -36,12 +36,11 @@ def share(successes: int, trials: int) -> str:
     )
 
 
-def questions(records: Sequence[dict[str, Any]], seen: set[str] | None = None) -> list[dict[str, Any]]:
+def questions(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sample records of questions with an image, under the policy itself, not under what stands beside it."""
     beside = {r["variant"] for r in records if r["kind"] == "summary" and r.get("beside")}
     own = [r for r in records if r["kind"] == "sample" and r.get("variant") not in beside]
-    found = [r for r in own if r["visual_tokens"] and r["visual_tokens"][0]]
-    return found if seen is None else [r for r in found if r["id"] in seen]
+    return [r for r in own if r["visual_tokens"] and r["visual_tokens"][0]]
 
 
 def row(model: str, policy: str, samples: Sequence[dict[str, Any]]) -> list[str]:
@@ -50,31 +49,27 @@ def row(model: str, policy: str, samples: Sequence[dict[str, Any]]) -> list[str]
     return [model, policy, f"{spent:.1%}".replace("%", " %"), share(right, len(samples)), share(same, len(samples))]
 
 
-def fixed_exit(model: str, records: Sequence[dict[str, Any]], at_least: float) -> list[str]:
-    """The cheapest fixed exit that costs no less than `at_least`, a share of the FLOPs: it gets a little more."""
-    curve = next(r for r in records if r["kind"] == "curve" and r["family"] == "all")
-    chosen = min((p for p in curve["fixed"] if p["flops_share"] >= at_least), key=lambda p: p["flops_share"])
-    total = curve["samples"]
-    right, same = (round(chosen[key] * total) for key in ("accuracy", "agreement"))
-    name = f"fixed exit before layer {chosen['mean_exit']:.0f}"
-    return [model, name, f"{chosen['flops_share']:.1%}".replace("%", " %"), share(right, total), share(same, total)]
+BOARD = {"exit-gates": "**exit gates**", "fastv-then-gates": "**FastV (half of the tokens), then exit gates**",
+         "fixed-exit": "fixed exit before layer 19"}  # fmt: skip
 
 
-def rows() -> list[list[str]]:
+def board_rows(results: Path, header: dict[str, Any]) -> list[list[str]]:
+    """BOARD's policies on the questions of the run with this header, where `board.py --run` has answered them."""
     found = []
-    for model, folder in (("lookaway-mini-plain", "demo-plain"), ("lookaway-mini", "demo-exit-aware")):
-        records = list(read_records(RESULTS / folder / "eval.jsonl"))
-        samples = questions(records)
-        unpruned = sum(r["right_without"] for r in samples)
-        found.append([model, "none", "100 %", share(unpruned, len(samples)), ""])
-        gates = row(model, "**exit gates**", samples)
-        spent = sum(r["flops"] for r in samples) / sum(r["full_flops"] for r in samples)
-        found += [gates, fixed_exit(model, records, spent)]
-        if folder == "demo-plain":
-            ids = {r["id"] for r in samples}
-            for name, file in (("FastV (half of the tokens)", "compose-fastv-plain.jsonl"),
-                               ("**FastV, then exit gates**", "compose-fastv-gates-plain.jsonl")):  # fmt: skip
-                found.append(row(model, name, questions(list(read_records(RESULTS / file)), ids)))
+    for name, words in BOARD.items():
+        path = results / f"board-{header['model'].removeprefix('lookaway-')}" / f"{name}.jsonl"
+        if not path.exists():
+            continue
+        run, summary = read_records(path)
+        if run["provenance"]["samples"] != header["provenance"]["samples"]:
+            raise SystemExit(f"{path} is about other questions than the fit. Run: python benchmarks/board.py --run MODEL")
+        (all_of_them,) = (r for r in summary["rows"] if r["family"] == "all")
+        count = all_of_them["samples"]
+        if all_of_them["scored"] != count:
+            raise SystemExit(f"{path}: {count - all_of_them['scored']} of {count} questions have no answer to score by.")
+        right, same = (round(s * count) for s in (all_of_them["accuracy_with"], all_of_them["agreement"][0]))
+        spent = f"{all_of_them['flops_share']:.1%}".replace("%", " %")
+        found.append([f"{header['model']}, {header['data']}", words, spent, share(right, count), share(same, count)])
     return found
 
 
@@ -93,7 +88,8 @@ def fit_rows(folder: Path) -> list[list[str]]:
     shown = found["certificate"]
     certified = f"{policy_words(found['policy'])} (certified: at most {shown['bound']:.2%} change)".replace("%)", " %)")
     called = {names[0]: f"**found by `lookaway fit`**: {certified}".replace("% change", " % change")}
-    return [unpruned, *(row(model, called.get(name, name), own) for name, own in samples.items())]
+    own_row, *others = (row(model, called.get(name, name), own) for name, own in samples.items())
+    return [unpruned, own_row, *board_rows(folder.parent, header), *others]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -104,7 +100,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def tables(results: Path = RESULTS) -> dict[str, str]:
     """Mark in README -> the table between it and the next end; '' where no fit is committed yet."""
     fits = [fit_rows(folder) for folder in sorted(results.glob("fit-*")) if (folder / "held-out.jsonl").exists()]
-    return {"readme": table(rows()), "fit": table([line for found in fits for line in found]) if fits else ""}
+    return {"fit": table([line for found in fits for line in found]) if fits else ""}
 
 
 def main() -> None:

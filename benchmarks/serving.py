@@ -25,6 +25,9 @@ import httpx2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lookaway.core.files import write_json
+from lookaway.evaluation.header import machine
+
 COLOURS = ("red", "blue", "green", "black", "yellow", "gray")
 QUESTIONS = ("what shape is in the image?", "what color is the shape?", "is there a circle?", "is there a blue shape?")
 CHAT = "/v1/chat/completions"
@@ -275,8 +278,8 @@ def main():
     result["exit_status"] = process.returncode
     result["load_average"] = os.getloadavg()
     result["arguments"] = {key: str(value) for key, value in vars(args).items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    result |= machine("cpu")
+    write_json(args.out, result)
     print(json.dumps({key: value for key, value in result.items() if key != "open_loop"}, indent=1))
     bad = result["wrong"] or result["tracebacks"] or result["exit_status"] or result["after"]["running"]
     raise SystemExit(1 if bad else 0)

@@ -21,6 +21,8 @@ from pathlib import Path
 import httpx2
 import numpy as np
 
+from lookaway.core.files import write_json
+from lookaway.evaluation.header import machine
 from serving import CHAT, ask, memory, requests_of, start
 
 
@@ -138,8 +140,8 @@ def main():
     result["growth_mb"] = growth(result["memory_mb"])
     result["tracebacks"] = errors.count("Traceback")
     result["arguments"] = {key: str(value) for key, value in vars(args).items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    result |= machine("cpu")
+    write_json(args.out, result)
     print(json.dumps(result, indent=1))
     bad = result["wrong"] or result["wrong_after_restart"] or result["tracebacks"] or result["after"]["running"]
     raise SystemExit(1 if bad or result["growth_mb"] > args.most_growth else 0)

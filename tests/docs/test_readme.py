@@ -37,7 +37,7 @@ def test_the_table_of_results_is_that_of_the_records():
 
 def test_the_table_of_fits_comes_from_the_records_of_a_fit(tmp_path):
     """Records as `lookaway fit` leaves them, moved to benchmarks/results/fit-*."""
-    from lookaway.core.record import RecordWriter
+    from lookaway.core.record import RecordWriter, write_records
 
     script = runpy.run_path(str(ROOT / "benchmarks" / "readme_table.py"))
     folder = tmp_path / "fit-made-up"
@@ -45,7 +45,7 @@ def test_the_table_of_fits_comes_from_the_records_of_a_fit(tmp_path):
         policy = {"name": "keep-schedule", "config": {"keep": [1.0, 0.4, 0.4]}}
         writer.write("fit", certificate={"bound": 0.0293}, policy=policy)
     with RecordWriter(folder / "held-out.jsonl") as writer:
-        writer.write("run", model="made-up-model", data="mini")
+        writer.write("run", model="lookaway-made-up", data="mini", provenance={"samples": {"digest": "some"}})
         for name, right, spent in (("this policy", 3, 40), ("random tokens", 2, 41)):
             for number in range(4):
                 sample = {"id": str(number), "visual_tokens": [9, 4, 4], "flops": spent, "full_flops": 100}
@@ -54,12 +54,25 @@ def test_the_table_of_fits_comes_from_the_records_of_a_fit(tmp_path):
             writer.write("beside", name=name)
     lines = script["tables"](tmp_path)["fit"].splitlines()
     assert len(lines) == 5
-    assert "| made-up-model, mini | none | 100 % | 4 of 4" in lines[2]
+    assert "| lookaway-made-up, mini | none | 100 % | 4 of 4" in lines[2]
     assert (
         "keep 40 % of the visual tokens from layer 1 on (certified: at most 2.93 % change) | 40.0 % | 3 of 4"
         in lines[3]
     )
     assert "| random tokens | 41.0 % | 2 of 4" in lines[4]
+    board = tmp_path / "board-made-up" / "exit-gates.jsonl"
+    summary = {"family": "all", "samples": 4, "scored": 4, "accuracy_with": 0.75, "agreement": (0.5, 0.1, 0.9),
+               "flops_share": 0.625}  # fmt: skip
+    for digest, lines_then in (("some", 6), ("other", None)):
+        write_records(board, [("run", {"provenance": {"samples": {"digest": digest}}}), ("summary", {"rows": [summary]})])
+        if lines_then is None:
+            with pytest.raises(SystemExit, match="other questions than the fit"):
+                script["tables"](tmp_path)
+        else:
+            lines = script["tables"](tmp_path)["fit"].splitlines()
+            assert len(lines) == lines_then and "| **exit gates** | 62.5 % | 3 of 4" in lines[4]
+            assert "| 2 of 4" in lines[4]
+    board.unlink()
     with RecordWriter(folder / "held-out.jsonl") as writer:  # an interrupted run
         writer.write("sample", variant="this policy", id="5", visual_tokens=[9], right_without=True)
     with pytest.raises(SystemExit, match="different questions"):

@@ -22,7 +22,7 @@ from .. import __version__
 from ..anatomy.find import anatomy_of
 from ..core.provenance import provenance as provenance_of
 
-__all__ = ["config_hash", "hardware", "run_header", "source_commit"]
+__all__ = ["config_hash", "hardware", "machine", "run_header", "source_commit"]
 
 
 def run_header(
@@ -61,9 +61,7 @@ def run_header(
         "provenance": dict(provenance_of(model=model, options=config) if provenance is None else provenance),
         "allowed_other_model": list(other_model),
         "config_hash": config_hash(config),
-        "hardware": hardware(model.device),
-        "versions": {"lookaway": __version__, "commit": source_commit(), "python": platform.python_version(),
-                     **{name: _version(name) for name in ("torch", "transformers")}},
+        **machine(model.device),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
@@ -72,6 +70,13 @@ def run_header(
 def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hex digits that change with any option."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def machine(device: Any) -> dict[str, Any]:
+    """What a measurement was made on: `hardware` in words, and `versions` of the libraries and of this source."""
+    versions = {"lookaway": __version__, "commit": source_commit(), "python": platform.python_version()}
+    versions |= {name: _version(name) for name in ("torch", "transformers")}
+    return {"hardware": hardware(device), "versions": versions}
 
 
 def hardware(device: Any) -> str:
