@@ -4,7 +4,7 @@
     python benchmarks/readme_table.py --write   # puts it between the marks in README.md, and draws docs/board.html
 
 No model runs. All rows of one model are about the same questions, one an image: those that its `lookaway fit` was shown
-on (`benchmarks/results/fit-*` with records.jsonl and held-out.jsonl) and `python benchmarks/board.py --run` asked again.
+on (`benchmarks/results/fit-*`: records.jsonl, held-out.jsonl), asked again by `python benchmarks/board.py --run`.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def board_rows(results: Path, header: dict[str, Any]) -> list[list[str]]:
             continue
         run, summary = read_records(path)
         if run["provenance"]["samples"] != header["provenance"]["samples"]:
-            raise SystemExit(f"{path} is about other questions than the fit. Run: python benchmarks/board.py --run MODEL")
+            raise SystemExit(f"{path} is about other questions than the fit: python benchmarks/board.py --run MODEL")
         (all_of_them,) = (r for r in summary["rows"] if r["family"] == "all")
         count = all_of_them["samples"]
         if all_of_them["scored"] != count:
-            raise SystemExit(f"{path}: {count - all_of_them['scored']} of {count} questions have no answer to score by.")
+            raise SystemExit(f"{path}: {count - all_of_them['scored']} of {count} questions have no answer.")
         right, same = (round(s * count) for s in (all_of_them["accuracy_with"], all_of_them["agreement"][0]))
         spent = f"{all_of_them['flops_share']:.1%}".replace("%", " %")
         found.append([f"{header['model']}, {header['data']}", words, spent, share(right, count), share(same, count)])
