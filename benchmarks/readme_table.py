@@ -50,7 +50,7 @@ def row(model: str, policy: str, samples: Sequence[dict[str, Any]]) -> list[str]
 
 
 BOARD = {"exit-gates": "**exit gates**", "fastv-then-gates": "**FastV (half of the tokens), then exit gates**",
-         "fixed-exit": "fixed exit before layer 19"}  # fmt: skip
+         "fixed-exit": "fixed exit before layer 20"}  # fmt: skip
 
 
 def board_rows(results: Path, header: dict[str, Any]) -> list[list[str]]:
