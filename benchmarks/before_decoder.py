@@ -27,8 +27,9 @@ from typing import Any
 import torch
 
 import lookaway as la
+from lookaway.core.earlier_results import require_same
 from lookaway.core.errors import LookawayError
-from lookaway.core.provenance import provenance, require_same
+from lookaway.core.provenance import provenance
 from lookaway.core.record import RecordWriter, read_records
 from lookaway.data import load_samples
 from lookaway.engine.replay.teacher_forcing import answer_logits

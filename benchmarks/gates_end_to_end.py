@@ -99,7 +99,8 @@ def _claim(o: Options, leftovers: list[Path]) -> None:
     Raises:
         StaleResults: it is not.
     """
-    from lookaway.core.provenance import claim, provenance
+    from lookaway.core.earlier_results import claim
+    from lookaway.core.provenance import provenance
     from lookaway.data import load_samples
     from lookaway.models.loading import load_model
 

@@ -8,10 +8,9 @@ from PIL import Image
 
 import lookaway as la
 from lookaway.core import provenance as module
+from lookaway.core.earlier_results import claim, differences, require_same
 from lookaway.core.errors import DataError, StaleResults
 from lookaway.core.provenance import (
-    claim,
-    differences,
     library,
     options_facts,
     picture_digest,
@@ -19,7 +18,6 @@ from lookaway.core.provenance import (
     policy_facts,
     processor_digest,
     provenance,
-    require_same,
     sample_facts,
 )
 from lookaway.core.record import Sample

@@ -108,8 +108,9 @@ ANOTHER = (
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
+    from ..core.earlier_results import start_anew
     from ..core.errors import LookawayError
-    from ..core.provenance import policy_facts, provenance, start_anew
+    from ..core.provenance import policy_facts, provenance
     from ..core.record import RecordWriter
     from ..evaluation.energy import ROUNDS, measure_energy
     from ..evaluation.energy_meter import EnergyMeter

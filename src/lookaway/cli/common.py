@@ -140,7 +140,7 @@ def earlier_records(records: Path, facts: Mapping[str, Any], fresh: bool) -> lis
 
 
 def _earlier(records: Path, facts: Mapping[str, Any], fresh: bool) -> list[dict[str, Any]]:
-    from ..core.provenance import require_same, start_anew
+    from ..core.earlier_results import require_same, start_anew
     from ..core.record import RecordWriter, read_records
     from ..core.shared_records import merge_parts, parts_of
 

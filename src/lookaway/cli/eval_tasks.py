@@ -31,8 +31,9 @@ def run_tasks(options: Any) -> dict[str, Any]:
         DataError: an unknown task, or data that cannot be had.
         StaleResults: the folder holds results of another model, policy or version.
     """
+    from ..core.earlier_results import start_anew
     from ..core.files import atomic_path
-    from ..core.provenance import provenance, start_anew
+    from ..core.provenance import provenance
     from ..core.record import RecordWriter
     from ..evaluation.header import run_header
     from ..evaluation.lmms.answers import KnownAnswers, answer_files

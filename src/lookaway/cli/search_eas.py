@@ -49,7 +49,8 @@ class Options(SkipSearchOptions, PublishedModel):
 
 def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
-    from ..core.provenance import provenance, start_anew
+    from ..core.earlier_results import start_anew
+    from ..core.provenance import provenance
     from ..data import load_samples
     from ..evaluation.header import run_header
     from ..models.loading import load_model

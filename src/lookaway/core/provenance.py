@@ -1,7 +1,7 @@
 """Provenance: what a result depends on, by content. Every header, cache key and resumed run goes through this file.
 
 A provenance is plain JSON: names -> digests or settings. Two of them are equal exactly if the results are good for each
-other; `require_same` refuses and says what differs, old value and new value.
+other; `earlier_results.py` refuses others.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from .errors import DataError, StaleResults
-from .files import write_json
+from .errors import DataError
 from .weights import tensors_digest, weights_digest
 
 if TYPE_CHECKING:
@@ -27,21 +26,18 @@ if TYPE_CHECKING:
     from .record import Sample
 
 __all__ = [
-    "claim",
-    "differences",
     "library",
     "model_facts",
     "options_facts",
     "picture_digest",
     "picture_digests",
     "picture_key",
+    "plain",
     "policy_digest",
     "policy_facts",
     "provenance",
     "provenance_key",
-    "require_same",
     "sample_facts",
-    "start_anew",
 ]  # fmt: skip
 
 COMPUTING = ("core", "anatomy", "data", "models", "engine", "modules", "policies", "training", "search", "evaluation",
@@ -81,7 +77,7 @@ def provenance(
         found["samples"] = sample_facts(samples)
     if options is not None:
         found["options"] = options_facts(options, free)
-    return _plain({**found, **more})
+    return plain({**found, **more})
 
 
 def library() -> dict[str, str]:
@@ -207,7 +203,7 @@ def picture_digest(image: Any, known: dict[str, str] | None = None) -> str:
 def options_facts(options: Any, free: Collection[str] = ()) -> dict[str, Any]:
     """A command's options but for the `FREE` ones."""
     values = asdict(options) if is_dataclass(options) and not isinstance(options, type) else dict(options)
-    return {key: _plain(value) for key, value in values.items() if key not in FREE and key not in free}
+    return {key: plain(value) for key, value in values.items() if key not in FREE and key not in free}
 
 
 def provenance_key(facts: Any) -> str:
@@ -215,83 +211,13 @@ def provenance_key(facts: Any) -> str:
     return _digest(facts)[:24]
 
 
-def require_same(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any], where: str | Path) -> None:
-    """Refuse what another provenance left in `where`.
-
-    Raises:
-        StaleResults: they differ, or `theirs` is None: files of lookaway 0.1 do not tell.
-    """
-    if theirs is None:
-        raise StaleResults(
-            f"{where} does not say what its results depend on (lookaway 0.1 wrote no provenance). {CURE}"
-        )
-    found = differences(theirs, _plain(ours))
-    if found:
-        raise StaleResults(f"{where} is of another run. Different now: {'; '.join(found)}. {CURE}")
-
-
-CURE = "Give another --out, or --fresh to start anew in this one."
-
-
-def claim(folder: Path, facts: Mapping[str, Any], fresh: bool = False, leftovers: Sequence[Path] = ()) -> None:
-    """Make `folder` this run's, so that what an interrupted run left there may be used.
-
-    Args:
-        facts: what the results depend on; kept in `folder/provenance.json`.
-        fresh: remove the leftovers first, whatever they depend on.
-        leftovers: files and folders that a run goes on from.
-
-    Raises:
-        StaleResults: the folder holds leftovers of a run that depends on something else.
-    """
-    file = folder / "provenance.json"
-    if fresh:
-        start_anew(file, *leftovers)
-    try:
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    except ValueError:
-        known = None
-    if known is not None or any(path.exists() for path in leftovers):
-        require_same(known, facts, folder)
-    write_json(file, facts)
-
-
-def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
-    """Each value that differs, as 'name: old -> new'."""
-    if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping)):
-        return [] if theirs == ours else [f"{name}: {_short(theirs)} -> {_short(ours)}"]
-    found = []
-    for key in sorted(theirs.keys() | ours.keys(), key=str):
-        at = f"{name}.{key}" if name else str(key)
-        found += differences(theirs.get(key, "nothing"), ours.get(key, "nothing"), at)
-    own = [line for line in found if not line.startswith(f"{name}.digest: ")]
-    return own or found  # settings say more than the digest over them
-
-
-def start_anew(*paths: Path) -> None:
-    """What --fresh does: remove what earlier runs of a command left in its folder."""
-    import shutil
-
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As JSON takes it, and as JSON gives it back."""
     return json.loads(json.dumps(value, default=str, sort_keys=True))
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    if len(text) == 32 and all(c in "0123456789abcdef" for c in text):
-        return text[:12]
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.earlier_results import claim
 from ..core.errors import DataError, MissingDependency, SettingsError
-from ..core.provenance import claim, provenance
+from ..core.provenance import provenance
 from ..core.record import Sample
 from ..models.encoding import Encoded, encode
 
@@ -145,7 +146,7 @@ def train_on_answers(
 def claim_in_turn(
     folder: Path, facts: Mapping[str, Any], fresh: bool, leftovers: Callable[[], Sequence[Path]], cpu: bool
 ) -> Any:
-    """`core.provenance.claim` by the first process of a distributed run, and then by the others, which remove nothing.
+    """`core.earlier_results.claim` by the first process of a distributed run, then by the others, which remove nothing.
 
     Returns:
         accelerate's `PartialState`, which knows who is first.

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.decision import Policy
+from ...core.earlier_results import require_same
 from ...core.errors import LookawayError
 from ...core.processes import Processes
-from ...core.provenance import picture_digests, policy_digest, require_same
+from ...core.provenance import picture_digests, policy_digest
 from ...core.record import RecordWriter, Sample, read_records
 from .efficiency import Efficiency
 

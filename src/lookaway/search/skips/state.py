@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...core.earlier_results import require_same, start_anew
 from ...core.errors import DataError
 from ...core.files import atomic_path, write_json
-from ...core.provenance import require_same, start_anew
 from .bandit import Bandit
 
 if TYPE_CHECKING:

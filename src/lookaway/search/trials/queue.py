@@ -17,13 +17,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...core.earlier_results import require_same
 from ...core.errors import DataError
-from ...core.provenance import require_same
 from .sampling import seeded_sampler
 from .storage import alive, open_storage, optuna, this_worker
 
 __all__ = ["Done", "Job", "Range", "TrialQueue"]
 
+CURE = (
+    "Give another --out, or --fresh to start anew in this one; where --storage is given, each search takes a file or "
+    "database of its own."
+)
 Number = int | float
 Evaluate = Callable[[Mapping[str, Number]], tuple[float, Mapping[str, Any]]]
 """Parameters -> (value, higher is better; plain values for the log)."""
@@ -120,15 +124,15 @@ class TrialQueue:
         self._check(write=True)
         study = self._study(group)
         wanted = {job.key: job for job in jobs}
-        annotate_trace: set[str] = set()
+        told: set[str] = set()
         while True:
             trials = study.get_trials(deepcopy=False)
             finished = _finished(trials)
             for job in jobs:
-                if job.key in finished and job.key not in annotate_trace:
-                    annotate_trace.add(job.key)
+                if job.key in finished and job.key not in told:
+                    told.add(job.key)
                     on_done(finished[job.key])
-            if len(annotate_trace) == len(jobs):
+            if len(told) == len(jobs):
                 return [finished[job.key] for job in jobs]
             if self._reclaim(study, trials):
                 continue
@@ -175,7 +179,7 @@ class TrialQueue:
             if write:
                 study.set_user_attr("facts", facts)
         else:
-            require_same(known, facts, f"The storage of the search {self.name!r}")
+            require_same(known, facts, f"The storage of the search {self.name!r}", CURE)
 
     def _reclaim(self, study: Any, trials: Iterable[Any]) -> bool:
         """Give back the jobs of workers that are gone; True where there were some."""
