@@ -23,7 +23,7 @@ from lookaway.data import load_samples
 from lookaway.evaluation.header import run_header
 from lookaway.models.loading import load_model
 from lookaway.policies.second_look import CONFIDENCES
-from lookaway.search.fit.outcomes import SampleRuns
+from lookaway.search.fit.sample_runs import SampleRuns
 
 POLICIES = {
     "CDPruner .05": la.CDPruner(keep=0.05),

@@ -18,6 +18,7 @@ from ..core.decision import KEEP, Decision, LayerView, Policy
 from ..core.errors import SettingsError
 from ..core.exit_table import ExitTable
 from ..core.features import text_features
+from ..core.greedy import GreedyRule
 from ..core.provenance import provenance
 from ..core.record import Sample
 from ..engine.api import attach
@@ -127,14 +128,16 @@ def _table(
             f"or no attention. Leave --layers {missing[0]} out."
         )
     assert batch.answer_mask is not None
-    counts = batch.answer_mask.sum(1).tolist()
+    answers, rule = batch.answer_mask, GreedyRule.of(model)
+    counts = answers.sum(1).tolist()
 
     def evaluate(policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss [B], and argmax and targets of all answer tokens, row after row."""
+        """Mean loss [B], and greedy tokens and targets of all answer tokens, row after row."""
         with attach(model, policy) as attached:
             logits, wanted = answer_logits(model, attached, batch)
         losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
-        return torch.stack([part.mean() for part in losses.split(counts)]), logits.argmax(-1), wanted
+        said = rule.flat(logits.float(), batch.inputs["input_ids"], answers, batch.inputs["attention_mask"].bool())
+        return torch.stack([part.mean() for part in losses.split(counts)]), said, wanted
 
     def rows(same: Tensor) -> Tensor:
         return torch.stack([part.all() for part in same.split(counts)])

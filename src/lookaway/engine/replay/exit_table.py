@@ -14,6 +14,7 @@ from ...anatomy.base import Anatomy
 from ...anatomy.find import anatomy_of
 from ...core.errors import DataError, SettingsError
 from ...core.exit_table import ExitTable
+from ...core.greedy import GreedyRule, answer_places
 from ...core.layout import TokenLayout
 from ...core.processes import processes, share
 from ...core.provenance import provenance, provenance_key
@@ -66,11 +67,12 @@ def collect_exit_table(
     """
     anatomy = anatomy_of(model)
     anatomy.require_inside("A table of exits")
+    rule = GreedyRule.of(model)
     candidates = tuple(layers) if layers is not None else tuple(range(anatomy.first_prunable_layer, anatomy.num_layers))
 
     def make(batch: EncodedBatch) -> ExitTable:
         with torch.no_grad():
-            return _table(anatomy, batch, candidates, target, share_images, dtype)
+            return _table(anatomy, batch, candidates, target, share_images, dtype, rule)
 
     return cached_tables(
         batches, make, (candidates, target, dtype), lambda: provenance(model=model), cache_dir, progress
@@ -131,8 +133,9 @@ def _made_elsewhere(file: Path) -> ExitTable:
 
 
 def _table(
-    anatomy: Anatomy, batch: EncodedBatch, layers: tuple[int, ...], target: str, share: bool, dtype: torch.dtype
-) -> ExitTable:
+    anatomy: Anatomy, batch: EncodedBatch, layers: tuple[int, ...], target: str, share: bool, dtype: torch.dtype,
+    rule: GreedyRule,
+) -> ExitTable:  # fmt: skip
     """The table of one batch."""
     inputs = anatomy.with_positions(batch.inputs)
     layout = anatomy.layout(inputs["input_ids"], inputs["attention_mask"])
@@ -146,7 +149,7 @@ def _table(
         counts = [images[row] for row in rows]
         tape = record(anatomy, own_layout, own, counts) if record else record_tape(anatomy, own)
         ids = tuple(str(batch.samples[row].id) for row in rows)
-        parts.append((rows, _judge(tape, own["input_ids"], batch.answer_mask[rows], layers, ids, target, dtype)))
+        parts.append((rows, _judge(tape, own["input_ids"], batch.answer_mask[rows], layers, ids, target, dtype, rule)))
     order = [row for rows, _ in parts for row in rows]
     inverse = sorted(range(len(order)), key=order.__getitem__)
     return ExitTable.concat([table for _, table in parts]).subset(inverse)
@@ -160,20 +163,19 @@ def _judge(
     names: tuple[str, ...],
     target: str,
     dtype: torch.dtype,
+    rule: GreedyRule,
 ) -> ExitTable:
     """All exits of the rows of one tape, against their answers (bool [B, S])."""
     # 1. Each answer token is predicted one position before it.
-    count = int(answers.sum(1).max())
-    where = (~answers).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]  # [B, A]
-    real = answers.gather(1, where)
+    where, real = answer_places(answers)  # [B, A]
     wanted = ids.gather(1, where)
-    first = where[:, :1]  # rows with fewer tokens repeat their first
-    slots = tape.slots(torch.where(real, where, first) - 1)
+    columns = torch.where(real, where, where[:, :1]) - 1  # rows with fewer tokens repeat their first
+    slots = tape.slots(columns)
 
     def evaluate(states: Tensor) -> tuple[Tensor, Tensor]:
         logits = tape.logits(gather_rows(states, slots)).float()  # [B, A, vocabulary]
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
-        return (losses * real).sum(1) / real.sum(1), logits.argmax(-1)
+        return (losses * real).sum(1) / real.sum(1), rule.tokens(logits, ids, columns, ~tape.layout.padding)
 
     # 2. The full run, then each exit.
     full_loss, full_said = evaluate(tape.entering[-1])

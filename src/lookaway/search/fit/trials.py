@@ -10,7 +10,8 @@ from ...core.errors import SettingsError, UnsupportedModel
 from ...core.provenance import provenance_key
 from ..trials.queue import Done, Job, Range, TrialQueue
 from .candidates import FULL, Candidate
-from .outcomes import Outcomes, SampleRuns
+from .outcomes import Outcomes
+from .sample_runs import SampleRuns
 
 __all__ = ["SplitTrials", "timed_once"]
 
@@ -57,9 +58,9 @@ class SplitTrials:
         jobs = [Job(f"{self.name}/{key}", {"candidate": self.number[key]}) for key in wanted]
 
         def evaluate(params: Mapping[str, Any]) -> tuple[float, Mapping[str, Any]]:
-            candidate = self.tried[int(params["candidate"])]
+            candidate, runs = self.tried[int(params["candidate"])], self.runs
             try:
-                found = self.runs.outcomes(candidate.policy)
+                found = runs.outcomes(candidate.policy)
             except (SettingsError, UnsupportedModel) as error:
                 if candidate.method == "own":  # asked for by name: the user must hear of it
                     raise

@@ -15,9 +15,11 @@ import torch
 
 from ...anatomy.find import anatomy_of
 from ...core.decision import Policy
+from ...core.earlier_results import require_same
 from ...core.errors import DataError
 from ...core.files import write_json
-from ...core.provenance import picture_key, require_same
+from ...core.greedy import GreedyRule
+from ...core.provenance import picture_key
 from ...core.record import Sample
 from ...engine.api import attach
 from ...engine.replay.exit_table import EncodedBatch
@@ -68,8 +70,9 @@ def _bools(bits: str) -> list[bool]:
 def evaluate_skips(model: Any, batches: Sequence[EncodedBatch], policy: Policy) -> tuple[float, str]:
     """(loss, right) of `SkipScore`; one forward over prompt and answer a batch.
 
-    Greedy decoding gives exactly the answer where the argmax agrees at all of its tokens and the end token.
+    Greedy decoding gives exactly the answer where the token that it takes agrees at all of its places and the end.
     """
+    rule = GreedyRule.of(model)
     losses: list[float] = []
     right = ""
     for batch in batches:
@@ -78,7 +81,9 @@ def evaluate_skips(model: Any, batches: Sequence[EncodedBatch], policy: Policy) 
         assert batch.answer_mask is not None
         counts = batch.answer_mask.sum(1).tolist()
         each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        hits = logits.argmax(-1) == targets
+        inputs = batch.inputs
+        said = rule.flat(logits.float(), inputs["input_ids"], batch.answer_mask, inputs["attention_mask"].bool())
+        hits = said == targets
         losses += [float(part.mean()) for part in each.split(counts)]
         right += "".join(str(int(part.all())) for part in hits.split(counts))
     return sum(losses) / len(losses), right

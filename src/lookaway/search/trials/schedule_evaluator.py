@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ...anatomy.find import anatomy_of
 from ...core.decision import Policy
 from ...core.errors import AttachError
+from ...core.greedy import GreedyRule
 from ...core.record import Sample, Trace
 from ...engine.replay.resume import pause
 from ...models.encoding import encode
@@ -111,6 +112,7 @@ class ModelScheduleEvaluator:
     ) -> None:
         self.anatomy = anatomy_of(model)
         self.anatomy.require_inside("A schedule of visual tokens per layer")
+        rule = GreedyRule.of(model)
         self.measure, self.slack, self.ranking, self.seed = measure, slack, ranking, seed
         self.samples = tuple(samples)
         self.work = Work()
@@ -129,7 +131,7 @@ class ModelScheduleEvaluator:
             inputs = self.anatomy.with_positions(encoded.inputs)
             with torch.no_grad():
                 start, ended = pause(model, inputs, self._span.first, encoded.answer_mask)
-                taken = AnswerTargets.of(inputs["input_ids"], encoded.answer_mask)
+                taken = AnswerTargets.of(inputs, encoded.answer_mask, rule)
                 said, found = taken.answers(ended, None)
             taken = replace(taken, full_said=said)
             ran.append((taken, self._states.put(start), found))
