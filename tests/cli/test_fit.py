@@ -53,7 +53,7 @@ def test_a_policy_is_certified_saved_and_attached_and_the_same_command_goes_on(
     def outcomes(self, policy):
         raise AssertionError("a trial ran again")
 
-    monkeypatch.setattr("lookaway.search.fit.outcomes.SampleRuns.outcomes", outcomes)
+    monkeypatch.setattr("lookaway.search.fit.sample_runs.SampleRuns.outcomes", outcomes)
     status, _, _ = fit(call, model_folder, pictures, out, *more, tmp_path / "again.json")
     again = json.loads((tmp_path / "again.json").read_text())
     assert status == 0

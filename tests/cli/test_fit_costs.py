@@ -8,7 +8,7 @@ import lookaway as la
 from lookaway.models.encoding import encode
 from lookaway.reports.fit_tables import found_points
 from lookaway.search.fit import reach, seconds
-from lookaway.search.fit.outcomes import SampleRuns
+from lookaway.search.fit.sample_runs import SampleRuns
 from lookaway.search.fit.seconds import Seconds
 
 FEW = ("--methods", "exit", "--methods", "reduction", "--methods", "second-look", "--shares", 0.2, "--shares", 0.5,

@@ -14,7 +14,7 @@ import lookaway as la
 def test_ctrl_c_leaves_the_best_so_far_usable_and_the_same_command_goes_on(
     call, model_folder, answered, loaded, tmp_path, monkeypatch
 ):
-    from lookaway.search.fit.outcomes import SampleRuns
+    from lookaway.search.fit.sample_runs import SampleRuns
 
     whole = ("--methods", "reduction", "--shares", 0.9, "--shares", 0.5, "--shares", 0.2, "--halvings", 0)
     original, count = SampleRuns.outcomes, [0]

@@ -1,12 +1,14 @@
 """What `lookaway fit --speedup` says where it is out of reach: what is reached, and what it would take."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lookaway.cli.fit_result import not_fast_enough, what_next, why_none
+from lookaway.cli.fit_reasons import not_fast_enough, why_none
+from lookaway.cli.fit_result import result_line, what_next
 from lookaway.search.fit.certify import Tested
 from lookaway.search.fit.choices import Choice
 from lookaway.search.fit.guarantee import Guarantee, samples_at_share, samples_needed
@@ -111,12 +113,12 @@ def test_no_samples_are_asked_for_where_more_of_them_would_show_the_same():
 ])  # fmt: skip
 def test_where_nothing_was_tested_the_fastest_that_was_timed_is_named(speedup, changed, words):
     one = choice("bold", speedup, changed)
-    none = SimpleNamespace(certificate=SimpleNamespace(tested=()), found=(one,), timed=(one,))
+    none = SimpleNamespace(certificate=SimpleNamespace(tested=()), order=(), found=(one,), timed=(one,))
     text = why_none(none, RULE, speedup=2.0)
     assert words in text
     assert f"the fastest of the 1 timed, bold, is {speedup:.2f} times as fast (2 times was asked for)" in text
     text = why_none(
-        SimpleNamespace(certificate=none.certificate, found=(choice("a", 1), choice("b", 1)), timed=()), RULE
+        SimpleNamespace(certificate=none.certificate, order=(), found=(choice("a", 1), choice("b", 1)), timed=()), RULE
     )
     assert "No policy that costs less than the full model keeps the answers" in text
 
@@ -125,3 +127,27 @@ def test_seconds_that_are_not_saved_when_timed_again_are_no_success():
     text = said([choice("safe", 1.1)], choice("safe", 1.1), 0.97, speedup=None)
     assert "Timed again, safe is no faster than the full model on this machine (0.97 times)" in text
     assert said([choice("safe", 1.1)], choice("safe", 1.1), 1.05, speedup=None) is None
+
+
+def test_what_cannot_run_on_the_certification_samples_is_named_with_the_reason():
+    safe = choice("safe", 1.5)
+    none = SimpleNamespace(certificate=SimpleNamespace(tested=()), order=(safe,), found=(safe,), timed=(),
+                           refused={"safe": "Its grid is odd here.", "other": "no"})  # fmt: skip
+    text = why_none(none, RULE)
+    assert "safe, cannot run on the certification samples, so nothing was tested: Its grid is odd here." in text
+    assert "no policy of this space" not in text.lower()
+
+
+def test_what_a_batch_takes_by_the_rows_that_look_again_is_said_with_the_expected_time():
+    measured = replace(timed(2.0), looks=((0, 0.2), (1, 0.3), (8, 0.9)))
+    assert Seconds.from_plain(json.loads(json.dumps(measured.to_plain()))) == measured
+    shown = {"share": 0.5, "changed": 0, "samples": 160, "bound": 0.02}
+    summary = {"chosen": {"name": "look"}, "certificate": shown, "confirmed": measured.to_plain()}
+    text = result_line(summary, FitOptions(speedup=1.5))
+    assert (
+        "A batch waits for its slowest row: 200 ms where no row looks again, 300 ms where 1 row looks again, 900 ms "
+        in text
+    )
+    assert "where 8 rows look again." in text
+    summary["confirmed"] = timed(2.0).to_plain()
+    assert "waits" not in result_line(summary, FitOptions(speedup=1.5))

@@ -21,6 +21,7 @@ from lookaway.cli import (
     doctor,
     eval_tasks,
     fit,
+    fit_reasons,
     fit_result,
     fit_said,
     policies,
@@ -159,7 +160,7 @@ def fitted():
     certificate = {"share": 0.345, "changed": 1, "samples": 160, "bound": found[0].bound}
     console.print(fit_result.result_line({"chosen": chosen, "certificate": certificate, "confirmed": None}, options))
     none = SimpleNamespace(certificate=SimpleNamespace(tested=found[1:]), timed=())
-    console.print(fit_result.why_none(none, guarantee))
+    console.print(fit_reasons.why_none(none, guarantee))
 
 
 PAGE = Path("out/eval/report.html")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..core.base_model import BaseModel
     from ..core.record import Sample
+    from ..search.fit.certify import Tested
     from ..search.fit.guarantee import Guarantee
     from ..search.fit.outcomes import Outcomes
     from ..search.fit.reach import Reach
@@ -131,9 +132,10 @@ def search_events(
     """Lines of the search: every count is of all samples so far.
 
     Args:
-        tried: advanced by the policies of each part.
+        tried: advanced by the policies of each part, then by the tests.
         writes: this process keeps the best policy so far in the folder of the fit.
     """
+    from ..core.files import held
     from ..search.fit.session import FitEvents
     from .fit_result import test_line
     from .fit_space import BEST, save_best
@@ -159,11 +161,19 @@ def search_events(
 
     def on_none(samples: int) -> None:
         if writes:
-            shutil.rmtree(options.out / BEST, ignore_errors=True)
+            with held(options.out):
+                shutil.rmtree(options.out / BEST, ignore_errors=True)
         console.print(
             f"  best so far: none; on these {samples} samples nothing cheaper than the full model keeps the answers.",
             soft_wrap=True,
         )
+
+    def on_order(policies: int) -> None:
+        tried.restart(policies, "policies tested")
+
+    def on_test(tested: Tested) -> None:
+        console.print(test_line(tested, guarantee))
+        tried(1)
 
     return FitEvents(
         on_tried=on_tried,
@@ -171,5 +181,6 @@ def search_events(
         on_part=on_part,
         on_none=on_none,
         on_best=lambda choice, policy: save_best(console, options, base, choice, policy, unit) if writes else None,
-        on_test=lambda tested: console.print(test_line(tested, guarantee)),
+        on_order=on_order,
+        on_test=on_test,
     )

@@ -77,19 +77,19 @@ def _full(path: str) -> str:
 def save_best(console: Any, options: Any, base: BaseModel, choice: Choice, policy: Policy, unit: str) -> None:
     """Say which policy is the best so far, and keep it as a folder that can be used; its card says that nothing is
     certified. `unit`: what its share is of."""
-    from ..core.files import write_text
+    from ..core.files import held, write_text
 
     kept = copy.copy(policy)
     object.__setattr__(kept, "base", base)
-    folder = kept.save_pretrained(options.out / BEST)
-    card = folder / "README.md"
     note = (
         f"**Not certified.** The best policy that `lookaway fit` had seen when it was written: {choice.changed} of "
         f"{len(choice.same)} answers changed on samples that it was chosen on. The same command goes on from here.\n\n"
     )
-    text = card.read_text(encoding="utf-8")
-    head, mark, body = text.partition("\n# ")
-    write_text(card, f"{head}{mark}{body}" if not mark else f"{head}\n{note}# {body}")
+    with held(options.out):  # other workers may keep theirs there
+        folder = kept.save_pretrained(options.out / BEST)
+        card = folder / "README.md"
+        head, mark, body = card.read_text(encoding="utf-8").partition("\n# ")
+        write_text(card, f"{head}{mark}{body}" if not mark else f"{head}\n{note}# {body}")
     console.print(
         f"  best so far (not certified, {folder}): {choice.name}: {choice.share:.1%} of {unit}, "
         f"{len(choice.same) - choice.changed} of {len(choice.same)} answers the same",
@@ -109,6 +109,7 @@ def gates_behind(options: Any, model: Any, processor: Any, samples: Sequence[Sam
     from ..policies.compose import chain
     from ..policies.keep_schedule import KeepSchedule
     from ..policies.visual_exit import VisualExit
+    from ..search.fit.candidates import exact
     from ..training.exit_labels import LabelOptions, image_names, make_exit_table
     from ..training.gate_options import GateOptions
     from ..training.gate_training import train_gates
@@ -120,7 +121,7 @@ def gates_behind(options: Any, model: Any, processor: Any, samples: Sequence[Sam
     for share in options.gates_behind_shares:
         layer, ranking = options.reduce_before[0], options.rankings[0]
         after = KeepSchedule.from_steps({layer: share}, anatomy.num_layers, ranking=ranking)
-        folder = options.out / "gates-behind" / f"{share:g}"
+        folder = options.out / "gates-behind" / exact(share)
         if group.first((folder / "config.json").exists):
             gates = load(folder)
         else:
@@ -139,6 +140,6 @@ def gates_behind(options: Any, model: Any, processor: Any, samples: Sequence[Sam
         assert isinstance(gates, VisualExit)
         own = gates.threshold if isinstance(gates.threshold, float) else 0.5
         for threshold in sorted({0.5, 0.7, 0.9, own}):
-            name = f"gates-behind/{ranking}-{layer}-{share:g}-above-{threshold:g}"
+            name = f"gates-behind/{ranking}-{layer}-{exact(share)}-above-{exact(threshold)}"
             found[name] = chain(after, gates.with_threshold(threshold))
     return found

@@ -45,9 +45,11 @@ class Steps:
         self.done, self.total = done, total
         self.changed(self)
 
-    def restart(self, total: int) -> None:
-        """The same kind of work begins anew, with another number of steps: its rate and time are of its own."""
+    def restart(self, total: int, words: str | None = None) -> None:
+        """Work begins anew, with another number of steps and, where `words` are given, of another kind: its rate and
+        time are of its own."""
         self.done, self.total, self.start = 0, total, time.monotonic()
+        self.words = words or self.words
         self.changed(self)
 
     @property

@@ -34,8 +34,8 @@ def _margin(logits: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    log = logits.log_softmax(-1)
-    return 1 + (log.exp() * log).sum(-1) / torch.log(torch.tensor(float(logits.shape[-1]), device=logits.device))
+    spread = torch.special.entr(logits.softmax(-1)).sum(-1)  # 0 for a token that is ruled out, whose logit is -inf
+    return 1 - spread / torch.log(torch.tensor(float(logits.shape[-1]), device=logits.device))
 
 
 CONFIDENCES = {"probability": _probability, "margin": _margin, "entropy": _entropy}
@@ -152,8 +152,9 @@ class SecondLook(Policy):
         return Retry(self.then, self._unsure)
 
     def _unsure(self, logits: Tensor) -> Tensor:
-        """Rows bool [B] that look again, from the logits [B, vocabulary] of their first answer token."""
-        return confidence(logits, self.confidence) < self.threshold
+        """Rows bool [B] that look again, from the logits [B, vocabulary] of their first answer token; a confidence that
+        is no number is not sure."""
+        return ~(confidence(logits, self.confidence) >= self.threshold)
 
     # on disk ---------------------------------------------------------------------------------------------------------
 

@@ -240,11 +240,18 @@ def seconds_rows(data: ReportData) -> list[list[str]]:
             f"{1000 * timed['seconds']:.0f} ms",
             f"{1000 * timed['full_seconds']:.0f} ms",
             f"{timed['speedup']:.2f} × ({timed['quartiles'][0]:.2f} to {timed['quartiles'][1]:.2f})",
+            _by_rows(timed),
             str(timed["batch_size"]),
             str(timed["answer_tokens"]),
         ]
         for name, timed in rows
     ]
+
+
+def _by_rows(timed: Mapping[str, Any]) -> str:
+    """Milliseconds of a batch by how many of its rows look again; '–' of a policy of one pass (before 0.2: of all)."""
+    looks = timed.get("looks") or []
+    return ", ".join(f"{rows}: {1000 * seconds:.0f} ms" for rows, seconds in looks) or "–"
 
 
 def _interval(found: list[float]) -> str:

@@ -13,7 +13,7 @@ from lookaway.search.fit import seconds
 from lookaway.search.fit.choices import Choice
 from lookaway.search.fit.guarantee import Guarantee
 from lookaway.search.fit.seconds import Seconds, measure_seconds
-from lookaway.search.fit.session import worth_timing
+from lookaway.search.fit.timed import worth_timing
 
 LOOK = la.SecondLook(la.ExitAt(1), la.ExitAt(3), 0.9)
 

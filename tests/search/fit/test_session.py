@@ -270,3 +270,52 @@ def test_what_the_model_refuses_is_left_out_and_named_but_for_candidates_of_ones
         run(runs=Picky, own={"mine": la.ExitAt(3)})
     with pytest.raises(SettingsError, match="can run no policy"):
         run(FitOptions(methods=("exit",)), runs=Picky)
+
+
+def test_what_cannot_run_on_the_certification_samples_ends_the_test_and_what_passed_before_it_stands():
+    whole, calls = run(), []
+
+    class Picky(Runs):
+        """The second policy that certification runs for the first time is refused there, as by a picture's size."""
+
+        def outcomes(self, policy):
+            if self.certifies:
+                calls.append(policy)
+                if len(calls) == self.refuses:
+                    raise UnsupportedModel("not with this picture")
+            return super().outcomes(policy)
+
+    def certifying(refuses):
+        calls.clear()
+        need, sure = population(np.random.default_rng(2), 160)
+        other, parts = population(np.random.default_rng(3), 160), []
+
+        def made(*given, certifies):
+            parts.append(Picky(*given))
+            parts[-1].certifies, parts[-1].refuses = certifies, refuses
+            return parts[-1]
+
+        def searched(part, kept):
+            return made(need[part.start : part.stop], sure[part.start : part.stop], certifies=False)
+
+        queue = TrialQueue("memory", "fit", 0, {"of": "toy"})
+        return fit(Anatomy, searched, 160, lambda kept: made(*other, certifies=True), FitOptions(**SPACE), queue)
+
+    names = [t.choice.name for t in whole.certificate.tested]
+    assert len(names) > 1
+    found = certifying(1)  # the very first
+    assert found.certificate.tested == ()
+    assert found.policy is None
+    assert set(found.order[0].keys) & set(found.refused)
+    last = 0
+    while True:  # whichever is refused, what passed before it is the result
+        found = certifying(last + 1)
+        tested = [t.choice.name for t in found.certificate.tested]
+        assert tested == names[: len(tested)]
+        if tested == names:
+            break
+        last += 1
+        assert (found.certificate.passed is None) == (not tested)
+        if tested:
+            assert found.certificate.passed.choice.name == tested[-1]
+    assert last > 1

@@ -14,10 +14,11 @@ from ...policies.before_decoder.downsample import Downsample
 from ...policies.before_decoder.visionzip import VisionZip
 from ...policies.fixed import ExitAt, KeepAll
 from ...policies.keep_schedule import KeepSchedule
+from ...policies.second_look import CONFIDENCES
 from ..schedules.schedule_shapes import Span, logistic, multi_step
 from .options import BEFORE_DECODER, FitOptions
 
-__all__ = ["FULL", "Candidate", "candidates", "first_layer", "one_pass_only"]
+__all__ = ["FULL", "Candidate", "candidates", "exact", "first_layer", "one_pass_only"]
 
 FULL = "full"
 """Key of the full model, which is what rows that look again may run under: the safest second pass there is."""
@@ -39,20 +40,24 @@ def candidates(
     options: FitOptions,
     own: Mapping[str, Policy] | None = None,
     vision: bool = True,
+    behind: Mapping[str, Policy] | None = None,
 ) -> list[Candidate]:
     """Every policy of one pass in the space, each once; those that begin in earlier layers first, so that states are
-    kept once for each layer (`SampleRuns`).
+    kept once for each layer (`SampleRuns`). Workers of one fit number them alike, however their options are ordered.
 
     Args:
         num_layers: decoder layers of the model.
         first_prunable: the first layer inside the decoder before which something may be removed.
         own: further policies to try, by name: searched schedules, gates, chains.
         vision: whether the attention of this model's vision tower is known; else what reads it is left out.
+        behind: reductions with exit gates that were trained behind them, by name.
 
     Raises:
         SettingsError: a layer of `reduce_before` is outside the decoder, a policy of `own` is a second look or reads
-            an attention that is not known, or the space is empty.
+            an attention that is not known, there is no such measure of confidence, or the space is empty.
     """
+    if options.confidence not in CONFIDENCES:
+        raise SettingsError(f"No --confidence {options.confidence!r}; there are {', '.join(CONFIDENCES)}.")
     inside = set(options.methods) - {BEFORE_DECODER, "exit"}
     wrong = [layer for layer in options.reduce_before if inside and not first_prunable <= layer < num_layers]
     if wrong:
@@ -67,20 +72,26 @@ def candidates(
         *_exits(num_layers, first_prunable, options),
     ]
     found = [candidate for candidate in found if vision or not candidate.policy.needs_vision()]
-    for name, policy in (own or {}).items():
+    for name, policy in sorted((own or {}).items()):
         _check_own(name, policy)
         if policy.needs_vision() and not vision:
             raise SettingsError(
                 f"The policy {name} reads the vision tower's attention, which is not known of this model. Leave it "
                 "out, or give one that ranks by the tokens themselves: la.CDPruner(keep), la.DivPrune(keep)."
             )
-        method = "gates-behind" if name.startswith("gates-behind/") else "own"
-        found.append(Candidate(name if method == "gates-behind" else f"own/{name}", method, policy))
+        found.append(Candidate(f"own/{name}", "own", policy))
+    found += [Candidate(name, "gates-behind", policy) for name, policy in sorted((behind or {}).items())]
     if not found:
         raise SettingsError("There is no policy to try: name some --methods or give policies with --candidate.")
     if "second-look" in options.methods:
         found.append(Candidate(FULL, "full model", KeepAll()))
-    return sorted(found, key=lambda c: first_layer(c.policy, num_layers))
+    once = {candidate.key: candidate for candidate in found}  # a share may be named twice
+    return sorted(once.values(), key=lambda c: first_layer(c.policy, num_layers))
+
+
+def exact(number: float) -> str:
+    """A share or threshold as a part of a name: numbers that differ never give one name."""
+    return f"{number:.15g}"
 
 
 def first_layer(policy: Policy, num_layers: int) -> int:
@@ -106,7 +117,7 @@ def _before_decoder(num_layers: int, options: FitOptions) -> Iterator[Candidate]
         }
         for name in options.before_decoder:
             if name in made:
-                yield Candidate(f"{BEFORE_DECODER}/{name}-{share:g}", BEFORE_DECODER, made[name])
+                yield Candidate(f"{BEFORE_DECODER}/{name}-{exact(share)}", BEFORE_DECODER, made[name])
     for factor in (2, 3, 4) if "downsample" in options.before_decoder else ():
         yield Candidate(f"{BEFORE_DECODER}/downsample-{factor}", BEFORE_DECODER, Downsample(factor))
 
@@ -119,11 +130,11 @@ def _reductions(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
         for ranking in options.rankings:
             for share in options.shares if one else ():
                 policy = KeepSchedule.from_steps({layer: share}, num_layers, ranking=ranking)
-                yield Candidate(f"reduction/{ranking}-{layer}-{share:g}", "reduction", policy)
+                yield Candidate(f"reduction/{ranking}-{layer}-{exact(share)}", "reduction", policy)
             if "two-reductions" in options.methods and layer < middle:
                 for share in (s for s in options.shares if s >= 0.3):
                     two = KeepSchedule.from_steps({layer: share, middle: share / 4}, num_layers, ranking=ranking)
-                    key = f"two-reductions/{ranking}-{layer}-{share:g}-{middle}-{share / 4:g}"
+                    key = f"two-reductions/{ranking}-{layer}-{exact(share)}-{middle}-{exact(share / 4)}"
                     yield Candidate(key, "two-reductions", two)
 
 
@@ -138,7 +149,9 @@ def _shapes(num_layers: int, options: FitOptions) -> Iterator[Candidate]:
     for ranking in options.rankings:
         for share in (0.3, 0.5, 0.7):
             rates = [1.0] * first + list(multi_step(span, stairs)(share))
-            yield Candidate(f"shapes/stairs-{ranking}-{share:g}", "shapes", KeepSchedule(tuple(rates), ranking=ranking))
+            yield Candidate(
+                f"shapes/stairs-{ranking}-{exact(share)}", "shapes", KeepSchedule(tuple(rates), ranking=ranking)
+            )
         for part in (0.25, 0.5):
             steepness = 0.6  # the middle of the paper's optima
             margin = 40.0 / steepness

@@ -104,7 +104,7 @@ def _safety(choice: Choice) -> tuple[float, float, str]:
 
 
 def certify(
-    order: Sequence[Choice], measure: Callable[[Choice], Choice], guarantee: Guarantee,
+    order: Sequence[Choice], measure: Callable[[Choice], Choice | None], guarantee: Guarantee,
     on_test: Callable[[Tested], object] = lambda tested: None,
     enough: Callable[[Choice], bool] = lambda choice: False,
 ) -> Certificate:  # fmt: skip
@@ -112,12 +112,15 @@ def certify(
 
     Args:
         measure: a choice of the search split -> the same policy on the certification split, one question an image.
+            None: the model cannot run it on one of these samples, which ends the test like a policy that fails.
         enough: whether a choice that passed is all that is asked for; then bolder ones are not tested.
     """
     tested: list[Tested] = []
     passed = None
     for choice in order:
         found = measure(choice)
+        if found is None:
+            break
         result = Tested(found, guarantee.bound(found))
         tested.append(result)
         on_test(result)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ...core.cost import DecoderShape
 from ...core.decision import Policy
+from ...core.errors import SettingsError
 from ...policies.second_look import SecondLook
-from .candidates import Candidate, first_layer, one_pass_only
+from .candidates import Candidate, exact, first_layer, one_pass_only
 from .options import CostUnit, FitOptions
 from .outcomes import Outcomes
 from .seconds import Seconds
@@ -108,7 +109,11 @@ def may_follow(
     """A second look of the two can be attached, and could help on these samples."""
     if cheap.share >= dear.share or dear.changed > cheap.changed:
         return False
-    if any(one_pass_only(c.policy, num_layers) for c in (first, then)) or then.policy.needs_vision():
+    if any(one_pass_only(c.policy, num_layers) for c in (first, then)):
+        return False
+    try:
+        SecondLook(first.policy, then.policy)
+    except SettingsError:  # it says itself which two it cannot join
         return False
     return _kept_before(first.policy, then.policy, num_layers) >= second_look_from
 
@@ -137,9 +142,9 @@ def pairs(
         twice = _cost(dear, shape, unit)
     found = []
     for threshold in thresholds:
-        again = cheap.sure < threshold
+        again = unsure(cheap.sure, threshold)
         cost = np.where(again, twice, once)
-        name = f"second-look/{first.key} then {then.key} below {threshold:g}"
+        name = f"second-look/{first.key} then {then.key} below {exact(threshold)}"
         loss = np.where(again, dear.loss, cheap.loss) if options.metric == "score" else None
         found.append(
             Choice(
@@ -148,6 +153,11 @@ def pairs(
             )
         )  # fmt: skip
     return found
+
+
+def unsure(sure: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Which samples look again, bool [N]: as the attached policy decides it, in single precision."""
+    return ~(sure.astype(np.float32) >= np.float32(threshold))
 
 
 def _kept_before(first: Policy, then: Policy, num_layers: int) -> int:

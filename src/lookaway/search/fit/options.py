@@ -45,6 +45,14 @@ class Space:
     def __post_init__(self) -> None:
         _only("methods", self.methods, METHODS)
         _only("before_decoder", self.before_decoder, BEFORE)
+        for name in ("before_shares", "rankings", "reduce_before", "shares", "thresholds", "gates_behind_shares"):
+            if not getattr(self, name):
+                raise SettingsError(f"{name} is empty: name at least one, or leave it out for the default.")
+        if wrong := [threshold for threshold in self.thresholds if not 0 < threshold <= 1]:
+            raise SettingsError(
+                f"A row looks again where its confidence is below a threshold above 0 and at most 1, not {wrong[0]} "
+                "(thresholds)."
+            )
         for name in ("shares", "before_shares", "gates_behind_shares"):
             wrong = [share for share in getattr(self, name) if not 0 < share < 1]
             if wrong:
@@ -93,8 +101,20 @@ class FitOptions(Space):
                 f"An answer has at least 1 token and halvings are at least 0, not {self.answer_tokens} and "
                 f"{self.halvings}."
             )
-        if self.speedup is not None and self.speedup <= 1:
+        if self.speedup is not None and not self.speedup > 1:
             raise SettingsError(f"A speed-up is above 1 (2: twice as fast), not {self.speedup}.")
+        if self.speedup is not None and self.cost == "kv":
+            raise SettingsError("A speed-up is of measured seconds, and --cost kv minimises cache entries: give one.")
+        if self.answer_tokens > 1 and self.minimised != "seconds":
+            raise SettingsError(
+                f"Answers of {self.answer_tokens} tokens are timed with --cost seconds or --speedup only. Give one of "
+                "them, or leave --answer-tokens out."
+            )
+        if self.score != "auto" and self.metric == "answers":
+            raise SettingsError(
+                f"--score {self.score} says how --metric score counts, and --metric answers needs no scorer. Give "
+                "--metric score, or leave --score out."
+            )
 
     @property
     def minimised(self) -> CostUnit:

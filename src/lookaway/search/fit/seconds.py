@@ -44,6 +44,8 @@ class Seconds:
     answer_tokens: int
     rounds: int
     """Rounds that counted."""
+    looks: tuple[tuple[int, float], ...] = ()
+    """Of a second look: (rows of the batch that look again, seconds of the batch), for none, one and all of them."""
 
     @property
     def share(self) -> float:
@@ -54,7 +56,8 @@ class Seconds:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Seconds:
-        return cls(**{**plain, "quartiles": tuple(plain["quartiles"])})
+        looks = tuple((int(rows), float(seconds)) for rows, seconds in plain.get("looks", ()))
+        return cls(**{**plain, "quartiles": tuple(plain["quartiles"]), "looks": looks})
 
 
 BATCHES = 2
@@ -113,13 +116,15 @@ def measure_seconds(
         def batch(seconds: Mapping[int, float], again: float = again) -> float:
             return expected_seconds(seconds, again, batch_size)
 
-        middle = batch({n: _middle(times[f"{name}, {n} again"], batches) for n in looks})
+        each = {n: _middle(times[f"{name}, {n} again"], batches) for n in looks}
+        middle = batch(each)
         rounds = [batch({n: times[f"{name}, {n} again"].runs[r] for n in looks}) for r in range(len(full.runs))]
         low, high = np.percentile(np.asarray(full.runs) / np.asarray(rounds), [25, 75])
         whole = _middle(full, batches)
         found[name] = Seconds(
-            middle, whole, whole / middle, (float(low), float(high)), batch_size, answer_tokens, len(full.runs)
-        )
+            middle, whole, whole / middle, (float(low), float(high)), batch_size, answer_tokens, len(full.runs),
+            tuple(each.items()) if len(each) > 1 else (),
+        )  # fmt: skip
     return found
 
 

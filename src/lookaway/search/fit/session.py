@@ -14,19 +14,18 @@ from ...engine.attached import policy_layers
 from ..trials.queue import TrialQueue
 from .best import BestSoFar
 from .candidates import FULL, Candidate, candidates, first_layer
-from .certify import Certificate, Tested, certify, coarse_ladder, ladder
+from .certify import Certificate, Tested, certify, ladder
 from .choices import Choice, choices, measured
 from .guarantee import Guarantee
 from .halving import parts_of, survivors
 from .options import BEFORE_DECODER, FitOptions
-from .outcomes import Outcomes, SampleRuns
+from .outcomes import Outcomes
+from .sample_runs import SampleRuns
 from .seconds import Seconds
-from .trials import SplitTrials, timed_once
+from .timed import Timed, with_seconds, worth_timing
+from .trials import SplitTrials
 
 __all__ = ["FitEvents", "FitResult", "fit", "needs", "possible"]
-
-Timed = Callable[[Mapping[str, tuple[Policy, float]]], Mapping[str, Seconds]]
-"""Measures policies: name -> (policy, share of samples that look again)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class FitEvents:
     are told of all of them up to its last."""
     on_none: Callable[[int], object] = lambda samples: None
     """After a part in which nothing cheaper than the full model kept the answers, on so many samples."""
+    on_order: Callable[[int], object] = lambda policies: None
+    """Before the tests: how many policies may be tested, one after the other."""
     on_test: Callable[[Tested], object] = lambda tested: None
     """After each test."""
 
@@ -99,6 +100,7 @@ def fit(
     queue: TrialQueue,
     own: Mapping[str, Policy] | None = None,
     guarantee: Guarantee | None = None,
+    behind: Mapping[str, Policy] | None = None,
     time_search: Timed | None = None,
     time_certification: Timed | None = None,
     events: FitEvents | None = None,
@@ -114,6 +116,7 @@ def fit(
         queue: where trials are shared and kept; with its storage an interrupted fit goes on from there.
         own: further policies to try, by name.
         guarantee: None: unchanged answers, at the options' epsilon and delta.
+        behind: reductions with exit gates that were trained behind them on the search split, by name.
         time_search, time_certification: measure seconds on samples of the one and of the other split.
         timing: what these seconds depend on beside the policies, such as the machine and the rows of a batch: they are
             measured once for each of its values. The queue's other trials do not depend on it.
@@ -123,9 +126,10 @@ def fit(
     """
     options = possible(anatomy, options)
     events, guarantee = events or FitEvents(), guarantee or Guarantee(options.epsilon, options.delta)
-    for mine in (own or {}).values():
+    for mine in [*(own or {}).values(), *(behind or {}).values()]:
         policy_layers(mine, anatomy, looks_again=True, grows=True)  # refuses in the words of la.attach
-    tried = candidates(anatomy.num_layers, anatomy.first_prunable_layer, options, own, anatomy.vision is not None)
+    depth, first = anatomy.num_layers, anatomy.first_prunable_layer
+    tried = candidates(depth, first, options, own, anatomy.vision is not None, behind)
     if anatomy.has_windows and options.methods == ("second-look",):
         raise SettingsError(
             "A second look is not possible on a decoder with sliding-window layers. Name other --methods: "
@@ -141,15 +145,18 @@ def fit(
     if options.minimised == "seconds":
         if time_search is None:
             raise SettingsError("Seconds are to be minimised, and nothing measures them (time_search).")
-        ranked = timed = _with_seconds(
+        ranked = timed = with_seconds(
             worth_timing(made, guarantee), by_key, options, queue, "seconds", time_search, timing
         )
     order = ladder(ranked, guarantee)
+    events.on_order(len(order))
     # 3. The test, on samples that nothing else has seen.
     trials = SplitTrials(tried, queue, "certification", lambda: certification(kept))
 
-    def measure(choice: Choice) -> Choice:
-        known = trials.run(list(choice.keys))
+    def measure(choice: Choice) -> Choice | None:
+        known = trials.run(list(choice.keys), events.on_refused)
+        if not trials.refused.keys().isdisjoint(choice.keys):
+            return None
         again = measured(choice, by_key, known, trials.full, anatomy.shape, options)
         return again if choice.seconds is None else replace(again, share=choice.share, seconds=choice.seconds)
 
@@ -167,7 +174,7 @@ def fit(
         chosen = next(c for c in order if c.name == certificate.passed.choice.name)
         policy = chosen.policy(by_key, options)
         if time_certification is not None and options.minimised == "seconds":
-            confirmed = _with_seconds([chosen], by_key, options, queue, "confirmed", time_certification, timing)[
+            confirmed = with_seconds([chosen], by_key, options, queue, "confirmed", time_certification, timing)[
                 0
             ].seconds
     return FitResult(
@@ -221,29 +228,3 @@ def _search(
     if all(candidate.key == FULL for candidate in left):
         raise SettingsError("This model can run no policy of the space: " + " ".join(found.refused.values()))
     return found
-
-
-def worth_timing(made: Sequence[Choice], guarantee: Guarantee, each: int = 4, overall: int = 6) -> list[Choice]:
-    """The choices that could be the fastest: by counted cost the ladder of all, thinned, and the cheap end of the
-    ladder of each method, since what is cheap in FLOPs is not always so in seconds."""
-    whole = coarse_ladder(made, guarantee)
-    places = sorted({round(i * (len(whole) - 1) / max(overall - 1, 1)) for i in range(overall)}) if whole else []
-    found = {whole[place].name: whole[place] for place in places}
-    for method in sorted({choice.method for choice in made}):
-        some = coarse_ladder([choice for choice in made if choice.method == method], guarantee)
-        found |= {choice.name: choice for choice in some[-each:]}
-    return list(found.values())
-
-
-def _with_seconds(
-    some: Sequence[Choice], by_key: Mapping[str, Candidate], options: FitOptions, queue: TrialQueue, job: str,
-    timed: Timed, timing: Mapping[str, Any] | None,
-) -> list[Choice]:  # fmt: skip
-    """The choices with their measured seconds as what is minimised; measured once, also where a fit goes on."""
-    if not some:
-        return []
-    policies = {choice.name: (choice.policy(by_key, options), choice.again) for choice in some}
-    of = {"timing": timing, "again": {name: again for name, (_, again) in policies.items()}}
-    seconds = timed_once(queue, job, of, lambda: {name: s.to_plain() for name, s in timed(policies).items()})
-    found = {name: Seconds.from_plain(plain) for name, plain in seconds.items()}
-    return [replace(c, share=found[c.name].share, seconds=found[c.name]) for c in some]

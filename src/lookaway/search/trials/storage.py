@@ -67,7 +67,7 @@ def open_storage(spec: str | Path) -> Any:
         if isinstance(error, ImportError):
             cure = (
                 f"its driver is not installed ({str(error).rstrip('.')}). For PostgreSQL: pip install "
-                "'psycopg[binary]' with SQLAlchemy 2.1 or newer, psycopg2-binary with an older one"
+                "'lookaway[postgres]'"
             )
         else:
             cure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
