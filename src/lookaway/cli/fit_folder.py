@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .fit_report import HELD_OUT
+from .fit_pictures import HELD_OUT
 from .fit_space import BEST, SPACE
 
 __all__ = ["ASKED", "asked_of", "claim_folder"]
@@ -44,8 +44,8 @@ def claim_folder(options: Any, facts: Mapping[str, Any], asked: Mapping[str, Any
     Raises:
         StaleResults: the trials there depend on something else; nothing was changed.
     """
+    from ..core.earlier_results import claim
     from ..core.files import write_json
-    from ..core.provenance import claim
     from ..core.shared_records import parts_of
     from .common import tell
 

@@ -1,4 +1,4 @@
-"""What a fit's report shows beside the policy: held-out answers, baselines at its cost, pictures of what it keeps."""
+"""What a fit's report shows beside the policy: held-out answers, and what else could be had at its cost."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..core.decision import Policy
     from ..core.record import Sample
+    from ..policies.visual_exit import VisualExit
 
-__all__ = ["HELD_OUT", "HeldOut", "draw_report", "generic_prompts", "write_held_out"]
+__all__ = ["HeldOut", "draw_report", "generic_prompts", "write_held_out"]
 
-HELD_OUT = "held-out.jsonl"
-"""Its records, beside records.jsonl in the folder of the fit."""
-NAME = "this policy"
+SHIPPED = "shipped"
+"""What gates are called that come with a default model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ def write_held_out(
     Args:
         options: of `lookaway fit`.
         policy: the one that was certified.
-        own: the candidates that the user gave; exit gates among them are shown alone.
+        own: the candidates that the user gave; exit gates among them are shown alone, and so are those that ship with
+            the model.
         used: the splits that the fit has seen, the one that certified last.
 
     Returns:
@@ -58,11 +59,13 @@ def write_held_out(
     from ..core.shared_records import SharedRecords
     from ..data import GENERATED, SEEN, load_samples
     from ..evaluation.beside import Baseline, baselines_for, beside_row
+    from ..evaluation.gates_at_cost import gates_at_cost
     from ..evaluation.header import run_header
     from ..evaluation.runner import evaluate_policy, results_from_records
     from ..evaluation.summary import summarise
     from ..search.trials.samples import with_images
-    from .common import earlier_records, short_names, tell
+    from .common import earlier_records, tell
+    from .fit_pictures import HELD_OUT, NAME, pictures_alone, write_kept
     from .progress import progress
 
     split = options.held_out_split or (SEEN if options.data in GENERATED else "test")
@@ -73,9 +76,8 @@ def write_held_out(
         samples = _unseen(drawn, used)
     except DataError as error:
         tell(f"note: no held-out samples for the report: {error}")
-        return _pictures_alone(options, model, processor, policy, used[-1], str(error))
-    shown = [name for name, one in own.items() if one.name == "visual-exit"]
-    gates = {name: own[path] for name, path in zip(short_names(shown, taken=(NAME,)), shown, strict=True)}
+        return pictures_alone(options, model, processor, policy, used[-1], str(error))
+    gates = _gates(options.model, model, own)
     records = options.out / HELD_OUT
     settings = {
         "held_out": len(samples),
@@ -109,7 +111,12 @@ def write_held_out(
         if processes().is_first:
             write_kept(writer, model, processor, policy, samples, results, options.pictures)
         without = {result.id: result.answer_without for result in results}
-        for other in baselines_for(results, anatomy_of(model), gates, options.seed):
+        spent = sum(result.flops for result in results)
+        at_cost: dict[str, tuple[VisualExit, bool]] = {}
+        if not anatomy_of(model).only_before:
+            for name, one in gates.items():
+                at_cost[name] = gates_at_cost(model, processor, samples, one, spent, options.batch_size)
+        for other in baselines_for(results, anatomy_of(model), gates, at_cost, options.seed):
             try:
                 with progress(f"beside it: {other.name}", len(samples)) as advance:
                     theirs = evaluate_policy(model, processor, other.policy, samples, variant=other.name, writer=writer,
@@ -121,36 +128,31 @@ def write_held_out(
     return records
 
 
-def _pictures_alone(
-    options: Any, model: Any, processor: Any, policy: Policy, certified: Sequence[Sample], why: str
-) -> Path:
-    """Records where no samples are held out: why nothing stands beside the policy, and what it keeps of pictures that
-    certified it, which need not be new to show that."""
-    from ..core.processes import processes
-    from ..core.provenance import provenance
-    from ..core.shared_records import SharedRecords
-    from ..evaluation.header import run_header
-    from ..evaluation.runner import evaluate_policy, results_from_records
-    from .common import earlier_records
-    from .progress import progress
+def _gates(name: str, model: Any, own: Mapping[str, Policy]) -> dict[str, VisualExit]:
+    """Exit gates that are shown alone, by name: those among the user's candidates, and those shipped with this very
+    model where they are none of these."""
+    from ..anatomy.find import anatomy_of
+    from ..core.errors import LookawayError
+    from ..core.provenance import policy_digest
+    from ..models.mini.model import shipped_gates
+    from ..policies import load
+    from ..policies.visual_exit import VisualExit
+    from .common import short_names
+    from .fit_pictures import NAME
 
-    records, samples = options.out / HELD_OUT, list(certified[: 3 * options.pictures])
-    settings = {"pictures": options.pictures, "split": options.split, "max_new_tokens": options.max_new_tokens}
-    facts = provenance(model=model, processor=processor, policy=policy, samples=samples, options=settings)
-    done = results_from_records(earlier_records(records, facts, options.fresh))
-    with SharedRecords(
-        records, run_header("fit", model, options.data, options, options.seed, options.model, facts)
-    ) as writer:
-        writer.write("no-beside", why=why, pictures_of=options.split)
-        if samples:
-            with progress("pictures for the report", len(samples)) as advance:
-                results = evaluate_policy(
-                    model, processor, policy, samples, variant=NAME, writer=writer, done=done, progress=advance,
-                    batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
-                )  # fmt: skip
-            if processes().is_first:
-                write_kept(writer, model, processor, policy, samples, results, options.pictures)
-    return records
+    given = {path: one for path, one in own.items() if isinstance(one, VisualExit)}
+    paths = list(given)
+    found = {short: given[path] for short, path in zip(short_names(paths, (NAME, SHIPPED)), paths, strict=True)}
+    if name.startswith("lookaway-mini"):
+        try:
+            shipped = load(shipped_gates(name))
+            anatomy_of(model).check_policy(shipped)
+        except LookawayError:  # none ship with this variant, or the name is of another model now
+            return found
+        if policy_digest(shipped) not in map(policy_digest, found.values()):
+            assert isinstance(shipped, VisualExit)
+            found[SHIPPED] = shipped
+    return found
 
 
 def generic_prompts(splits: Sequence[Sequence[Sample]]) -> list[str]:
@@ -173,28 +175,6 @@ def draw_report(folder: Path, held_out: Path | None = None) -> Path | None:
     except MissingDependency as error:
         tell(f"note: no report: {error} Then: lookaway report {folder}")
         return None
-
-
-def write_kept(
-    writer: Any, model: Any, processor: Any, policy: Policy, samples: Sequence[Sample], results: Any, count: int
-) -> None:
-    """One 'kept' record a picture that the report shows."""
-    from ..analysis.pictures import seen_picture
-    from ..anatomy.find import anatomy_of
-    from ..evaluation.kept_tokens import chosen_for_pictures, kept_tokens, looked_again
-
-    shape = anatomy_of(model).shape
-    again = [policy.retry() is not None and looked_again(result, shape) for result in results]
-    by_id, answered = {sample.id: sample for sample in samples}, {result.id: result for result in results}
-    for name in chosen_for_pictures(results, again, count):
-        found = kept_tokens(model, processor, policy, by_id[name])
-        png, aligned = seen_picture(processor, by_id[name])
-        if found is not None and aligned:
-            result = answered[name]
-            writer.write(
-                "kept", id=name, png=png, question=result.question, family=result.family, truth=result.truth,
-                answer=result.answer_with, answer_without=result.answer_without, **found,
-            )  # fmt: skip
 
 
 def _unseen(samples: Sequence[Sample], used: Sequence[Sequence[Sample]]) -> list[Sample]:

@@ -80,16 +80,22 @@ def at_cost(results: Sequence[PairedResult], anatomy: Anatomy, seed: int = 0) ->
 
 
 def baselines_for(
-    results: Sequence[PairedResult], anatomy: Anatomy, gates: Mapping[str, Policy], seed: int = 0
-) -> list[Baseline]:
-    """What stands at the policy's cost, then at their own FastV as published and gates alone.
+    results: Sequence[PairedResult], anatomy: Anatomy, gates: Mapping[str, Policy],
+    at_cost_too: Mapping[str, tuple[Policy, bool]] | None = None, seed: int = 0,
+) -> list[Baseline]:  # fmt: skip
+    """What stands at the policy's cost, gates alone among it, then at their own FastV as published and these gates.
 
     Args:
         gates: exit gates to show as they are, by name.
+        at_cost_too: the same with the threshold moved to the policy's cost, and whether they reach it
+            (`gates_at_cost`).
     """
     found = at_cost(results, anatomy, seed)
     if not found or anatomy.only_before:
         return found
+    for name, (policy, reached) in (at_cost_too or {}).items():
+        words = f"threshold {policy.threshold:.3g}" if reached else "at their cheapest"  # type: ignore[attr-defined]
+        found.append(Baseline(f"gates alone ({name}), {words}", policy, not reached))
     found.append(Baseline("FastV as published", FastV(), True))
     return [*found, *(Baseline(f"gates alone ({name})", policy, True) for name, policy in gates.items())]
 
