@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,14 @@ def run(options: Options) -> dict[str, Any]:
     from ..anatomy.find import anatomy_of
     from ..core.certificate import write_certificate
     from ..core.errors import PreparationError
+    from ..core.files import held
     from ..core.processes import alone, processes
     from ..core.provenance import policy_digest
     from ..core.record import write_records
     from ..data import load_samples
     from ..evaluation.header import hardware, run_header
     from ..models.loading import load_model
-    from ..search.fit.outcomes import SampleRuns
+    from ..search.fit.sample_runs import SampleRuns
     from ..search.fit.seconds import Seconds, measure_seconds, runs_timed
     from ..search.fit.session import fit
     from ..search.schedules.session import trial_facts
@@ -82,8 +84,9 @@ def run(options: Options) -> dict[str, Any]:
     from ..search.trials.storage import open_storage
     from .common import fit_to, load_policies, plain_console
     from .fit_folder import ASKED, asked_of, claim_folder
+    from .fit_reasons import not_fast_enough, why_none
     from .fit_report import draw_report, generic_prompts, write_held_out
-    from .fit_result import not_fast_enough, result_line, summary_of, what_next, why_none
+    from .fit_result import result_line, summary_of, what_next
     from .fit_said import how_to_get, say_what_can_be_reached, say_what_can_be_shown, search_events
     from .fit_space import BEST, gates_behind, read_space, write_space
     from .progress import progress
@@ -118,16 +121,17 @@ def run(options: Options) -> dict[str, Any]:
     group = processes()
 
     def begin() -> None:
-        claim_folder(options, facts, asked)
-        write_space(options)
+        with held(options.out):
+            claim_folder(options, facts, asked)
+            write_space(options)
 
     group.first(begin)
     reach = None
+    behind: dict[str, Policy] = {}
     if options.speedup is not None and group.is_first:
         reach = say_what_can_be_reached(console, options, model, processor, splits[0])
     if "gates-behind" in options.methods:  # kept as files, which may be changed between two runs
         behind = gates_behind(options, model, processor, splits[0])
-        own |= behind
         facts |= {"gates_behind": {name: policy_digest(policy) for name, policy in behind.items()}}
     with group.first_in_turn():
         queue = TrialQueue(open_storage(options.storage or options.out / "trials.journal"), "fit", options.seed, facts,
@@ -169,7 +173,7 @@ def run(options: Options) -> dict[str, Any]:
         result = fit(
             anatomy_of(model), lambda part, kept: runs(0, part, "full model, search split", kept), len(splits[0]),
             lambda kept: runs(1, range(len(splits[1])), "full model, certification split", kept), options, queue, own,
-            guarantee, timed(0, 4), timed(1, 8),
+            guarantee, behind, timed(0, 4), timed(1, 8),
             search_events(console, options, guarantee, anatomy_of(model).identity, tried, group.is_first), asked,
         )  # fmt: skip
     # 3. The result, with its certificate inside.
@@ -186,7 +190,6 @@ def run(options: Options) -> dict[str, Any]:
         )  # certified for this model; policies are frozen
 
     def save() -> Path:
-        options.out.mkdir(parents=True, exist_ok=True)
         write_records(options.out / "records.jsonl", [("run", header), ("fit", summary)])
         if result.policy is None:
             draw_report(options.out)
@@ -196,14 +199,15 @@ def run(options: Options) -> dict[str, Any]:
         shutil.rmtree(options.out / BEST, ignore_errors=True)
         return folder
 
-    saved = group.first(save)
-    assert result.policy is not None
-    console.print(result_line(summary, options))
-    # 4. What stands beside it, on samples that nothing has seen, and the page.
-    held_out = write_held_out(options, model, processor, result.policy, own, splits)
-    if not group.is_first:
-        return {}
-    page = draw_report(options.out, held_out)
+    # 4. What stands beside it, on samples that nothing has seen, and the page. A worker with the same --out waits.
+    with held(options.out) if group.is_first else nullcontext():
+        saved = group.first(save)
+        assert result.policy is not None
+        console.print(result_line(summary, options))
+        held_out = write_held_out(options, model, processor, result.policy, own, splits)
+        if not group.is_first:
+            return {}
+        page = draw_report(options.out, held_out)
     if page is not None:
         console.print(f"report {page}", soft_wrap=True)
     if missed:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from .errors import LookawayError
 
-__all__ = ["atomic_directory", "atomic_path", "cache_root", "write_json", "write_text"]
+__all__ = ["atomic_directory", "atomic_path", "cache_root", "held", "write_json", "write_text"]
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -70,6 +70,21 @@ def atomic_directory(target: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keep `folder` from other processes that ask for it too, which wait; a process that was killed holds nothing.
+
+    Where the system or the disk knows no such locks (Windows, some network disks) nothing is kept.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (Path(folder) / ".lock").open("w") as file:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
 
 
 def write_text(target: str | Path, text: str) -> Path:
