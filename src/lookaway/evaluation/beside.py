@@ -94,7 +94,7 @@ def baselines_for(
     if not found or anatomy.only_before:
         return found
     for name, (policy, reached) in (at_cost_too or {}).items():
-        words = f"threshold {policy.threshold:.3g}" if reached else "at their cheapest"  # type: ignore[attr-defined]
+        words = f"threshold {policy.threshold:.3g}{'' if reached else ', the nearest'}"  # type: ignore[attr-defined]
         found.append(Baseline(f"gates alone ({name}), {words}", policy, not reached))
     found.append(Baseline("FastV as published", FastV(), True))
     return [*found, *(Baseline(f"gates alone ({name})", policy, True) for name, policy in gates.items())]

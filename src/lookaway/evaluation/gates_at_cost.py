@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +19,15 @@ from ..policies.visual_exit import NOTE, VisualExit
 
 __all__ = ["gates_at_cost"]
 
+MORE = 1.1
+"""Up to so many times the cost still counts as equal: whole samples leave one by one."""
+
 
 def gates_at_cost(
     model: Any, processor: Any, samples: Sequence[Sample], gates: VisualExit, spent: int, batch_size: int = 8
 ) -> tuple[VisualExit, bool]:
-    """The gates at the threshold at which they spend `spent` prefill FLOPs on these samples together, or slightly more.
+    """The gates at the threshold at which they spend `spent` prefill FLOPs on these samples together, or up to a tenth
+    more.
 
     One prefill a sample tells what every gate says, since a row whose tokens stay is what the next gate reads too.
 
@@ -32,8 +37,8 @@ def gates_at_cost(
         gates: whatever their own thresholds are, one is tried for all of their layers.
 
     Returns:
-        (the gates, whether they can be as cheap as that). Where even an exit at the first gate costs more, they have
-        the threshold 0, at which they are cheapest.
+        (the gates, whether a threshold comes so near). Where none does, they have the one whose cost is nearest: even
+        an exit at the first gate may cost more, and gates that are all but sure let go of many rows at once.
     """
     never = gates.with_threshold(1.0)
     anatomy = anatomy_of(model)
@@ -49,11 +54,11 @@ def gates_at_cost(
     values = np.unique(said)
     # between two values, so that a rounding does not decide
     tried = [0.0, *((values[1:] + values[:-1]) / 2).tolist(), 1.0]
-    low, high = 0, len(tried) - 1  # a higher threshold never costs less
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if total(tried[middle]) >= spent else (middle + 1, high)
-    return gates.with_threshold(tried[low]), total(0.0) <= spent
+    place = bisect_left(tried, spent, key=total)  # a higher threshold never costs less
+    place = min(place, len(tried) - 1)
+    if total(tried[place]) <= MORE * spent:
+        return gates.with_threshold(tried[place]), total(tried[place]) >= spent
+    return gates.with_threshold(min(tried[max(0, place - 1) : place + 1], key=lambda t: abs(total(t) - spent))), False
 
 
 @torch.no_grad()
