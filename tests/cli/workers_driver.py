@@ -29,12 +29,12 @@ def main() -> None:
             children.append(child)
             continue
         together(path.parent, number, jobs)
-        sys.argv = ["lookaway", *job["arguments"]]
+        sys.argv, status = ["lookaway", *job["arguments"]], 1
         try:
             app.main()
             status = 0
         except SystemExit as stopped:
-            status = stopped.code if isinstance(stopped.code, int) else 1
+            status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
         finally:
             sys.stdout.flush()
             os._exit(status)
