@@ -89,6 +89,17 @@ def test_prompts_are_shorter_and_their_prefix_is_cached(served):
     assert 0 < visual < 0.5 * (lengths["off"] - lengths["divprune-before"] + visual)
 
 
+def test_the_same_picture_behind_another_text(served):
+    """What the vision tower made of it is cached, the prompt is not."""
+    judge, llm, names = served
+    _, images = judge.draw(1, seed=10)[0]
+    for lead in ("abc", "ponm"):
+        judge.prompts.append((lead + FAMILIES[judge.family][1] + "what", images))
+        for name in names:
+            prompt = prompt_of(judge, len(judge.prompts) - 1)
+            compare(judge, len(judge.prompts) - 1, name, llm.generate(prompt, sampling(name), use_tqdm=False)[0])
+
+
 def test_an_exit_behind_a_shorter_prompt_is_counted_once(served):
     from prometheus_client import REGISTRY
 

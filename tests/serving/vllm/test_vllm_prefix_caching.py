@@ -17,9 +17,9 @@ EXITS = ("off", "exit-1", "vtw-5", "never", "uniform-vtw")
 LOOKING = ("gates", "fastv", "second-look", "question-schedule")
 
 
-def related(judge, count=12, seed=0):
+def related(judge, count=12, seed=0, tight=False):
     """Indexes of prompts that share beginnings of many lengths: a text, a picture behind it, words of the question, and
-    in some a second picture."""
+    in some a second picture. Tight ones need another block for their third new token."""
     from PIL import Image
 
     draw = random.Random(seed)
@@ -33,7 +33,8 @@ def related(judge, count=12, seed=0):
         words = question[: draw.randint(1, 90)] + "".join(draw.choices(LETTERS, k=draw.randint(1, 40)))
         lead = leads[number % 3]
         text = lead + mark + words + (mark + question[:20] if len(images) == 2 else "")
-        judge.prompts.append((text, images))
+        tokens = len(judge.processor(text=[text], images=images)["input_ids"][0]) if tight else BLOCK - 2
+        judge.prompts.append((text + "p" * ((BLOCK - 2 - tokens) % BLOCK), images))
     return range(first, first + count)
 
 
@@ -154,13 +155,13 @@ def test_without_kv_groups_of_their_own_hits_end_before_the_picture(judges):
 def test_preemption_and_eviction(judges, family, own):
     """Too little memory: requests begin again behind what is left of them in the cache, and cached blocks go."""
     judge = judges(family)
-    indexes = related(judge, 10, seed=3)
+    indexes = related(judge, 10, seed=3, tight=True)
     names = ("off", "exit-3", "never")
     draw = random.Random(4)
     pairs = [(draw.choice(indexes), draw.choice(names)) for _ in range(40)]
     blocks = {"num_gpu_blocks_override": 48 if own else 24, "max_model_len": 288, "watermark": 0.0}
     given = {**of(judge, names), "own_kv_groups": own}
-    with engine(judge, given, **CACHED, **blocks, max_num_seqs=8, **WITHOUT_CHUNKS) as llm:
+    with engine(judge, given, **CACHED, **blocks, max_num_seqs=16, **WITHOUT_CHUNKS) as llm:
         scheduler, preempted = core(llm).scheduler, []
         plain = scheduler._preempt_request
         scheduler._preempt_request = lambda request, *args, **kwargs: (

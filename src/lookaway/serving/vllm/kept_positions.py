@@ -39,7 +39,8 @@ class KeptPositions:
     def begin(self, runner: Any, record: Any) -> None:
         """In place of vLLM's `_init_mrope_positions`: positions [3, P] of the whole prompt, and how far those of the
         answer are from its places in the shorter one."""
-        places, whole = self._places(record)
+        # Which tokens stayed is left to `correct`: a picture begins in the whole prompt where it does, whatever stays.
+        places, whole = self._places(record, which=False)
         ids = np.zeros(whole, dtype=np.int64)
         ids[places] = record.prompt_token_ids
         features = [_in_whole(feature, int(places[feature.mm_position.offset])) for feature in record.mm_features]
@@ -72,18 +73,18 @@ class KeptPositions:
             where = torch.from_numpy(np.concatenate(rows)).to(positions.device)
             positions[..., where] = torch.cat(values, -1).to(positions.device, positions.dtype)
 
-    def _places(self, record: Any, first: int = 0, end: int = 0) -> tuple[NDArray[np.int64], int]:
+    def _places(self, record: Any, first: int = 0, end: int = 0, which: bool = True) -> tuple[NDArray[np.int64], int]:
         """(places in the whole prompt of the tokens of the shorter one, int64 [p]; length of the whole prompt).
 
         Which of a picture's tokens stayed need not be known unless some of them are among the tokens `first` to `end`:
-        the positions of others depend on their number alone.
+        the positions of others depend on their number alone. Without `which` the first ones are taken for those.
         """
         parts, begins, shift = [], 0, 0
         for feature in record.mm_features:
             mark = marked(feature)
             assert mark is not None
             ((start, stop),) = visual_ranges([feature])
-            kept = self.kept.places.get(feature.identifier)
+            kept = self.kept.places.get(feature.identifier) if which else None
             if kept is None:
                 if start < end and stop > first:
                     raise RuntimeError(f"Which visual tokens of {record.req_id} stayed is not known.")
