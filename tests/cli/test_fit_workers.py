@@ -88,7 +88,11 @@ def test_two_workers_of_which_one_dies_and_two_in_one_folder_come_to_the_same(ca
 def server_programs():
     """Folder of PostgreSQL's own programs; None: they are not here, or nobody but root could run them."""
     found = shutil.which("initdb")
-    places = [Path(found).parent] if found else sorted(map(Path, glob.glob("/usr/lib/postgresql/*/bin")), reverse=True)
+    places = (
+        [Path(found).resolve().parent]
+        if found
+        else sorted(map(Path, glob.glob("/usr/lib/postgresql/*/bin")), reverse=True)
+    )
     there = next((place for place in places if (place / "initdb").exists()), None)
     if there is None or importlib.util.find_spec("psycopg") is None or (os.geteuid() == 0 and server_user() is None):
         return None
