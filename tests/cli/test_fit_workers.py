@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -137,7 +138,7 @@ def database():
         yield f"postgresql+psycopg://lookaway@/trials?host={folder}"
     finally:
         if server is not None:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # at once: SIGTERM would wait for connections that a pool keeps open
             server.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
