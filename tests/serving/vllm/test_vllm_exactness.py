@@ -11,14 +11,14 @@ pytestmark = pytest.mark.vllm
 @pytest.fixture(scope="module", params=FAMILIES)
 def served(request, judges):
     judge = judges(request.param)
-    with engine(judge, {"policies": judge.saved, "default": "off"}, **WITHOUT_CHUNKS) as llm:
+    with engine(judge, {"policies": judge.table, "default": "off"}, **WITHOUT_CHUNKS) as llm:
         yield judge, llm
 
 
 def test_requests_together_with_a_policy_each(served):
     """Rows of one batch leave at different layers, or stay."""
     judge, llm = served
-    choices = ("off", *judge.policies)
+    choices = ("off", *judge.table)
     for shift in (0, 5, 9):  # all choices, and three of them for each prompt
         run_together(llm, judge, [choices[(i + shift) % len(choices)] for i in range(COUNT)])
 
@@ -44,7 +44,7 @@ def counted(counter, policy):
 
 def test_one_by_one(served):
     judge, llm = served
-    for index, name in enumerate(("off", *judge.policies)):
+    for index, name in enumerate(("off", *judge.table)):
         index %= COUNT
         compare(judge, index, name, llm.generate(request(judge, index), sampling(name), use_tqdm=False)[0])
 
@@ -53,7 +53,7 @@ def test_the_judge_tells_policies_apart(served):
     """Otherwise the tests above would pass with the policies left out."""
     judge, _ = served
     plain = judge.answer(2, "off")[1]  # a prompt with two pictures
-    for name in judge.policies:
+    for name in judge.table:
         if name != "never":
             assert judge.answer(2, name)[1] != pytest.approx(plain, abs=0.01), f"{name} answers like no policy"
 

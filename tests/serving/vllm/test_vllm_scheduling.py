@@ -29,7 +29,7 @@ def test_chunked_prefill_with_fixed_exits(judges, family, chunk):
 def test_preemption(judges, chunked):
     """Too little memory: requests are thrown out and computed again, prompt and answer."""
     judge = judges("llava")
-    names = STATIC if chunked else tuple(judge.policies)
+    names = STATIC if chunked else tuple(judge.table)
     chunks = {"enable_chunked_prefill": True, "max_num_batched_tokens": 64} if chunked else WITHOUT_CHUNKS
     given = {"policies": {name: judge.saved[name] for name in names}, "own_kv_groups": False}
     with engine(judge, given, num_gpu_blocks_override=14, max_model_len=256, watermark=0.0, **chunks) as llm:
@@ -47,11 +47,11 @@ def test_preemption(judges, chunked):
 def test_staggered_arrivals_and_aborts(judges, family):
     """Requests come and go while others run; those that finish are right, and nothing of the others is left behind."""
     judge = judges(family)
-    names = ("off", *judge.policies)
+    names = ("off", *judge.table)
     draw = random.Random(0)
     with engine(
         judge,
-        {"policies": judge.saved},
+        {"policies": judge.table},
         max_num_seqs=4,
         num_gpu_blocks_override=60,
         max_model_len=256,

@@ -33,7 +33,7 @@ def test_stretches_begin_where_a_policy_may_drop(policies, expected):
 @pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
 def served(request, judges):
     judge = judges(request.param)
-    with engine(judge, {"policies": judge.saved, "default": "off"}, **WITHOUT_CHUNKS) as llm:
+    with engine(judge, {"policies": judge.table, "default": "off"}, **WITHOUT_CHUNKS) as llm:
         yield judge, llm
 
 
@@ -67,7 +67,7 @@ def test_decoding_is_that_of_the_narrowed_loop(served, monkeypatch):
         return plain(runner, groups, requests, *args)
 
     monkeypatch.setattr(attached.decoder, "run", run)
-    choices, found = ("off", *judge.policies), {}
+    choices, found = ("off", *judge.table), {}
     for loop in (False, True):
         if loop:
             monkeypatch.setattr(attached.decoder.steady, "prepare", lambda *args: None)

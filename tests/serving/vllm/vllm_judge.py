@@ -66,6 +66,8 @@ class Judge:
         if family not in WITH_GRIDS:
             del self.policies["downsample"]
         self.saved = {name: str(policy.save_pretrained(folder / name)) for name, policy in self.policies.items()}
+        self.table = dict(self.saved)
+        """The policies of every table, name -> folder; without those that a file of tests adds for itself."""
         self._known = {}
 
     def add(self, policies):
