@@ -28,25 +28,25 @@ MARKS = re.compile(r"(<!-- measured: (fit) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEAD = ("model", "policy", "decoder prefill FLOPs", "correct answers (95 % interval)", "same answer (95 % interval)")
 
 
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
 def share(successes: int, trials: int) -> str:
-    """'159 of 171: 93.0 % (88.1–96.3)'."""
+    """'159 of 171: 93.0 % (88.1–96.3 %)'."""
     low, high = binomtest(successes, trials).proportion_ci(0.95, method="exact")
-    return f"{successes} of {trials}: {successes / trials:.1%} ({low:.1%}–{high:.1%})".replace("%", " %").replace(
-        " %–", "–"
-    )
+    return f"{successes} of {trials}: {percent(successes / trials)} ({100 * low:.1f}–{percent(high)})"
 
 
 def questions(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sample records of questions with an image, under the policy itself, not under what stands beside it."""
-    beside = {r["variant"] for r in records if r["kind"] == "summary" and r.get("beside")}
-    own = [r for r in records if r["kind"] == "sample" and r.get("variant") not in beside]
-    return [r for r in own if r["visual_tokens"] and r["visual_tokens"][0]]
+    """Sample records of questions with an image."""
+    return [r for r in records if r["kind"] == "sample" and r["visual_tokens"] and r["visual_tokens"][0]]
 
 
 def row(model: str, policy: str, samples: Sequence[dict[str, Any]]) -> list[str]:
     spent = sum(r["flops"] for r in samples) / sum(r["full_flops"] for r in samples)
     right, same = (sum(r[key] for r in samples) for key in ("right_with", "agree"))
-    return [model, policy, f"{spent:.1%}".replace("%", " %"), share(right, len(samples)), share(same, len(samples))]
+    return [model, policy, percent(spent), share(right, len(samples)), share(same, len(samples))]
 
 
 BOARD = {"exit-gates": "**exit gates**", "fastv-then-gates": "**FastV (half of the tokens), then exit gates**",
@@ -68,7 +68,7 @@ def board_rows(results: Path, header: dict[str, Any]) -> list[list[str]]:
         if all_of_them["scored"] != count:
             raise SystemExit(f"{path}: {count - all_of_them['scored']} of {count} questions have no answer.")
         right, same = (round(s * count) for s in (all_of_them["accuracy_with"], all_of_them["agreement"][0]))
-        spent = f"{all_of_them['flops_share']:.1%}".replace("%", " %")
+        spent = percent(all_of_them["flops_share"])
         found.append([f"{header['model']}, {header['data']}", words, spent, share(right, count), share(same, count)])
     return found
 

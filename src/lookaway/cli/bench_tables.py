@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from .common import tell
 from .tables import show_table
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["show", "show_energies", "show_shares"]
 
+Row = TypeVar("Row", "SpeedRow", "EnergyRow")
+
 
 def show(rows: Sequence[SpeedRow]) -> None:
     """One table a part, size of the batch and length of the answer, one line a variant."""
-    groups: dict[tuple[str, int, int], list[SpeedRow]] = {}
-    for row in rows:
-        groups.setdefault((row.part, row.batch_size, row.new_tokens), []).append(row)
-    for (part, size, length), timed in groups.items():
+    for (part, size, length), timed in _by_part(rows).items():
         cells = {
             "variant": [row.variant for row in timed],
             "visual tokens": [row.tokens_text for row in timed],
@@ -76,10 +75,7 @@ def show_shares(shares: Sequence[TimeShares]) -> None:
 
 def show_energies(energies: Sequence[EnergyRow]) -> None:
     """One table a part, size of the batch and length of the answer, one line a variant; then how they were got."""
-    groups: dict[tuple[str, int, int], list[EnergyRow]] = {}
-    for row in energies:
-        groups.setdefault((row.part, row.batch_size, row.new_tokens), []).append(row)
-    for (part, size, length), found in groups.items():
+    for (part, size, length), found in _by_part(energies).items():
         cells = {
             "variant": [row.variant for row in found],
             "J": [f"{row.joules:.3g}" for row in found],
@@ -100,3 +96,11 @@ def show_energies(energies: Sequence[EnergyRow]) -> None:
         last = energies[-1]
         how = "measured" if last.measured else "not measured but estimated from the time, so it says what seconds say"
         tell(f"note: energy was {how}. {last.source}. Of the whole machine while each variant ran, memory left out.")
+
+
+def _by_part(rows: Iterable[Row]) -> dict[tuple[str, int, int], list[Row]]:
+    """(part, size of the batch, length of the answer) -> its rows."""
+    groups: dict[tuple[str, int, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.part, row.batch_size, row.new_tokens), []).append(row)
+    return groups

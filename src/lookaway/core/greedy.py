@@ -15,16 +15,19 @@ from torch import Tensor
 
 from .errors import UnsupportedModel
 
-__all__ = ["GreedyRule", "answer_places"]
+__all__ = ["CHANGES_ANSWERS", "GreedyRule", "answer_places"]
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+CHANGES_ANSWERS: dict[str, tuple[Any, ...]] = {
     "encoder_repetition_penalty": (None, 1.0), "exponential_decay_length_penalty": (None,),
     "forced_bos_token_id": (None,), "forced_eos_token_id": (None,), "guidance_scale": (None, 1, 1.0),
     "min_length": (None, 0), "min_new_tokens": (None, 0), "no_repeat_ngram_size": (None, 0), "num_beams": (None, 1),
-    "penalty_alpha": (None, 0, 0.0), "prompt_lookup_num_tokens": (None,), "sequence_bias": (None,),
-    "stop_strings": (None,), "watermarking_config": (None,),
+    "penalty_alpha": (None, 0, 0.0), "sequence_bias": (None,), "stop_strings": (None,), "watermarking_config": (None,),
 }  # fmt: skip
-"""Settings that change a greedy answer, or where it ends, and are not told from one pass -> values that do nothing."""
+"""Settings of `generation_config` that change a greedy answer, or where it ends, and that nothing here carries out ->
+values that do nothing."""
+
+NEUTRAL = {**CHANGES_ANSWERS, "prompt_lookup_num_tokens": (None,)}
+"""The same of all that is not told from one pass."""
 
 
 @dataclass(frozen=True)

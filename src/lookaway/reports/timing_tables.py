@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .collect import ReportData
@@ -18,11 +19,8 @@ def looks_timed(data: ReportData) -> bool:
 def timing_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]]]]:
     """One table a part, size of the batch and length of the answer: title, headers, and a line of cells a variant.
     Columns that say nothing of a part are left out, so that the table fits a page."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for timing in data.timings:
-        groups.setdefault(_timed_part(timing), []).append(timing)
     tables = []
-    for part, timed in groups.items():
+    for part, timed in _by_part(data.timings).items():
         columns = {
             "variant": [t["variant"] for t in timed],
             "visual tokens per layer": [_timed_tokens(t) for t in timed],
@@ -39,21 +37,17 @@ def timing_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]
             "a token after the first": [_milliseconds(t.get("per_token"), 1) for t in timed],
             "KV cache": [_megabytes(t.get("kv_bytes")) for t in timed],
         }
-        told = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
         rate = timed[0].get("baseline_tokens_per_second")
         title = f"{part}: {_milliseconds(timed[0]['baseline_seconds'])} without a policy"
         title += f", {_rate(rate)} tokens a second" if rate else ""
-        tables.append((title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]))
+        tables.append(_table(title, columns))
     return tables
 
 
 def energy_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]]]]:
     """The same of energies."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for energy in data.energies:
-        groups.setdefault(_timed_part(energy), []).append(energy)
     tables = []
-    for part, found in groups.items():
+    for part, found in _by_part(data.energies).items():
         columns = {
             "variant": [e["variant"] for e in found],
             "energy": [_joules(e["joules"]) for e in found],
@@ -63,9 +57,8 @@ def energy_tables(data: ReportData) -> list[tuple[str, list[str], list[list[str]
             "a token without a policy": [_joules(e["baseline_per_token"]) for e in found],
             "GPU alone": [_joules(e["gpu_joules"] or None) for e in found],
         }
-        told = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
         title = f"energy, {part}: {_joules(found[0]['baseline_joules'])} without a policy"
-        tables.append((title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]))
+        tables.append(_table(title, columns))
     return tables
 
 
@@ -80,6 +73,20 @@ def energy_source(data: ReportData) -> str:
         f"Energy was not measured: codecarbon estimates it from the time ({found['source']}), so it tells nothing that "
         "the seconds do not."
     )
+
+
+def _by_part(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Part, size of the batch and length of the answer in words -> its records."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(_timed_part(record), []).append(record)
+    return groups
+
+
+def _table(title: str, columns: Mapping[str, list[str]]) -> tuple[str, list[str], list[list[str]]]:
+    """A table without the columns that say nothing."""
+    told = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+    return title, list(told), [list(cells) for cells in zip(*told.values(), strict=True)]
 
 
 def _joules(value: float | None) -> str:

@@ -6,16 +6,11 @@ import inspect
 from typing import Any
 
 from ...core.errors import UnsupportedModel
+from ...core.greedy import CHANGES_ANSWERS
 
 __all__ = ["carried_outputs", "check_model"]
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "bad_words_ids": (None,), "begin_suppress_tokens": (None,), "encoder_repetition_penalty": (None, 1.0),
-    "exponential_decay_length_penalty": (None,), "forced_bos_token_id": (None,), "forced_eos_token_id": (None,),
-    "guidance_scale": (None, 1, 1.0), "min_length": (None, 0), "min_new_tokens": (None, 0),
-    "no_repeat_ngram_size": (None, 0), "num_beams": (None, 1), "penalty_alpha": (None, 0, 0.0),
-    "sequence_bias": (None,), "stop_strings": (None,), "suppress_tokens": (None,), "watermarking_config": (None,),
-}  # fmt: skip
+NEUTRAL = CHANGES_ANSWERS | dict.fromkeys(("bad_words_ids", "begin_suppress_tokens", "suppress_tokens"), (None,))
 """Settings of `generation_config` that change a greedy answer and are not carried out -> values that do nothing."""
 
 
